@@ -1,0 +1,232 @@
+"""What a run leaves behind: atomic files, fingerprints, JSON lines and the run record.
+
+Everything is JSON, YAML or safetensors; nothing here reads or writes pickle.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import erase
+from erase.errors import InputError
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "nudenet",
+    "torchmetrics",
+    "numpy",
+    "scikit-learn",
+)
+RECORD = "record.json"
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves either the old or the new content, never a mixture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync_directory(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Atomically write UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomically write JSON, two-space indented; NaN and infinities are refused (ValueError)."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; InputError names the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist.", "Check the path; a finished run holds this file."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}).", "Restore it from the run that wrote it."
+        ) from error
+
+
+def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line that a crash cut short is left out."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line.endswith("\n"):
+            break
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number} is not JSON ({error}).", "Repair or delete the file."
+            ) from error
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Atomically write JSON lines."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill; on success it is synced and renamed to `path`, replacing it.
+
+    On an exception what was written aside is removed and `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for file in sorted(aside.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.exists():
+            old = path.with_name(f".{path.name}.old-{os.getpid()}")
+            path.rename(old)
+            aside.rename(path)
+            shutil.rmtree(old)
+        else:
+            aside.rename(path)
+        _sync_directory(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def fingerprint(content: Any) -> str:
+    """SHA-256 (hex) of JSON-serialisable content, independent of key order."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(paths: Iterable[Path], root: Path) -> str:
+    """SHA-256 (hex) over the names relative to `root` and the contents of files."""
+    return fingerprint({str(path.relative_to(root)): hash_file(path) for path in sorted(paths)})
+
+
+def versions() -> dict[str, str]:
+    """Versions of erase, Python and the libraries that can change a result."""
+    found = {"erase": erase.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that erase runs from, `+dirty` when it has changes; else None."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head, status = (
+            subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+dirty" if status else "")
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def now() -> str:
+    """Current time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunRecord:
+    """`record.json` of a run folder: status, command, versions, git commit, times, memory.
+
+    The status goes `running` → `finished` or `failed`. A resumed run keeps the first record's
+    start and adds its wall time to what was spent before.
+    """
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        self.path = folder / RECORD
+        previous = read_json(self.path) if self.path.exists() else {}
+        self._before = float(previous.get("wall_time_s", 0.0))
+        self._start = time.monotonic()
+        self.content: dict[str, Any] = {
+            "status": "running",
+            "command": " ".join(sys.argv),
+            "started": previous.get("started", now()),
+            "resumed": int(previous.get("resumed", -1)) + 1,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            **fields,
+        }
+        self.update()
+
+    def update(self, **fields: Any) -> None:
+        """Add fields and write the record."""
+        self.content.update(fields)
+        self.content["wall_time_s"] = round(self._before + time.monotonic() - self._start, 3)
+        self.content["peak_memory_bytes"] = peak_memory()
+        write_json(self.path, self.content)
+
+    def finish(self, **fields: Any) -> None:
+        """Mark the run finished."""
+        self.update(status="finished", finished=now(), **fields)
+
+    def fail(self, reason: str) -> None:
+        """Mark the run failed, with the reason."""
+        self.update(status="failed", finished=now(), error=reason)
