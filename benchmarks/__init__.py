@@ -1,0 +1,1 @@
+"""Timing and memory benchmarks, run as ``python -m benchmarks.NAME``."""

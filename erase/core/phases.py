@@ -1,0 +1,261 @@
+"""The phases of a meta step: gradients of one loss at one set of parameter values.
+
+A phase runs all micro-batches of a loss, accumulates in `p.grad`, and averages over processes. The
+modes in `erase.core.meta` are sequences of phases with moves of the parameters in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erase.core.params import restore, snapshot
+from erase.errors import InputError, RunError
+
+Loss = Callable[[], Tensor]
+
+
+class NonFiniteLossError(RunError):
+    """A loss or its gradient became NaN or infinite; the parameters are as they were before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What one meta step saw, averaged over micro-batches and processes.
+
+    Attributes:
+        retain_loss: L_r at theta.
+        forget_loss: L_f at theta' (at theta in mode `joint`).
+        grad_norm: Euclidean norm of the gradient left in `p.grad`.
+        retain_grad_norm: norm of grad L_r(theta); None if not measured (`joint` and `first-order`
+            without `diagnose`).
+        forget_grad_norm: norm of v; None in the same cases.
+        cosine: of the two gradients, in ``[-1, 1]`` (figure 3A); 0 if one of them vanishes; None
+            without `diagnose`.
+        rho: alpha lambda |v| / |theta|, how far the correction reaches relative to the
+            parameters; None where |v| is, in `joint`, or if all parameters are zero.
+        curvature_error: relative difference between the corrections that two steps give; None
+            unless asked for, in `hvp`.
+    """
+
+    retain_loss: float
+    forget_loss: float
+    grad_norm: float
+    retain_grad_norm: float | None = None
+    forget_grad_norm: float | None = None
+    cosine: float | None = None
+    rho: float | None = None
+    curvature_error: float | None = None
+
+
+class Step:
+    """The inputs of one step, and its phases: all micro-batches of one loss at one theta."""
+
+    def __init__(
+        self,
+        params: list[Tensor],
+        retain: list[Loss],
+        forget: list[Loss],
+        reduce: Callable[[Tensor], Tensor] | None,
+        alpha: float,
+        weight: float,
+        diagnose: bool,
+    ) -> None:
+        """Check the parameters and empty `p.grad`."""
+        _check_params(params)
+        self.params = params
+        self.alpha = alpha
+        self.weight = weight
+        self.reach = alpha * weight
+        self.diagnose = diagnose
+        self._retain = retain
+        self._forget = forget
+        self._reduce = reduce
+        self.take()
+
+    def retain(self, scale: float = 1.0, *, sync: bool = True) -> float:
+        """Add scale times the mean retain gradient to `p.grad`; return the mean loss.
+
+        What `p.grad` holds before is the same on all processes, so the mean over processes of
+        "that plus my share" is "that plus the mean of the shares".
+        """
+        return self._phase("retain", self._retain, _scaled_backward(scale), sync)
+
+    def forget(self, scale: float = 1.0) -> float:
+        """The same for the forget loss."""
+        return self._phase("forget", self._forget, _scaled_backward(scale))
+
+    def retain_twice(self, v: list[Tensor], scale: float) -> None:
+        """Add scale times the mean of H_r v to `p.grad`, by double backward."""
+
+        def backward(loss: Tensor, share: float) -> None:
+            grads = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+            # A gradient that no longer depends on the parameters has no second derivative.
+            pairs = [(g, d) for g, d in zip(grads, v, strict=True) if g is not None]
+            dot = sum(
+                ((g * d).sum() for g, d in pairs if g.requires_grad), start=loss.new_zeros(())
+            )
+            if dot.requires_grad:
+                (dot * (scale * share)).backward()
+
+        self._phase("retain", self._retain, backward)
+
+    def _phase(
+        self,
+        name: str,
+        losses: list[Loss],
+        backward: Callable[[Tensor, float], None],
+        sync: bool = True,
+    ) -> float:
+        values: list[Tensor] = []
+        for loss_fn in losses:
+            # Forward and backward in turn: one graph is alive at a time, none when theta moves.
+            with torch.enable_grad():
+                loss = loss_fn()
+                _check_loss(name, loss)
+                backward(loss, 1.0 / len(losses))
+            values.append(loss.detach())
+            del loss
+        value = float(self._mean(torch.stack(values).mean()))
+        # Checked after averaging, so that all processes stop together.
+        if not math.isfinite(value):
+            raise _non_finite(f"the {name} loss is {value}")
+        for p in self.params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            if sync and self._reduce is not None:
+                p.grad.copy_(self._mean(p.grad))
+        return value
+
+    def _mean(self, tensor: Tensor) -> Tensor:
+        return tensor if self._reduce is None else self._reduce(tensor)
+
+    def grads(self) -> list[Tensor]:
+        """The tensors in `p.grad`, which stay there."""
+        return [p.grad for p in self.params if p.grad is not None]
+
+    def take(self) -> list[Tensor]:
+        """Empty `p.grad` and return what was in it."""
+        grads = self.grads()
+        for p in self.params:
+            p.grad = None
+        return grads
+
+    def put(self, grads: list[Tensor]) -> None:
+        """Make these tensors `p.grad`, without a copy."""
+        for p, grad in zip(self.params, grads, strict=True):
+            p.grad = grad
+
+    @contextmanager
+    def moving(self) -> Iterator[list[Tensor]]:
+        """Copy theta, and put it back at the end whatever happens."""
+        theta = snapshot(self.params)
+        try:
+            yield theta
+        finally:
+            restore(self.params, theta)
+
+    @torch.no_grad()
+    def move(self, theta: list[Tensor], direction: list[Tensor], length: float) -> None:
+        """Set the live parameters to theta + length * direction."""
+        restore(self.params, theta)
+        torch._foreach_add_(self.params, direction, alpha=length)
+
+    def measure(
+        self,
+        losses: tuple[float, float],
+        gradients: tuple[list[Tensor], list[Tensor]],
+        theta: list[Tensor] | None = None,
+    ) -> Stats:
+        """Gradient norms, the cosine (with `diagnose`) and rho (given theta)."""
+        retain_norm = checked_norm("retain gradient", gradients[0])
+        forget_norm = checked_norm("forget gradient", gradients[1])
+        cosine = None
+        if self.diagnose:
+            product = retain_norm * forget_norm
+            cosine = _dot(*gradients) / product if product > 0 else 0.0
+        size = 0.0 if theta is None else norm(theta)
+        return Stats(
+            retain_loss=losses[0],
+            forget_loss=losses[1],
+            grad_norm=0.0,
+            retain_grad_norm=retain_norm,
+            forget_grad_norm=forget_norm,
+            cosine=None if cosine is None else min(1.0, max(-1.0, cosine)),
+            rho=self.reach * forget_norm / size if size > 0 else None,
+        )
+
+
+def _scaled_backward(scale: float) -> Callable[[Tensor, float], None]:
+    return lambda loss, share: (loss * (scale * share)).backward()
+
+
+def norm(tensors: list[Tensor]) -> float:
+    """Euclidean norm of all tensors taken as one vector, accumulated in float64."""
+    # The float32 norm of one long vector was seen to be off by 7e-4.
+    norms = torch._foreach_norm(tensors, 2, torch.float64)
+    return float(torch.linalg.vector_norm(torch.stack(list(norms))))
+
+
+def _dot(left: list[Tensor], right: list[Tensor]) -> float:
+    parts = [(a * b).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)]
+    return float(torch.stack(parts).sum())
+
+
+def checked_norm(name: str, gradients: list[Tensor]) -> float:
+    """The norm of a gradient; NonFiniteLossError if it is NaN or infinite."""
+    value = norm(gradients)
+    if not math.isfinite(value):
+        raise _non_finite(f"the {name} has norm {value}")
+    return value
+
+
+def _non_finite(what: str) -> NonFiniteLossError:
+    return NonFiniteLossError(
+        f"{what}; the parameters are unchanged",
+        "Lower the learning rate or alpha, or check the data for broken samples.",
+    )
+
+
+def closures(name: str, loss: Loss | Sequence[Loss]) -> list[Loss]:
+    """The micro-batches of a loss given as one closure or several; InputError if none."""
+    losses = [loss] if callable(loss) else list(loss)
+    if not losses:
+        raise InputError(f"{name} has no micro-batch", "Give at least one closure.")
+    return losses
+
+
+def _check_loss(name: str, loss: Tensor) -> None:
+    if loss.ndim != 0:
+        raise InputError(
+            f"the {name} loss has shape {tuple(loss.shape)}, not that of one number",
+            "Average it over the samples in the closure.",
+        )
+    if not loss.requires_grad:
+        raise InputError(
+            f"the {name} loss has no gradient",
+            "Compute it from parameters that require one, outside torch.no_grad().",
+        )
+
+
+def _check_params(params: list[Tensor]) -> None:
+    if not params:
+        raise InputError("there are no parameters to train", "Select at least one.")
+    if len({id(p) for p in params}) < len(params):
+        raise InputError("a parameter is listed twice", "List each parameter once.")
+    for p in params:
+        if p.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"a trained parameter is {p.dtype}, in which small steps are lost",
+                "Keep trained parameters in float32 and use autocast for lower precision.",
+            )
+        if not (p.requires_grad and p.is_leaf):
+            raise InputError(
+                "a trained parameter does not require a gradient, or is not a leaf",
+                "Choose parameters with erase.core.params.select_parameters.",
+            )
