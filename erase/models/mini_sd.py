@@ -1,0 +1,213 @@
+"""`mini-sd`: a small Stable Diffusion that draws handwritten digits, trained from scratch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from erase.core.rng import derive_seed
+from erase.data.digits import (
+    CLASSES,
+    IMAGE_SIZE,
+    LabelledImages,
+    digit_captions,
+    split_digits,
+)
+from erase.data.prompts import ClassList
+from erase.models.digit_classifier import DigitClassifier, train_classifier
+from erase.models.digit_tokenizer import MAX_TOKENS, build_tokenizer
+from erase.models.loading import save_pipeline
+from erase.models.mini_sd_card import Training, model_card
+from erase.models.mini_sd_quality import measure_quality
+from erase.models.mini_sd_stages import decode, encode, train_denoiser, train_vae
+from erase.record import atomic_directory
+
+ASSETS = Path(__file__).resolve().parent / "assets"
+MINI_SD = ASSETS / "mini-sd"
+DIGITS_CLASSIFIER = ASSETS / "digits-classifier"
+VAE_STEPS = 700
+DENOISER_STEPS = 2000
+TEXT_WIDTH = 64
+LATENT_SIZE = 8
+
+
+def caption_words(captions: ClassList) -> tuple[str, ...]:
+    """Return, sorted, every word of every caption: the words that `mini-sd` has a token for."""
+    texts = [
+        text
+        for use in captions.templates
+        for label in range(CLASSES)
+        for text in captions.captions(use, label)
+    ]
+    return tuple(sorted({word for text in texts for word in re.findall(r"[^\W\d_]+|\d", text)}))
+
+
+def build_pipeline(seed: int, captions: ClassList | None = None) -> StableDiffusionPipeline:
+    """Build an untrained `mini-sd` in float32 on the CPU.
+
+    Args:
+        seed: Seed of the initial weights; the global random state is left as it was.
+        captions: The captions whose words the tokenizer knows; default: the project's own.
+    """
+    tokenizer = build_tokenizer(caption_words(captions or digit_captions()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("mini-sd", "weights", seed))
+        vae = AutoencoderKL(
+            sample_size=IMAGE_SIZE,
+            block_out_channels=(16, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=8,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=2 * TEXT_WIDTH,
+                projection_dim=TEXT_WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=MAX_TOKENS,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        unet = UNet2DConditionModel(
+            sample_size=LATENT_SIZE,
+            block_out_channels=(32, 64),
+            down_block_types=("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=4,  # for this class of model: the number of heads
+            norm_num_groups=16,
+        )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",  # rendering then starts from the noisiest step
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def train_mini_sd(
+    output: Path,
+    *,
+    seed: int = 0,
+    steps: int = DENOISER_STEPS,
+    vae_steps: int = VAE_STEPS,
+    classifier_output: Path | None = None,
+    images_a_class: int = 50,
+    max_train_samples: int | None = None,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> Path:
+    """Train `mini-sd` on the digits' training images and write it as a diffusers folder.
+
+    The same seed on the same machine gives the same weights. Nothing appears at `output` before
+    training has finished.
+
+    Args:
+        output: Folder to write (replaced if it exists): fp16 safetensors and a model card.
+        seed: Seed of the initial weights, batches, captions and noise.
+        steps: Optimizer steps of the denoiser with its text encoder.
+        vae_steps: Optimizer steps of the autoencoder.
+        classifier_output: Folder for a digit classifier trained along with it; default: the
+            shipped one measures.
+        images_a_class: Images of each digit rendered to measure the quality for the card; 0: do
+            not measure.
+        max_train_samples: Use only so many training images; default: all.
+        device: "cpu" or "cuda".
+        quiet: Show no progress bars.
+
+    Returns:
+        `output`.
+    """
+    if images_a_class and classifier_output is None:
+        DigitClassifier.load(DIGITS_CLASSIFIER)  # a missing judge is found out before training
+    captions = digit_captions()
+    train = split_digits().train
+    data = LabelledImages(
+        train.images[:max_train_samples].to(device), train.labels[:max_train_samples].to(device)
+    )
+    pipeline = build_pipeline(seed, captions).to(device)
+    seconds: dict[str, tuple[float, float]] = {}
+    reconstruction_error = _timed(
+        seconds,
+        "autoencoder",
+        lambda: train_vae(pipeline.vae, data.images, seed=seed, steps=vae_steps, quiet=quiet),
+    )
+    if classifier_output is not None:
+        rebuilt = decode(pipeline.vae, encode(pipeline.vae, train.images.to(device)))
+        _timed(
+            seconds,
+            "digit classifier",
+            lambda: train_classifier(
+                classifier_output, seed=seed, reconstructions=rebuilt, device=device, quiet=quiet
+            ),
+        )
+    loss = _timed(
+        seconds,
+        "denoiser",
+        lambda: train_denoiser(pipeline, data, captions, seed=seed, steps=steps, quiet=quiet),
+    )
+    with atomic_directory(output) as folder:
+        save_pipeline(pipeline, folder, torch.float16)
+        quality = None
+        if images_a_class:
+            quality = measure_quality(
+                folder,
+                DigitClassifier.load(classifier_output or DIGITS_CLASSIFIER),
+                images_a_class=images_a_class,
+                device=device,
+                quiet=quiet,
+            )
+        training = Training(
+            seed=seed,
+            steps=steps,
+            vae_steps=vae_steps,
+            seconds=seconds,
+            machine=f"{device}, {platform.machine()}, {torch.get_num_threads()} threads "
+            f"of {os.cpu_count()} cores",
+            reconstruction_error=reconstruction_error,
+            loss=loss,
+        )
+        (folder / "README.md").write_text(model_card(training, quality), encoding="utf-8")
+    return output
+
+
+def _timed(seconds: dict[str, tuple[float, float]], name: str, work: Callable[[], float]) -> float:
+    """Run one stage, note its wall and CPU time, and return what it returns."""
+    wall, cpu = time.monotonic(), time.process_time()
+    result = work()
+    seconds[name] = (time.monotonic() - wall, time.process_time() - cpu)
+    return result
