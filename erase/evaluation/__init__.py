@@ -1,0 +1,1 @@
+"""Rendering, scoring and reporting."""

@@ -1,0 +1,228 @@
+"""From samples to PNG files: batched, resumable, sharded, and the same images every time.
+
+Every sample has its own CPU generator, and every batch is made up from the list of samples alone
+and filled up to the full batch size, so that neither a resumed run nor the number of processes
+changes an image by a bit. Another batch size or device may: there, expect most pixels equal and
+single ones off by a few of 255 levels.
+"""
+
+import io
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from erase.core.scoring import Sample
+from erase.errors import InputError, RunError
+from erase.record import fingerprint as hash_content
+from erase.record import read_json, versions, write_bytes, write_json
+
+STATE = "render.json"
+IMAGES = "images"
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+Progress = Callable[[int, int], object]
+
+
+def render_fingerprint(
+    weights: str,
+    samples: Sequence[Sample],
+    *,
+    steps: int,
+    size: int | None = None,
+    scheduler: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """SHA-256 of all that changes the images: weights, samples, settings, device, libraries.
+
+    `weights` is `ModelSource.fingerprint()`. Batch size and process count are left out: see the
+    module's docstring.
+    """
+    installed = versions()
+    content = {
+        "weights": weights,
+        "samples": [asdict(sample) for sample in samples],
+        "steps": steps,
+        "size": size,
+        "scheduler": scheduler,
+        "device": torch.device(device).type,
+        "dtype": str(dtype),
+        "versions": {name: installed.get(name) for name in LIBRARIES},
+    }
+    return hash_content(content)
+
+
+def use_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
+    """Give the pipeline a diffusers scheduler by class name, with its own noise schedule.
+
+    None leaves the model's own. InputError for a name that diffusers does not have.
+    """
+    if name is None:
+        return
+    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if kind is None:
+        raise InputError(f"diffusers has no scheduler {name!r}.", "Try DDIMScheduler.")
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+
+
+def render(
+    pipeline: DiffusionPipeline,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    steps: int,
+    fingerprint: str,
+    batch_size: int = 50,
+    size: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> list[Path]:
+    """Render every sample to `folder/images/<id>.png`, leaving out those that are there already.
+
+    Args:
+        pipeline: a text-to-image pipeline; moved to `device`.
+        samples: what to render; the ids differ.
+        steps: denoising steps.
+        fingerprint: what `render_fingerprint` gives for this model and these samples; kept in
+            `folder/render.json`.
+        batch_size: images rendered at once. Every batch has this size, the last being filled up.
+        size: height and width in pixels; None is the model's own.
+        overwrite: delete images of another fingerprint instead of refusing the folder.
+        progress: called with (images done, images in all) of this process, as batches finish.
+        process_index, num_processes: this process renders every `num_processes`-th batch, from
+            its own index on.
+
+    Returns the files of all samples, in order, whichever process renders them. Raises InputError
+    when the folder holds images of another fingerprint or a setting is out of range, RunError,
+    naming the sample, when the model renders NaN.
+    """
+    if batch_size < 1 or steps < 1:
+        raise InputError("Batch size and steps must be at least 1.", "Give larger numbers.")
+    if len({sample.id for sample in samples}) != len(samples):
+        raise ValueError("sample ids are not unique")
+    claim(folder, fingerprint, overwrite=overwrite)
+    files = {sample.id: folder / IMAGES / f"{sample.id}.png" for sample in samples}
+    mine = list(_batches(samples, batch_size))[process_index::num_processes]
+    todo = []
+    for batch in mine:
+        missing = [sample for sample in batch if not readable(files[sample.id])]
+        if missing:
+            todo.append((batch, missing))
+    total = sum(map(len, mine))
+    done = total - sum(len(missing) for _, missing in todo)
+    if progress:
+        progress(done, total)
+    if todo:
+        pipeline.to(device)
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        pending: list[Future[None]] = []
+        for batch, missing in todo:
+            images = _render_batch(pipeline, batch, batch_size, steps=steps, size=size)
+            for future in pending:
+                future.result()
+            wanted = {sample.id for sample in missing}
+            pairs = zip(batch, images, strict=True)
+            chosen = [(files[s.id], image) for s, image in pairs if s.id in wanted]
+            pending = [writer.submit(_save, file, image) for file, image in chosen]
+            done += len(missing)
+            if progress:
+                progress(done, total)
+        for future in pending:
+            future.result()
+    return list(files.values())
+
+
+def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
+    """Make `folder` hold images of this fingerprint and no other.
+
+    Raises InputError when it holds images of another one, unless `overwrite`, which deletes them.
+    """
+    state, images = folder / STATE, folder / IMAGES
+    found = read_json(state).get("fingerprint") if state.exists() else None
+    if found == fingerprint:
+        return
+    if found is not None or (images.is_dir() and any(images.iterdir())):
+        if not overwrite:
+            raise InputError(
+                f"{folder} holds images of another model or other settings.",
+                "Give another --output, or --overwrite to delete them.",
+            )
+        state.unlink(missing_ok=True)
+        shutil.rmtree(images, ignore_errors=True)
+    images.mkdir(parents=True, exist_ok=True)
+    write_json(state, {"fingerprint": fingerprint})
+
+
+def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:
+    """The files of all samples, if the folder holds every one under this fingerprint; else None."""
+    state = folder / STATE
+    if not state.exists() or read_json(state).get("fingerprint") != fingerprint:
+        return None
+    files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
+    return files if all(map(readable, files)) else None
+
+
+def readable(file: Path) -> bool:
+    """Whether the file is a whole image."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    """Batches of one guidance scale each: a pipeline takes one scale for all of its prompts."""
+    for guidance in dict.fromkeys(sample.guidance for sample in samples):
+        group = [sample for sample in samples if sample.guidance == guidance]
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def _render_batch(
+    pipeline: DiffusionPipeline,
+    batch: Sequence[Sample],
+    batch_size: int,
+    *,
+    steps: int,
+    size: int | None,
+) -> Iterable[Image.Image]:
+    """Images of a batch, rendered at the full batch size whatever its length."""
+    filled = [batch[position % len(batch)] for position in range(batch_size)]
+    options: dict[str, Any] = {} if size is None else {"height": size, "width": size}
+    if batch[0].guidance > 1.0:
+        options["negative_prompt"] = [sample.negative_prompt for sample in filled]
+    output = pipeline(
+        prompt=[sample.prompt for sample in filled],
+        num_inference_steps=steps,
+        guidance_scale=batch[0].guidance,
+        generator=[torch.Generator().manual_seed(sample.seed) for sample in filled],
+        output_type="np",
+        **options,
+    )
+    pixels: np.ndarray[Any, Any] = output.images[: len(batch)]
+    for sample, image in zip(batch, pixels, strict=True):
+        if not np.isfinite(image).all():
+            raise RunError(
+                f"The model rendered NaN for {sample.prompt!r} (seed {sample.seed}).",
+                "Its weights are broken, or overflow in this precision: try --device cpu.",
+            )
+    return [Image.fromarray(image) for image in (pixels * 255).round().astype(np.uint8)]
+
+
+def _save(file: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_bytes(file, buffer.getvalue())

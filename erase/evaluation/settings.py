@@ -1,0 +1,28 @@
+"""What one evaluation is asked to do; importable without torch."""
+
+from dataclasses import dataclass
+
+from erase.config import Config, option
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """`erase evaluate`: what a model still renders, and how well."""
+
+    model: str = option("", "Alias, folder or hub id of the model to evaluate.")
+    suite: str = option("digits", "What is asked of the model.")
+    output: str = option("", "Evaluation folder.")
+    baseline: str | None = option(None, "Control, rendered from the same seeds.")
+    no_baseline: bool = option(False, "Evaluate without a control.")
+    target: tuple[str, ...] = option((), "Forgotten concepts; default: those of the run's record.")
+    protocol: str = option("default", "Named settings of the suite.")
+    steps: int | None = option(None, "Denoising steps; default: the protocol's.")
+    guidance: float | None = option(None, "Guidance scale; default: the protocol's.")
+    images_per_class: int | None = option(None, "Images a class; default: the protocol's.")
+    seed: int | None = option(None, "Seed of the samples' seeds; default: the protocol's.")
+    limit: int | None = option(None, "At most this many images, spread evenly over the classes.")
+    batch_size: int = option(50, "Images rendered at once.")
+    device: str = option("cpu", "Device to render on: cpu, cuda, cuda:1, mps.")
+    cache_dir: str | None = option(None, "Folder of the baselines' images.")
+    overwrite: bool = option(False, "Replace another evaluation in the output folder.")
+    prompts: str | None = option(None, "Folder that replaces the built-in prompts.")

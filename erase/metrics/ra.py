@@ -1,0 +1,25 @@
+"""Retained accuracy: share of images of all other concepts that show what was asked for.
+
+RA as in SalUn (Fan et al. 2024, section 5), on generated images: the classifier's accuracy over the
+classes that were to be kept.
+"""
+
+from erase.core.scoring import Context, Scores, rate, recognised
+
+NEEDS = frozenset({"classifier"})
+
+
+def score(context: Context) -> Scores:
+    """`ra`, and in its detail the value by concept and what the images were taken for."""
+    rows, concepts = recognised(context, forget=False)
+    for part in concepts.values():
+        own = rate("", part["recognised"], part["n"], higher_is_better=True)
+        part |= {"value": own.value, "ci95": own.ci95}
+    summary = rate(
+        "retained accuracy",
+        sum(row["recognised"] for row in rows.values()),
+        len(rows),
+        higher_is_better=True,
+        detail={"classifier": context.judged().classifier, "per_class": concepts},
+    )
+    return Scores({"ra": summary}, rows)

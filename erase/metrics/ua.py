@@ -1,0 +1,25 @@
+"""Unlearning accuracy: share of images asked to show a forgotten concept that do not show it.
+
+UA as in SalUn (Fan et al. 2024, section 5): 1 minus the classifier's accuracy on the images of the
+forgotten class. A model that renders noise scores 1 as well: read it beside `ra` and `fid`.
+"""
+
+from erase.core.scoring import Context, Scores, rate, recognised
+
+NEEDS = frozenset({"classifier"})
+
+
+def score(context: Context) -> Scores:
+    """`ua`, and in its detail the value by concept and what the images were taken for."""
+    rows, concepts = recognised(context, forget=True)
+    for part in concepts.values():
+        own = rate("", part["n"] - part["recognised"], part["n"], higher_is_better=True)
+        part |= {"value": own.value, "ci95": own.ci95}
+    summary = rate(
+        "unlearning accuracy",
+        sum(not row["recognised"] for row in rows.values()),
+        len(rows),
+        higher_is_better=True,
+        detail={"classifier": context.judged().classifier, "per_class": concepts},
+    )
+    return Scores({"ua": summary}, rows)

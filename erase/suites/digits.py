@@ -1,0 +1,68 @@
+"""Ten handwritten digits from captions that no training has seen, judged by a digit classifier.
+
+The default protocol: 50 images a digit, 25 steps, guidance 3, the model's own scheduler. The
+captions are the `evaluate` templates of `digits.yaml`, taken in turn, so that each is used five
+times a digit.
+"""
+
+from pathlib import Path
+
+from erase.core.rng import derive_seed
+from erase.core.scoring import Protocol, Sample
+from erase.data.prompts import ClassList, read_class_list
+from erase.errors import InputError
+
+VERSION = 1
+CLASSIFIER = "digits-classifier"
+
+
+def protocols() -> dict[str, Protocol]:
+    """The named settings of this suite."""
+    default = Protocol(
+        name="default",
+        suite="digits",
+        version=VERSION,
+        metrics=("ua", "ra", "fid"),
+        steps=25,
+        guidance=3.0,
+        images=50,
+    )
+    return {default.name: default}
+
+
+def classes(prompts: Path) -> tuple[str, ...]:
+    """Names of the ten digits, from zero to nine."""
+    return _digits(prompts).names
+
+
+def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
+    """`10 * protocol.images` samples, digit by digit.
+
+    Raises InputError when `digits.yaml` under `prompts` is missing or incomplete.
+    """
+    digits = _digits(prompts)
+    found = []
+    for label, name in enumerate(digits.names):
+        captions = digits.captions("evaluate", label)
+        found += [
+            Sample(
+                id=f"{label}-{number:04d}",
+                prompt=captions[number % len(captions)],
+                seed=derive_seed("evaluate", "digits", protocol.seed, label, number),
+                target=name,
+                guidance=protocol.guidance,
+            )
+            for number in range(protocol.images)
+        ]
+    return found
+
+
+def _digits(prompts: Path) -> ClassList:
+    file = prompts / "digits.yaml"
+    digits = read_class_list(file)
+    if len(set(digits.names)) != 10 or not digits.templates.get("evaluate"):
+        raise InputError(
+            f"{file} must list ten classes, from zero to nine, and templates to evaluate with.",
+            "Copy prompts/digits.yaml of the erase sources and change its captions.",
+        )
+    return digits

@@ -1,0 +1,263 @@
+import html.parser
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from erase import registry
+from erase.cli.evaluate import default_output
+from erase.cli.main import main
+from erase.data.prompts import prompts_root
+from erase.errors import InputError, RunError
+from erase.evaluation.report import embed, number
+from erase.evaluation.run import Result, evaluate
+from erase.evaluation.score import score_pipeline
+from erase.evaluation.settings import EvaluateConfig
+from erase.models.loading import load_pipeline, resolve
+from erase.models.mini_sd import build_pipeline
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An "unlearned" model with a run record, and its base: untrained mini-sds."""
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("base", "run")):
+        build_pipeline(seed).save_pretrained(root / name)
+    record = {
+        "target": {"suite": "digits", "concepts": ["three"]},
+        "base_model": str(root / "base"),
+    }
+    (root / "run" / "record.json").write_text(json.dumps(record))
+    return root
+
+
+def config(models: Path, output: Path, **changes: Any) -> EvaluateConfig:
+    settings = {
+        "model": str(models / "run"),
+        "output": str(output),
+        "steps": 1,
+        "images_per_class": 2,
+        "batch_size": 10,
+        "cache_dir": str(models / "cache"),
+        **changes,
+    }
+    return EvaluateConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return evaluate(config(models, tmp_path_factory.mktemp("evaluation") / "out"))
+
+
+def test_folder_holds_what_the_contract_says(models: Path, result: Result) -> None:
+    folder = result.folder
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"suite", "model", "protocol", "metrics", "baseline"}
+    assert metrics["suite"] == "digits"
+    assert metrics["model"] == str(models / "run")
+    assert metrics["protocol"]["steps"] == 1
+    names = {"ua", "ra", "fid_digits_classifier"}
+    assert set(metrics["metrics"]) == set(metrics["baseline"]) == names
+    for found in (*metrics["metrics"].values(), *metrics["baseline"].values()):
+        assert {"value", "n", "ci95", "higher_is_better"} <= set(found)
+        assert found["ci95"][0] <= found["value"] <= found["ci95"][1]
+    assert metrics["metrics"]["ua"]["n"] == 2
+    assert metrics["metrics"]["ra"]["n"] == 18
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    for row in rows:
+        assert (folder / row["image"]).is_file()
+        assert {"id", "prompt", "seed", "target", "predicted", "probability"} <= set(row)
+        assert "predicted" in row["baseline"]
+        assert row["forget"] == (row["target"] == "three")
+    record = json.loads((folder / "record.json").read_text())
+    assert record["status"] == "finished"
+    assert record["target"] == {"suite": "digits", "concepts": ["three"]}
+    assert record["deviations"] == {"steps": [25, 1], "images": [50, 2]}
+    assert record["baseline"]["model"] == str(models / "base")
+
+
+def test_lost_images_are_made_up_for(models: Path, result: Result, tmp_path: Path) -> None:
+    folder = tmp_path / "resumed"
+    shutil.copytree(result.folder, folder)
+    before = {file.name: file.read_bytes() for file in (folder / "images").iterdir()}
+    for name in ("3-0000.png", "9-0001.png"):
+        (folder / "images" / name).unlink()
+    for name in ("metrics.json", "samples.jsonl", "report.html"):
+        (folder / name).unlink()
+    evaluate(config(models, folder))
+    assert {file.name: file.read_bytes() for file in (folder / "images").iterdir()} == before
+    for name in ("metrics.json", "samples.jsonl"):
+        assert (folder / name).read_bytes() == (result.folder / name).read_bytes()
+    assert json.loads((folder / "record.json").read_text())["resumed"] == 1
+
+
+def test_other_settings_need_overwrite(models: Path, result: Result, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(result.folder, folder)
+    kept = (folder / "metrics.json").read_bytes()
+    for changes in ({"steps": 2}, {"target": ("four",)}, {"model": str(models / "base")}):
+        with pytest.raises(InputError) as caught:
+            evaluate(config(models, folder, **{"target": ("three",), **changes}))
+        assert "--overwrite" in caught.value.remedy
+    assert (folder / "metrics.json").read_bytes() == kept
+    limited = evaluate(config(models, folder, limit=10, overwrite=True, no_baseline=True))
+    assert limited.metrics["baseline"] is None
+    assert len(list((folder / "images").iterdir())) == 10
+    assert "no control" in limited.report.read_text()
+
+
+def test_a_folder_with_something_else_is_left_alone(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="not empty"):
+        evaluate(config(models, tmp_path, overwrite=True))
+    with pytest.raises(InputError, match="is a file"):
+        evaluate(config(models, tmp_path / "thesis.txt"))
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "base"}, "--target"),
+        ({"target": ("llama",)}, "llama"),
+        ({"protocol": "paper"}, "default"),
+        ({"suite": "digit"}, "digits"),
+        ({"baseline": "no-such-model"}, "no-such-model"),
+        ({"steps": 0}, "steps"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"prompts": "no-such-folder"}, "no-such-folder"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    models: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    if changes.get("model") == "base":
+        changes = {"model": str(models / "base")}
+    with pytest.raises(InputError) as caught:
+        evaluate(config(models, tmp_path / "out", **changes))
+    assert said in f"{caught.value.message} {caught.value.remedy}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_is_recorded(models: Path, tmp_path: Path) -> None:
+    every = registry.load("suites", "digits").classes(prompts_root(None))
+    with pytest.raises(RunError, match="nothing to measure"):
+        evaluate(config(models, tmp_path / "out", target=every, images_per_class=1))
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["status"] == "failed"
+
+
+def test_pipeline_in_memory_scores_the_same(models: Path, result: Result) -> None:
+    pipeline = load_pipeline(resolve(str(models / "run")))
+    summaries = score_pipeline(pipeline, ["three"], images=2, steps=1, batch_size=10)
+    found = {name: summary.to_json() for name, summary in summaries.items()}
+    assert (
+        json.loads(json.dumps(found))
+        == json.loads((result.folder / "metrics.json").read_text())["metrics"]
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, and every address a browser would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.alts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name in ("src", "href"):
+                self.addresses.append(value or "")
+            if name == "alt":
+                self.alts.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_report_is_self_contained(result: Result) -> None:
+    text = result.report.read_text()
+    page = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert page.open == []
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert page.addresses
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert "url(" not in text
+    assert all("seed" in alt for alt in page.alts)
+    for words in ("unlearning accuracy", "95% interval", "higher is better", "three", "torch"):
+        assert words in text
+
+
+def test_report_escapes_captions(models: Path, tmp_path: Path) -> None:
+    text = (prompts_root(None) / "digits.yaml").read_text()
+    (tmp_path / "digits.yaml").write_text(
+        text.replace("a photo of the digit {name}", "<script>alert('{name} & \"x\"')</script>")
+    )
+    outcome = evaluate(config(models, tmp_path / "out", prompts=str(tmp_path), images_per_class=1))
+    text = outcome.report.read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "script" not in Page(text).tags
+
+
+def test_images_are_embedded_crisp_or_as_thumbnails(result: Result, tmp_path: Path) -> None:
+    from PIL import Image
+
+    uri, width, height = embed(result.folder / "images" / "3-0000.png")
+    assert uri.startswith("data:image/png;base64,")
+    assert (width, height) == (32, 32)
+    Image.new("RGB", (1024, 512)).save(tmp_path / "large.png")
+    uri, width, height = embed(tmp_path / "large.png")
+    assert uri.startswith("data:image/jpeg;base64,")
+    assert (width, height) == (320, 160)
+
+
+def test_numbers_for_people() -> None:
+    assert number(0.9512, "share") == "95.1%"
+    assert [number(x, "distance") for x in (0.0, 0.01234, 1.234, 123.4)] == [
+        "0.00",
+        "0.0123",
+        "1.23",
+        "123",
+    ]
+
+
+def test_command_line(models: Path, result: Result) -> None:
+    arguments = ["evaluate", "--model", str(models / "run"), "--output", str(result.folder)]
+    arguments += ["--steps", "1", "--images-per-class", "2", "--batch-size", "10"]
+    arguments += ["--cache-dir", str(models / "cache")]
+    outcome = CliRunner().invoke(main, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    assert "unlearning accuracy" in outcome.output
+    assert "report.html" in outcome.output
+    outcome = CliRunner().invoke(main, [*arguments, "--seed", "1"])
+    assert outcome.exit_code == 2
+    assert "--overwrite" in outcome.output
+
+
+def test_command_line_help_is_complete() -> None:
+    command = main.get_command(main.make_context("erase", ["evaluate"]), "evaluate")  # type: ignore[attr-defined]
+    assert command is not None
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+def test_default_output(models: Path) -> None:
+    assert default_output(str(models / "run"), "digits") == str(
+        models / "run" / "evaluation-digits"
+    )
+    assert default_output("mini-sd", "digits") == "evaluation-digits-mini-sd"
+    assert default_output("a/b", "digits") == "evaluation-digits-a--b"

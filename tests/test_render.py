@@ -1,0 +1,199 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+
+from erase.core.scoring import Sample
+from erase.errors import InputError, RunError
+from erase.evaluation.render import render, render_fingerprint, rendered, use_scheduler
+from erase.models.mini_sd import build_pipeline
+
+SAMPLES = [Sample(f"s{i}", f"a handwritten {i}", 100 + i, guidance=3.0) for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    pipeline = build_pipeline(0)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(autouse=True)
+def _ancestral(pipeline: StableDiffusionPipeline) -> Iterator[None]:
+    """Most tests draw noise at every step, which a shared generator would give away."""
+    before = pipeline.scheduler
+    use_scheduler(pipeline, "DDPMScheduler")
+    assert isinstance(pipeline.scheduler, DDPMScheduler)
+    yield
+    pipeline.scheduler = before
+
+
+def content(
+    pipeline: Any, folder: Path, samples: list[Sample] | None = None, **options: Any
+) -> dict[str, bytes]:
+    given = {"steps": 2, "fingerprint": "f", "batch_size": 3, **options}
+    render(pipeline, SAMPLES if samples is None else samples, folder, **given)
+    return {file.stem: file.read_bytes() for file in sorted((folder / "images").glob("*.png"))}
+
+
+@pytest.fixture(scope="module")
+def expected(
+    pipeline: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    before = pipeline.scheduler
+    use_scheduler(pipeline, "DDPMScheduler")
+    try:
+        return content(pipeline, tmp_path_factory.mktemp("whole"))
+    finally:
+        pipeline.scheduler = before
+
+
+def test_every_sample_has_its_own_image(expected: dict[str, bytes]) -> None:
+    assert set(expected) == {sample.id for sample in SAMPLES}
+    assert len(set(expected.values())) == len(SAMPLES)
+
+
+def test_other_samples_in_the_batch_change_nothing(
+    pipeline: Any, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    backwards = content(pipeline, tmp_path / "a", SAMPLES[::-1])
+    assert backwards == expected
+    alone = content(pipeline, tmp_path / "b", SAMPLES[4:5])
+    assert alone == {"s4": expected["s4"]}
+
+
+@pytest.mark.parametrize("lost", [["s1"], ["s0", "s5", "s6"], [f"s{i}" for i in range(7)]])
+def test_resuming_gives_the_same_images(
+    pipeline: Any, tmp_path: Path, expected: dict[str, bytes], lost: list[str]
+) -> None:
+    content(pipeline, tmp_path)
+    kept = tmp_path / "images" / "s2.png"
+    age = kept.stat().st_mtime_ns
+    for name in lost:
+        (tmp_path / "images" / f"{name}.png").unlink()
+    assert rendered(tmp_path, SAMPLES, "f") is None
+    assert content(pipeline, tmp_path) == expected
+    assert rendered(tmp_path, SAMPLES, "f") is not None
+    if "s2" not in lost:
+        assert kept.stat().st_mtime_ns == age
+
+
+def test_a_broken_image_is_rendered_again(
+    pipeline: Any, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    content(pipeline, tmp_path)
+    file = tmp_path / "images" / "s3.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert content(pipeline, tmp_path) == expected
+
+
+def test_processes_share_the_work(
+    pipeline: Any, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    first = content(pipeline, tmp_path, process_index=0, num_processes=2)
+    assert set(first) == {"s0", "s1", "s2", "s6"}
+    assert content(pipeline, tmp_path, process_index=1, num_processes=2) == expected
+
+
+def test_another_batch_size_gives_nearly_the_same(
+    pipeline: Any, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    from PIL import Image
+
+    content(pipeline, tmp_path / "one", batch_size=1)
+    content(pipeline, tmp_path / "three")
+    for name in expected:
+        pixels = []
+        for kind in ("one", "three"):
+            with Image.open(tmp_path / kind / "images" / f"{name}.png") as image:
+                assert image.size == (32, 32)
+                pixels.append(np.array(image).astype(int))
+        assert np.abs(pixels[0] - pixels[1]).max() <= 2
+
+
+def test_guidance_scales_are_grouped(pipeline: Any, tmp_path: Path) -> None:
+    mixed = [Sample(f"m{i}", "a three", 7, guidance=(1.0, 3.0, 5.0)[i % 3]) for i in range(6)]
+    images = content(pipeline, tmp_path, mixed)
+    assert images["m0"] == images["m3"]
+    assert images["m1"] == images["m4"]
+    assert len(set(images.values())) == 3
+
+
+def test_negative_and_empty_prompts(pipeline: Any, tmp_path: Path) -> None:
+    samples = [
+        Sample("plain", "a three", 7, guidance=3.0),
+        Sample("negative", "a three", 7, guidance=3.0, negative_prompt="a four"),
+        Sample("empty", "", 7, guidance=3.0),
+        Sample("free", "", 7, guidance=1.0),
+    ]
+    images = content(pipeline, tmp_path, samples)
+    assert images["plain"] != images["negative"]
+    # an empty caption guided away from the empty caption is no guidance at all
+    assert images["empty"] != images["plain"]
+    assert len(images) == 4
+
+
+def test_a_folder_holds_one_fingerprint(pipeline: Any, tmp_path: Path) -> None:
+    content(pipeline, tmp_path)
+    with pytest.raises(InputError) as caught:
+        content(pipeline, tmp_path, fingerprint="g")
+    assert "--overwrite" in caught.value.remedy
+    few = content(pipeline, tmp_path, SAMPLES[:2], fingerprint="g", overwrite=True)
+    assert set(few) == {"s0", "s1"}
+    (tmp_path / "render.json").unlink()
+    with pytest.raises(InputError):
+        content(pipeline, tmp_path, SAMPLES[:2])
+
+
+def test_progress_counts_images(pipeline: Any, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    content(pipeline, tmp_path, progress=lambda *count: seen.append(count))
+    assert seen == [(0, 7), (3, 7), (6, 7), (7, 7)]
+
+
+def test_bad_settings_are_refused(pipeline: Any, tmp_path: Path) -> None:
+    for options in ({"batch_size": 0}, {"steps": 0}):
+        with pytest.raises(InputError):
+            content(pipeline, tmp_path, **options)
+    with pytest.raises(ValueError, match="unique"):
+        content(pipeline, tmp_path, [SAMPLES[0], SAMPLES[0]])
+    for name in ("NoSuchScheduler", "AutoencoderKL"):
+        with pytest.raises(InputError):
+            use_scheduler(pipeline, name)
+
+
+def test_nan_is_an_error_that_names_the_sample(tmp_path: Path) -> None:
+    broken = build_pipeline(0)
+    broken.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        broken.vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(RunError, match="a handwritten 0"):
+        content(broken, tmp_path)
+    assert not list((tmp_path / "images").glob("*.png"))
+
+
+def test_scheduler_keeps_the_noise_schedule(pipeline: Any) -> None:
+    use_scheduler(pipeline, "DDIMScheduler")
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+    assert pipeline.scheduler.config.beta_end == 0.012
+    use_scheduler(pipeline, None)
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+
+
+def test_fingerprint_sees_what_changes_images() -> None:
+    base = render_fingerprint("w", SAMPLES, steps=2)
+    assert base == render_fingerprint("w", list(SAMPLES), steps=2, device="cpu")
+    others = {
+        render_fingerprint("v", SAMPLES, steps=2),
+        render_fingerprint("w", SAMPLES[1:], steps=2),
+        render_fingerprint("w", SAMPLES, steps=3),
+        render_fingerprint("w", SAMPLES, steps=2, size=64),
+        render_fingerprint("w", SAMPLES, steps=2, scheduler="DDIMScheduler"),
+        render_fingerprint("w", SAMPLES, steps=2, device="cuda"),
+        render_fingerprint("w", SAMPLES, steps=2, dtype=torch.bfloat16),
+    }
+    assert len(others | {base}) == 8
