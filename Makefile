@@ -1,0 +1,47 @@
+# Every target sets up .venv by itself: a machine needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.installed
+
+.PHONY: help setup demo test test-slow check lint type format bench bench-gpu clean
+
+help:  ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(SETUP)  ## install erase with its development tools into .venv
+
+$(SETUP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(SETUP)  ## erase "three" from mini-sd, evaluate it, print the table (4 minutes)
+	$(BIN)/erase demo
+
+test: $(SETUP)  ## the default tests
+	$(BIN)/python -m pytest
+
+test-slow: $(SETUP)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: $(SETUP)  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(SETUP)  ## types
+	$(BIN)/mypy
+
+check: test lint type  ## what CI runs
+
+format: $(SETUP)  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(SETUP)  ## cost of a LUR step as a ratio to LUR-b's, side by side
+	$(BIN)/python -m benchmarks.meta_step
+
+bench-gpu: $(SETUP)  ## the classifier tables on CIFAR-10; needs a GPU and DATA=folder
+	$(BIN)/python -m benchmarks.classifier_gpu --data-dir $(DATA)
+
+clean:  ## remove the environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,75 @@
+"""`erase classifier`: make a classifier forget samples or classes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from erase import registry
+from erase.cli.options import config_options, resolve, run_options
+from erase.errors import InputError
+from erase.training.classifier_config import (
+    SCHEDULES,
+    ClassifierConfig,
+    method_module,
+    parse_settings,
+)
+
+METHODS = "\n".join(
+    f"  {name}: {registry.summary('methods', name)}" for name in registry.names("methods")
+)
+
+
+@click.command(epilog="\b\nMethods:\n" + METHODS)
+@run_options
+@config_options(
+    ClassifierConfig,
+    choices={"schedule": list(SCHEDULES), "mixed_precision": ["no", "bf16"]},
+    skip=frozenset({"settings"}),
+)
+@click.option("--alpha", help="LUR's inner step size α, or the method's own α.")
+@click.option("--forget-weight", help="Weight λ of the forget loss, where a method has one.")
+@click.option("--trim", help="LUR: first trim, keeping this share of the weights, e.g. 0.97.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any setting of the method."
+)
+def classifier(
+    output: Path,
+    config: Path | None,
+    overwrite: bool,
+    resume: str | None,
+    device: str | None,
+    alpha: str | None,
+    forget_weight: str | None,
+    trim: str | None,
+    settings: tuple[str, ...],
+    **given: Any,
+) -> None:
+    r"""Make a classifier forget training samples or whole classes, and measure it.
+
+    Leaves the model, the forget indices and UA, RA, TA and MIA-efficacy in --output.
+
+    \b
+    erase train classifier --dataset digits --output runs/digits
+    erase classifier --model runs/digits --forget random:10% --method lur --output runs/lur
+    """
+    resolved = resolve(ClassifierConfig, given, config)
+    named = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
+    pairs = {name: value for name, value in named.items() if value is not None}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text} is not NAME=VALUE.", "Write e.g. --set alpha=0.01.")
+        pairs[name] = value
+    if pairs:
+        own = parse_settings(method_module(resolved.method), pairs)
+        resolved = resolved.replace(settings={**resolved.settings, **own})
+    from erase.training.classifier_runs import erase_classifier
+
+    folder, scores = erase_classifier(
+        resolved, output, overwrite=overwrite, resume=resume, device=device
+    )
+    click.echo(
+        f"Saved {folder}: UA {scores.ua:.2f}, RA {scores.ra:.2f}, TA {scores.ta:.2f},"
+        f" MIA {scores.mia:.2f} (percent)."
+    )

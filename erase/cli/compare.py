@@ -1,0 +1,88 @@
+"""`erase compare`: methods side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from erase.cli.options import config_options, resolve
+from erase.errors import InputError
+from erase.training.classifier_config import CompareConfig
+
+
+@click.group()
+def compare() -> None:
+    """Compare unlearning methods on the same model and the same forget sets."""
+
+
+@compare.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
+@click.option(
+    "--forget",
+    "specs",
+    multiple=True,
+    required=True,
+    metavar="SPEC",
+    help="What to forget (see `erase classifier`); may be given several times.",
+)
+@click.option(
+    "--methods",
+    default="all",
+    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim, lur+trim trimming.",
+)
+@click.option(
+    "--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them."
+)
+@click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@config_options(
+    CompareConfig,
+    choices={
+        "dataset": ["digits", "cifar10", "cifar100", "folder"],
+        "mixed_precision": ["no", "bf16"],
+    },
+)
+def classifier(
+    output: Path,
+    specs: tuple[str, ...],
+    methods: str,
+    alphas: str | None,
+    device: str | None,
+    **given: Any,
+) -> None:
+    r"""Compare classifier unlearning methods: UA, RA, TA, MIA, Avg. Gap, ToW and run time.
+
+    Every trial draws one forget set that all methods share, and trains its own Retrain. Started
+    again with the same --output, it goes on where it was.
+
+    \b
+    erase compare classifier --dataset digits --forget random:10% --forget class:3 \
+        --trials 3 --search 20 --output runs/compare
+    """
+    config = resolve(CompareConfig, given, None)
+    if config.trials < 1:
+        raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
+    from rich.console import Console
+
+    from erase.evaluation import compare_classifier as comparing
+    from erase.evaluation.compare_report import report_folder, terminal, write_report
+    from erase.record import RunRecord
+    from erase.training.classifier_runs import pick_device
+
+    entries = comparing.entries(methods, alphas)
+    where = pick_device(device)
+    record = RunRecord(
+        output, kind="compare classifier", config=config.to_dict(), device=str(where)
+    )
+    config.write(output / "config.yaml")
+    original, base = comparing.prepare_original(config, output, where)
+    console = Console()
+    facts = {"config": config.to_dict(), "original_sha256": base}
+    for spec in specs:
+        folder = report_folder(output, spec)
+        comparison = comparing.Comparison(
+            config, original, base, spec, entries, folder, lambda text: click.echo(text, err=True)
+        )
+        table = write_report(folder, comparison.run(), facts)
+        console.print(terminal(table, f"{config.dataset}, {spec}, {config.trials} trials"))
+    record.finish()
+    click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")

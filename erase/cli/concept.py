@@ -1,0 +1,70 @@
+"""`erase concept`: make a text-to-image model forget a concept."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from erase import registry
+from erase.cli.options import config_options, resolve, run_options
+from erase.config import ConceptConfig
+from erase.errors import InputError
+
+METHODS = "\n".join(
+    f"  {name}: {registry.summary('methods', name)}" for name in registry.names("methods")
+)
+
+
+@click.command(
+    epilog="\b\nMethods:\n" + METHODS,
+)
+@run_options
+@config_options(
+    ConceptConfig,
+    choices={
+        "meta_mode": ["hvp", "exact", "first-order", "joint"],
+        "mixed_precision": ["no", "bf16"],
+        "save_dtype": ["fp32", "fp16"],
+        "report_to": ["tensorboard", "wandb"],
+    },
+    flags={"target_grad": "--target-grad/--detach-target"},
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved settings and prompts; touch nothing."
+)
+def concept(
+    output: Path,
+    config: Path | None,
+    overwrite: bool,
+    resume: str | None,
+    device: str | None,
+    dry_run: bool,
+    **given: Any,
+) -> None:
+    """Make a text-to-image model forget a concept.
+
+    Renders a forget and a retain set with the original model (or reads your images), trains with
+    the chosen method, and leaves a complete diffusers folder in --output.
+
+    \b
+    erase concept --model mini-sd --concept three --output runs/three
+    erase evaluate --suite digits --model runs/three
+    """
+    resolved = resolve(ConceptConfig, given, config)
+    for name in ("model", "concept"):
+        if not getattr(resolved, name):
+            raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
+    from erase.training.concept import erase_concept, plan
+
+    if dry_run:
+        import yaml
+
+        planned, source, prompts = plan(resolved)
+        click.echo(yaml.safe_dump(planned.to_dict(), sort_keys=False), nl=False)
+        click.echo(f"# model folder: {source.path}")
+        click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
+        click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
+        click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")
+        return
+    folder = erase_concept(resolved, output, overwrite=overwrite, resume=resume, device=device)
+    click.echo(f"Saved {folder}: a complete diffusers pipeline, with its record.")

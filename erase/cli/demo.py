@@ -1,0 +1,39 @@
+"""`erase demo`: erase a digit from the embedded model and look at the result."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--concept", default="three", show_default=True, help="Digit to erase.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Run folder.",
+)
+@click.option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
+def demo(concept: str, output: Path, overwrite: bool) -> None:
+    """Erase "three" from mini-sd, evaluate it, and name the report.
+
+    Takes a few minutes on two CPU cores. Run again, it goes on where it stopped.
+    """
+    from erase.cli.evaluate import default_output, show
+    from erase.cli.progress import stages
+    from erase.config import ConceptConfig
+    from erase.evaluation.run import evaluate
+    from erase.evaluation.settings import EvaluateConfig
+    from erase.training.concept import erase_concept
+
+    config = ConceptConfig(model="mini-sd", concept=concept, checkpointing_steps=50)
+    resume = None if overwrite else "latest"
+    erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
+    click.echo(f"Erased {concept!r} from mini-sd: {output} is a complete diffusers pipeline.")
+    evaluation = EvaluateConfig(
+        model=str(output), output=default_output(str(output), "digits"), overwrite=overwrite
+    )
+    with stages() as progress:
+        result = evaluate(evaluation, progress)
+    show(result)

@@ -1,0 +1,98 @@
+"""`erase evaluate`: what a model still renders, and how well it renders the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from erase import registry
+from erase.evaluation.settings import EvaluateConfig
+
+if TYPE_CHECKING:
+    from erase.evaluation.run import Result
+
+
+@click.command()
+@click.option(
+    "--model", required=True, help="Model to evaluate: a run's folder, an alias or a hub id."
+)
+@click.option(
+    "--suite",
+    default="digits",
+    show_default=True,
+    help=f"What is asked of the model: {', '.join(registry.names('suites'))}.",
+)
+@click.option("--output", help="Evaluation folder. [default: evaluation-SUITE in the model's]")
+@click.option(
+    "--target",
+    multiple=True,
+    help="Forgotten concept; may be repeated. [default: what the model's record names]",
+)
+@click.option(
+    "--baseline",
+    help="Control, rendered from the same seeds. [default: the base model of the record]",
+)
+@click.option("--no-baseline", is_flag=True, help="Evaluate without a control.")
+@click.option(
+    "--protocol", default="default", show_default=True, help="Named settings of the suite."
+)
+@click.option("--steps", type=int, help="Denoising steps. [default: the protocol's]")
+@click.option("--guidance", type=float, help="Guidance scale. [default: the protocol's]")
+@click.option("--images-per-class", type=int, help="Images a class. [default: the protocol's]")
+@click.option("--seed", type=int, help="Seed of all seeds. [default: the protocol's]")
+@click.option("--limit", type=int, help="At most N images, spread evenly over the classes.")
+@click.option(
+    "--batch-size", type=int, default=50, show_default=True, help="Images rendered at once."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--cache-dir",
+    help="Folder of the controls' images, shared by evaluations. [default: ~/.cache/erase/renders]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace another evaluation in the folder.")
+@click.option("--prompts", help="Folder that replaces the built-in prompts.")
+def evaluate(**options: Any) -> None:
+    """Render fixed-seed images from captions and judge them.
+
+    Reports for the digits: how often the forgotten concept is still recognised, how well the other
+    classes are kept, and how far the images are from real ones, for the model and its control.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+    """
+    options["output"] = options["output"] or default_output(options["model"], options["suite"])
+    config = EvaluateConfig(**options)
+
+    from erase.cli.progress import stages
+    from erase.evaluation.run import evaluate as run
+
+    with stages() as progress:
+        result = run(config, progress)
+    show(result)
+
+
+def default_output(model: str, suite: str) -> str:
+    """Inside a model's folder, or in the working directory for a model that is not one."""
+    if Path(model).is_dir():
+        return str(Path(model) / f"evaluation-{suite}")
+    return f"evaluation-{suite}-{model.replace('/', '--')}"
+
+
+def show(result: Result) -> None:
+    """Print the summary as a table, and where the report lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from erase.evaluation.report import summary_rows
+
+    table = Table(title=f"forgotten: {', '.join(result.targets)}")
+    for column in ("metric", "value", "95% interval", "n", "control", "better"):
+        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
+    for row in summary_rows(result.metrics):
+        better = row["better"].split()[0]
+        table.add_row(
+            row["title"], row["value"], row["interval"], str(row["n"]), row["base"] or "–", better
+        )
+    Console().print(table)
+    click.echo(f"Report: {result.report}")

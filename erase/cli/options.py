@@ -1,0 +1,116 @@
+"""Click options made from the configuration dataclasses, so that each is written down once."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from erase.config import Config, read_yaml
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def config_options(
+    config: type[Config],
+    *,
+    choices: Mapping[str, list[str]] | None = None,
+    flags: Mapping[str, str] | None = None,
+    skip: frozenset[str] = frozenset(),
+) -> Callable[[Command], Command]:
+    """Add one option per field of a configuration dataclass.
+
+    An option that is not given is None, so that `resolve` can tell it from one that is.
+
+    Args:
+        config: the dataclass; its field metadata are the help texts.
+        choices: allowed values of an option, by field name.
+        flags: spelling of on/off options where `--name/--no-name` would read badly.
+        skip: fields without an option.
+    """
+    hints = typing.get_type_hints(config)
+
+    def add(command: Command) -> Command:
+        for item in reversed(_own_first(config)):
+            if item.name in skip:
+                continue
+            kind = _plain_type(hints[item.name])
+            dashed = item.name.replace("_", "-")
+            name = f"--{dashed}"
+            keywords: dict[str, Any] = {"default": None, "help": _help(item)}
+            if kind is bool:
+                name = (flags or {}).get(item.name, f"--{dashed}/--no-{dashed}")
+            elif item.name in (choices or {}):
+                keywords["type"] = click.Choice((choices or {})[item.name])
+            else:
+                keywords["type"] = kind
+            command = click.option(name, item.name, **keywords)(command)
+        return command
+
+    return add
+
+
+def _own_first(config: type[Config]) -> "list[dataclasses.Field[Any]]":
+    """Fields with the class's own before the inherited ones, as a reader of --help wants them."""
+    fields = dataclasses.fields(config)  # type: ignore[arg-type]
+    own = config.__annotations__
+    return sorted(fields, key=lambda item: item.name not in own)
+
+
+def _plain_type(hint: Any) -> type:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return typing.cast(type, hint)
+
+
+def _help(item: "dataclasses.Field[Any]") -> str:
+    text = str(item.metadata.get("help", ""))
+    if item.default in (None, "") or isinstance(item.default, bool):
+        return text
+    return f"{text}  [default: {item.default}]"
+
+
+Resolved = TypeVar("Resolved", bound=Config)
+
+
+def resolve(config: type[Resolved], given: Mapping[str, Any], file: Path | None) -> Resolved:
+    """A configuration from a `--config` file, overridden by the options that were given."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = read_yaml(file)
+        config.check_names(values, str(file))
+    values |= {name: value for name, value in given.items() if value is not None}
+    return config(**values)
+
+
+def run_options(command: Command) -> Command:
+    """The options of every command that fills a run folder."""
+    for decorator in reversed(
+        [
+            click.option(
+                "--output", type=click.Path(path_type=Path), required=True, help="Run folder."
+            ),
+            click.option(
+                "--config",
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                help="Replay a run's config.yaml; options given here win over it.",
+            ),
+            click.option(
+                "--overwrite", is_flag=True, help="Replace the run that the folder holds."
+            ),
+            click.option(
+                "--resume-from-checkpoint",
+                "resume",
+                metavar="latest|PATH",
+                help="Continue the run that the folder holds.",
+            ),
+            click.option(
+                "--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."
+            ),
+        ]
+    ):
+        command = decorator(command)
+    return command

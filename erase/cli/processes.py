@@ -1,0 +1,76 @@
+"""Several CPU processes under `accelerate launch --cpu --num_processes N -m erase …`.
+
+Accelerate starts N processes itself on GPUs only. On the CPU it leaves that to MPI or torchrun and
+starts one, without a word. Here that one becomes the N that were asked for.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from erase.errors import InputError
+
+
+def asked_for_more(environment: Mapping[str, str]) -> bool:
+    """Whether accelerate was asked for several CPU processes and this is the only one.
+
+    It sets the address where processes meet only when there are to be several, and no rank when
+    it starts but one.
+    """
+    return (
+        environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+        and "MASTER_ADDR" in environment
+        and "LOCAL_RANK" not in environment
+        and not any(name.endswith(("COMM_WORLD_SIZE", "PMI_SIZE")) for name in environment)
+    )
+
+
+def run_all(arguments: list[str]) -> int:
+    """Run `python -m erase` once per process that was asked for; the first failing exit code.
+
+    Raises InputError when the number cannot be read from accelerate's command line.
+    """
+    count = _asked_processes()
+    common = os.environ | {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "erase", *arguments],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]
+    waiting = list(ranks)
+    while waiting:
+        for process in waiting:
+            try:
+                code = process.wait(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            if code != 0:
+                # The others would wait for this one for ever.
+                for other in ranks:
+                    other.terminate()
+                return code
+        waiting = [process for process in waiting if process.poll() is None]
+    return 0
+
+
+def _asked_processes() -> int:
+    import psutil
+    from accelerate.commands.launch import launch_command_parser
+
+    try:
+        launcher = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        launcher = []
+    start = next(
+        (i for i, word in enumerate(launcher) if word.endswith(("launch", "launch.py"))), 0
+    )
+    given, _ = launch_command_parser().parse_known_args([*launcher[start + 1 :], "erase"])
+    if not given.num_processes or given.num_machines not in (None, 1):
+        raise InputError(
+            "accelerate was asked for several CPU processes but started one.",
+            "Start them with: torchrun --nproc-per-node N -m erase …",
+        )
+    return int(given.num_processes)

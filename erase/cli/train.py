@@ -1,0 +1,16 @@
+"""`erase train`: make the models that ship with erase, or that its experiments start from."""
+
+import click
+
+from erase.cli.main import LazyGroup
+
+
+@click.command(
+    cls=LazyGroup,
+    lazy={
+        "classifier": "erase.cli.train_classifier:classifier",
+        "mini-sd": "erase.cli.train_mini_sd:mini_sd",
+    },
+)
+def train() -> None:
+    """Train a model from scratch."""

@@ -1,0 +1,47 @@
+"""`erase train classifier`: train the model that a classifier experiment starts from."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from erase.cli.options import config_options, resolve, run_options
+from erase.training.classifier_config import SCHEDULES, TrainConfig
+
+
+@click.command(name="classifier")
+@run_options
+@config_options(
+    TrainConfig,
+    choices={
+        "dataset": ["digits", "cifar10", "cifar100", "folder"],
+        "schedule": list(SCHEDULES),
+        "mixed_precision": ["no", "bf16"],
+    },
+)
+def classifier(
+    output: Path,
+    config: Path | None,
+    overwrite: bool,
+    resume: str | None,
+    device: str | None,
+    **given: Any,
+) -> None:
+    r"""Train a classifier from scratch, or import another program's weights.
+
+    \b
+    erase train classifier --dataset digits --output runs/digits
+    erase train classifier --dataset cifar10 --data-dir DATA --arch resnet18 --output runs/r18
+    erase train classifier --dataset cifar10 --data-dir DATA --arch resnet20 \
+        --weights resnet20.th --output runs/r20
+    """
+    resolved = resolve(TrainConfig, given, config)
+    from erase.record import read_json
+    from erase.training.classifier_runs import train_original
+
+    folder = train_original(resolved, output, overwrite=overwrite, resume=resume, device=device)
+    facts = read_json(folder / "model.json")["facts"]
+    click.echo(
+        f"Saved {folder}: {facts['train_accuracy']:.2f}% on its training images,"
+        f" {facts['test_accuracy']:.2f}% on test images."
+    )

@@ -1,0 +1,129 @@
+"""Choosing the most salient weights, masking the others, and trimming (Scissorhands)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from erase.errors import InputError
+
+
+def top_share(values: Sequence[Tensor], share: float) -> list[Tensor]:
+    """Mark the largest values over all tensors together.
+
+    Args:
+        values: scores, any shapes.
+        share: of all elements to mark, in ``[0, 1]``; rounded to a whole number of elements.
+
+    Returns:
+        Boolean tensors of the same shapes; exactly ``round(share * N)`` elements are True, ties
+        broken by position.
+
+    Raises:
+        InputError: the share is out of range.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"a share of {share} is out of range", "Use a number from 0 to 1.")
+    flat = torch.cat([value.flatten() for value in values])
+    mask = torch.zeros_like(flat, dtype=torch.bool)
+    mask[torch.topk(flat, round(share * flat.numel())).indices] = True
+    parts = mask.split([value.numel() for value in values])
+    return [part.view_as(value) for part, value in zip(parts, values, strict=True)]
+
+
+class Mask:
+    """Lets only some weights move, whatever momentum and weight decay do.
+
+    Masking the gradient is not enough: weight decay moves every weight, and momentum keeps moving
+    those it has seen. So the frozen ones are also put back, bit for bit, after each step.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], moves: Sequence[Tensor]) -> None:
+        self._parameters = list(parameters)
+        self._moves = list(moves)
+        self._original = [p.detach().clone() for p in parameters]
+
+    @property
+    def share(self) -> float:
+        """Share of the weights that may move."""
+        return sum(int(m.sum()) for m in self._moves) / sum(m.numel() for m in self._moves)
+
+    def gradients(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients with zeros at the frozen weights."""
+        pairs = zip(gradients, self._moves, strict=True)
+        return [torch.where(moves, gradient, 0.0) for gradient, moves in pairs]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give the frozen weights their original values."""
+        for p, moves, original in zip(self._parameters, self._moves, self._original, strict=True):
+            p.copy_(torch.where(moves, p, original))
+
+
+def layers_matching(module: nn.Module, pattern: str) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Convolutions and linear layers whose full name the regular expression is found in.
+
+    Raises:
+        InputError: the expression is not valid, or no layer matches.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(
+            f"{pattern!r} is not a regular expression: {error}", "Correct it."
+        ) from error
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+    found = {name: layer for name, layer in layers.items() if expression.search(name)}
+    if not found:
+        raise InputError(
+            f"{pattern!r} matches no convolution or linear layer of this model",
+            f"Its layers are named like {', '.join(list(layers)[-3:])}.",
+        )
+    return found
+
+
+@torch.no_grad()
+def trim(
+    module: nn.Module,
+    gradients: Mapping[str, Tensor],
+    *,
+    layers: str,
+    sparsity: float,
+    generator: torch.Generator,
+) -> int:
+    """Give the weights that matter most to the forget set fresh initial values, in place.
+
+    The saliency of a weight is |gradient × weight|. Over the chosen layers together, the top
+    ``1 - sparsity`` get values of a Kaiming uniform initialisation; biases among them become 0.
+
+    Args:
+        module: the model.
+        gradients: of the forget loss, by full parameter name.
+        layers: regular expression for the names of the chosen layers.
+        sparsity: share s of the weights that keep their values, in ``[0, 1]``.
+        generator: CPU generator of the fresh values.
+
+    Returns:
+        Number of weights that were given fresh values.
+
+    Raises:
+        InputError: no layer matches, or the sparsity is out of range.
+    """
+    chosen: dict[str, nn.Parameter] = {}
+    for name, layer in layers_matching(module, layers).items():
+        chosen |= {f"{name}.{part}": p for part, p in layer.named_parameters(recurse=False)}
+    saliency = [(gradients[name] * p).abs() for name, p in chosen.items()]
+    masks = top_share(saliency, 1 - sparsity)
+    for p, mask in zip(chosen.values(), masks, strict=True):
+        fresh = torch.zeros(p.shape)
+        if p.ndim > 1:
+            nn.init.kaiming_uniform_(fresh, generator=generator)
+        p.copy_(torch.where(mask, fresh.to(p.device), p))
+    return sum(int(mask.sum()) for mask in masks)

@@ -1,0 +1,354 @@
+"""Labelled images for classifiers: digits, CIFAR in its official binary layout, ImageFolder trees.
+
+Images are uint8 tensors `[N, 3, H, W]` that live on the device; the model itself normalises
+pixels in [0, 1]. The validation split is a function of `split_seed` alone, and its indices are
+saved with every model, so that a forget set never holds samples the model was not trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from erase.core.rng import generator
+from erase.data.digits import split_digits
+from erase.errors import InputError
+
+DATASETS = ("digits", "cifar10", "cifar100", "folder")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TEST_SHARE = 0.2  # of a folder that comes without a test folder
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm"}
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Images `[N, 3, H, W]`, uint8 in [0, 255], with labels `[N]`, int64 from 0."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> LabelledSet:
+        """The samples at these positions, `[M]`."""
+        where = indices.to(self.labels.device)
+        return LabelledSet(self.images[where], self.labels[where])
+
+    def to(self, device: torch.device) -> LabelledSet:
+        """A copy on the device."""
+        return LabelledSet(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crops and flips. `pad`: pixels added on each side before the crop to `size`."""
+
+    size: int
+    pad: int = 0
+    flip: bool = True
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """A data set with what a model needs to know of it.
+
+    `mean` and `std` are per channel, of pixels in [0, 1]; `recipe` names the entry of the
+    methods' `DEFAULTS`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: LabelledSet
+    test: LabelledSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    recipe: str
+
+    def to(self, device: torch.device) -> ClassificationData:
+        """A copy on the device."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+
+def load_dataset(
+    name: str,
+    data_dir: Path | None = None,
+    *,
+    image_size: int = 224,
+    limit: int | None = None,
+) -> ClassificationData:
+    """Load a data set by name.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: folder that holds the data (for CIFAR: or its parent); digits need none.
+        image_size: pixels a side that a `folder` is trained at; stored 8/7 larger for the crops.
+        limit: keep only the first N training images, and a fifth as many test images; to try
+            things out.
+
+    Raises:
+        InputError: unknown name, or missing or broken files.
+    """
+    if name == "digits":
+        data = _digits()
+    elif name in CIFAR:
+        data = _cifar(name, data_dir)
+    elif name == "folder":
+        data = _folder(data_dir, image_size)
+    else:
+        raise InputError(f"There is no data set {name!r}.", f"Known: {', '.join(DATASETS)}.")
+    if limit is None:
+        return data
+    if limit < len(data.classes):
+        raise InputError(
+            f"{limit} images cannot hold {len(data.classes)} classes.", "Raise --limit."
+        )
+    return replace(
+        data,
+        train=data.train.subset(torch.arange(min(limit, len(data.train)))),
+        test=data.test.subset(torch.arange(min(max(limit // 5, 1), len(data.test)))),
+    )
+
+
+def validation_indices(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Indices `[M]` held out from training, each class in the same proportion, sorted.
+
+    Args:
+        labels: of the training set, `[N]`.
+        share: of each class to hold out, in [0, 1).
+        seed: of the split.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"--validation-share is {share}.", "Give a number from 0 to below 1.")
+    held = []
+    for label in labels.cpu().unique().tolist():
+        where = (labels.cpu() == label).nonzero().flatten()
+        order = torch.randperm(len(where), generator=generator(seed, "validation", label))
+        held.append(where[order[: round(share * len(where))]])
+    return torch.cat(held).sort().values
+
+
+def augment(images: Tensor, how: Augmentation, source: torch.Generator) -> Tensor:
+    """Crop and flip each image at random.
+
+    Args:
+        images: `[B, 3, H, W]`, floats.
+        how: padding is with zeros (black), as in the field.
+        source: CPU generator.
+
+    Returns:
+        `[B, 3, size, size]`.
+    """
+    batch, height = len(images), images.shape[-1] + 2 * how.pad
+    room = height - how.size
+    draws = torch.rand(3, batch, generator=source).to(images.device)
+    if room > 0:
+        padded = F.pad(images, (how.pad,) * 4)
+        offset = (draws[:2] * (room + 1)).long().clamp(max=room)
+        span = torch.arange(how.size, device=images.device)
+        rows = (offset[0][:, None] + span)[:, None, :, None]
+        columns = (offset[1][:, None] + span)[:, None, None, :]
+        number = torch.arange(batch, device=images.device)[:, None, None, None]
+        channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+        images = padded[number, channel, rows, columns]
+    if how.flip:
+        images = torch.where((draws[2] < 0.5)[:, None, None, None], images.flip(-1), images)
+    return images
+
+
+def center(images: Tensor, how: Augmentation) -> Tensor:
+    """The middle `[B, 3, size, size]` of images that are stored larger."""
+    start = (images.shape[-1] - how.size) // 2
+    return images[..., start : start + how.size, start : start + how.size]
+
+
+def _digits() -> ClassificationData:
+    # Once 8 x 8 pixels, they come upscaled to 32; 16 keep all there is, at a quarter of the cost.
+    def small(images: Tensor) -> Tensor:
+        pixels = F.avg_pool2d((images + 1) / 2, 2)
+        return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+
+    split = split_digits()
+    return ClassificationData(
+        name="digits",
+        classes=tuple(str(digit) for digit in range(10)),
+        train=LabelledSet(small(split.train.images), split.train.labels),
+        test=LabelledSet(small(split.held_out.images), split.held_out.labels),
+        mean=(0.3,) * 3,
+        std=(0.35,) * 3,
+        augmentation=Augmentation(16, flip=False),  # a mirrored digit is another sign
+        recipe="digits",
+    )
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    folder: str
+    archive: str
+    archive_md5: str
+    train: dict[str, str]
+    test: dict[str, str]
+    label_bytes: int
+    names: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+CIFAR = {
+    "cifar10": _Cifar(
+        "cifar-10-batches-bin",
+        "cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        {
+            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+        },
+        {"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"},
+        1,
+        "batches.meta.txt",
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": _Cifar(
+        "cifar-100-binary",
+        "cifar-100-binary.tar.gz",
+        "03b5dce01913d631647c71ecec9e9cb8",
+        {"train.bin": ""},  # the archive's own checksum covers these
+        {"test.bin": ""},
+        2,
+        "fine_label_names.txt",
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+    ),
+}
+CIFAR_SITE = "https://www.cs.toronto.edu/~kriz/"
+
+
+def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
+    spec = CIFAR[name]
+    root = data_dir or Path.home() / ".cache" / "erase" / "datasets"
+    folder = next(
+        (f for f in (root, root / spec.folder) if (f / next(iter(spec.test))).is_file()), None
+    )
+    if folder is None:
+        folder = _download(spec, root)
+    names_file = folder / spec.names
+    if not names_file.is_file():
+        raise InputError(f"{names_file} is missing.", "Unpack the official archive again.")
+    classes = tuple(names_file.read_text(encoding="utf-8").split())
+    sets = []
+    for files in (spec.train, spec.test):
+        rows = np.concatenate([_read_bin(folder / f, md5, spec) for f, md5 in files.items()])
+        labels = torch.from_numpy(rows[:, spec.label_bytes - 1].astype(np.int64))
+        pixels = torch.from_numpy(rows[:, spec.label_bytes :].copy()).view(-1, 3, 32, 32)
+        sets.append(LabelledSet(pixels, labels))
+    return ClassificationData(
+        name, classes, sets[0], sets[1], spec.mean, spec.std, Augmentation(32, pad=4), name
+    )
+
+
+def _read_bin(
+    path: Path, md5: str, spec: _Cifar
+) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    if not path.is_file():
+        raise InputError(f"{path} is missing.", "Unpack the official archive again.")
+    content = path.read_bytes()
+    width = spec.label_bytes + 3072
+    right = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5 if md5 else True
+    if not right or not content or len(content) % width:
+        raise InputError(f"{path} is not the official file.", "Download it again.")
+    return np.frombuffer(content, dtype=np.uint8).reshape(-1, width)
+
+
+def _download(spec: _Cifar, root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    archive = root / spec.archive
+    url = CIFAR_SITE + spec.archive
+    if not archive.is_file():
+        aside = archive.with_suffix(".partial")
+        try:
+            urllib.request.urlretrieve(url, aside)  # noqa: S310 - a constant https address
+        except (urllib.error.URLError, OSError) as error:
+            raise InputError(
+                f"{spec.folder} is not in {root}, and {url} cannot be reached ({error}).",
+                "Give --data-dir with the unpacked official binary version.",
+            ) from error
+        if hashlib.md5(aside.read_bytes(), usedforsecurity=False).hexdigest() != spec.archive_md5:
+            aside.unlink()
+            raise InputError(f"{url} is not the official archive.", "Download it by hand.")
+        aside.replace(archive)
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, filter="data")
+    return root / spec.folder
+
+
+def _folder(data_dir: Path | None, size: int) -> ClassificationData:
+    if data_dir is None or not data_dir.is_dir():
+        raise InputError(
+            f"There is no folder {data_dir}.", "Give --data-dir with one folder of images a class."
+        )
+    train_dir = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
+    test_dir = next((data_dir / n for n in ("test", "val") if (data_dir / n).is_dir()), None)
+    classes = _class_names(train_dir)
+    stored = round(size * 8 / 7)
+    train = _read_tree(train_dir, classes, stored)
+    if test_dir is not None and train_dir != data_dir:
+        if set(_class_names(test_dir)) - set(classes):
+            raise InputError(
+                f"{test_dir} has classes that {train_dir} has not.", "Make them agree."
+            )
+        test = _read_tree(test_dir, classes, stored)
+    else:
+        held = validation_indices(train.labels, TEST_SHARE, 0)
+        if not len(held):
+            raise InputError(f"{data_dir} has too few images a class.", "Give five or more.")
+        kept = torch.ones(len(train), dtype=torch.bool)
+        kept[held] = False
+        train, test = train.subset(kept.nonzero().flatten()), train.subset(held)
+    return ClassificationData(
+        "folder", classes, train, test, IMAGENET_MEAN, IMAGENET_STD, Augmentation(size), "celeba"
+    )
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(found) < 2:
+        raise InputError(f"{folder} holds {len(found)} class folders.", "Two or more are needed.")
+    return tuple(found)
+
+
+def _read_tree(folder: Path, classes: tuple[str, ...], size: int) -> LabelledSet:
+    images, labels = [], []
+    for label, name in enumerate(classes):
+        directory = folder / name
+        files = sorted(directory.iterdir()) if directory.is_dir() else []
+        for path in files:
+            if path.suffix.lower() in SUFFIXES:
+                images.append(_read_image(path, size))
+                labels.append(label)
+    if not images:
+        raise InputError(f"{folder} holds no images.", f"Known: {', '.join(sorted(SUFFIXES))}.")
+    return LabelledSet(torch.stack(images), torch.tensor(labels))
+
+
+def _read_image(path: Path, size: int) -> Tensor:
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path} is not a readable image ({error}).", "Remove it.") from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,106 @@
+"""What to forget: `random:10%`, `class:NAME`, `classes:10%` or `indices:FILE`, as indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erase.core.rng import generator
+from erase.errors import InputError
+from erase.record import read_json
+
+FORMS = "random:10%, random:N, class:NAME[,NAME], classes:10%, classes:N or indices:FILE"
+
+
+def forget_indices(
+    spec: str,
+    labels: Tensor,
+    classes: Sequence[str],
+    *,
+    trained_on: Tensor,
+    seed: int,
+) -> Tensor:
+    """Indices into the training set of the samples to forget, sorted, `[M]`.
+
+    Args:
+        spec: see `FORMS`; an indices file is JSON: a list, or a mapping with a list `indices`.
+        labels: of the whole training set, `[N]`.
+        classes: names of the classes.
+        trained_on: indices that the model was trained on; only these can be forgotten.
+        seed: of what is drawn at random.
+
+    Raises:
+        InputError: another form, an unknown class, more than there is, samples that the model was
+            not trained on, or nothing left to retain.
+    """
+    kind, _, value = spec.partition(":")
+    trained_on = trained_on.cpu()
+    labels = labels.cpu()
+    if kind == "random" and value:
+        count = _count(value, len(trained_on), "samples")
+        order = torch.randperm(len(trained_on), generator=generator(seed, "forget", "random"))
+        chosen = trained_on[order[:count]]
+    elif kind == "class" and value:
+        chosen = _of_classes([_class(n, classes) for n in value.split(",")], labels, trained_on)
+    elif kind == "classes" and value:
+        count = _count(value, len(classes), "classes")
+        order = torch.randperm(len(classes), generator=generator(seed, "forget", "classes"))
+        chosen = _of_classes(order[:count].tolist(), labels, trained_on)
+    elif kind == "indices" and value:
+        chosen = _from_file(Path(value), trained_on, len(labels))
+    else:
+        raise InputError(f"{spec!r} does not say what to forget.", f"Use {FORMS}.")
+    if not len(chosen):
+        raise InputError(f"{spec} leaves nothing to forget.", "Ask for at least one sample.")
+    if len(chosen) == len(trained_on):
+        raise InputError(f"{spec} leaves nothing to retain.", "Forget less.")
+    return chosen.sort().values
+
+
+def is_class_wise(spec: str) -> bool:
+    """Whether whole classes are forgotten, so that TA leaves them out."""
+    return spec.startswith(("class:", "classes:"))
+
+
+def _count(value: str, available: int, what: str) -> int:
+    try:
+        count = round(float(value[:-1]) / 100 * available) if value.endswith("%") else int(value)
+    except ValueError:
+        raise InputError(f"{value!r} is no number of {what}.", f"Use {FORMS}.") from None
+    if not 0 < count <= available:
+        raise InputError(
+            f"{value} is {count} of {available} {what}.", f"Ask for 1 to {available - 1} {what}."
+        )
+    return count
+
+
+def _class(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        shown = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+        raise InputError(f"There is no class {name!r}.", f"Classes: {shown}.")
+    return list(classes).index(name)
+
+
+def _of_classes(chosen: Sequence[int], labels: Tensor, trained_on: Tensor) -> Tensor:
+    return trained_on[torch.isin(labels[trained_on], torch.tensor(list(chosen)))]
+
+
+def _from_file(path: Path, trained_on: Tensor, size: int) -> Tensor:
+    content = read_json(path)
+    found = content.get("indices") if isinstance(content, dict) else content
+    if not isinstance(found, list) or not all(type(i) is int and 0 <= i < size for i in found):
+        raise InputError(
+            f"{path} is no list of indices from 0 to {size - 1}.", "Write a JSON list of them."
+        )
+    chosen = torch.tensor(sorted(set(found)), dtype=torch.long)
+    never = chosen[~torch.isin(chosen, trained_on)]
+    if len(never):
+        raise InputError(
+            f"{path} asks to forget {len(never)} samples that the model was never trained on,"
+            f" e.g. {int(never[0])}.",
+            "Take the indices from the split in the model's model.json.",
+        )
+    return chosen

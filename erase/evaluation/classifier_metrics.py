@@ -1,0 +1,212 @@
+"""UA, RA, TA, MIA-efficacy, Avg. Gap and ToW, and RMIA as a stronger, per-example attack.
+
+Percentages throughout. An empty set is an error: 0 would be the best score there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.svm import SVC
+from torch import Tensor, nn
+
+from erase.core.rng import generator
+from erase.data.classification import Augmentation, LabelledSet, center
+from erase.errors import InputError
+
+Floats = NDArray[np.float64]
+GAP_METRICS = ("ua", "ra", "ta", "mia")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Percentages of one model.
+
+    `ua` is 100 − accuracy on D_f; `ra` and `ta` are the accuracies on D_r and on test images;
+    `mia` is the share of D_f that the attack takes for non-members.
+    """
+
+    ua: float
+    ra: float
+    ta: float
+    mia: float
+    n_forget: int
+    n_retain: int
+    n_test: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: LabelledSet,
+    how: Augmentation,
+    *,
+    batch_size: int = 500,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Tensor:
+    """Logits `[N, K]` of images that are not augmented, in evaluation mode, on the CPU."""
+    if not len(images):
+        raise InputError("There are no images to judge.", "Every set needs at least one.")
+    before = model.training
+    model.eval()
+    parts = []
+    for pixels in images.images.split(batch_size):
+        with autocast():
+            parts.append(model(center(pixels.float() / 255, how)).float().cpu())
+    model.train(before)
+    return torch.cat(parts)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Percentage of rows `[N, K]` whose largest logit is at the label `[N]`; raises on N = 0."""
+    if not len(labels):
+        raise InputError("An accuracy over nothing is no number.", "Give at least one sample.")
+    return 100 * float((logits.argmax(1) == labels.cpu()).double().mean())
+
+
+def confidence(logits: Tensor, labels: Tensor) -> Floats:
+    """Probability of the true class, `[N]` in [0, 1]."""
+    chosen = logits.double().softmax(1).gather(1, labels.cpu()[:, None])[:, 0]
+    result: Floats = chosen.numpy()
+    return result
+
+
+def mia_efficacy(forget: Floats, members: Floats, non_members: Floats) -> float:
+    """Percentage of the forget set that an SVC on true-class confidence calls non-member.
+
+    Args:
+        forget: confidences on D_f, `[M]`.
+        members: confidences on samples that the model was trained on, `[N]`.
+        non_members: confidences on test samples, `[N]`.
+
+    Raises:
+        InputError: one of them is empty.
+    """
+    if not (len(forget) and len(members) and len(non_members)):
+        raise InputError("A membership attack needs all three sets.", "One of them is empty.")
+    features = np.concatenate([members, non_members])[:, None]
+    known = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
+    attack = SVC(C=3.0, kernel="rbf", gamma="auto").fit(features, known)
+    return 100 * float(np.mean(attack.predict(forget[:, None]) == 0))
+
+
+def evaluate(
+    model: nn.Module,
+    forget: LabelledSet,
+    retain: LabelledSet,
+    test: LabelledSet,
+    how: Augmentation,
+    *,
+    seed: int,
+    without: Tensor | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Scores:
+    """All scores of one model.
+
+    Args:
+        model: to judge.
+        forget: D_f.
+        retain: D_r.
+        test: images it was never trained on.
+        how: the data's augmentation, for the size of the crop.
+        seed: of the draw of members.
+        without: classes `[C]` that TA and the attack's non-members leave out (class-wise).
+        autocast: entered around each forward pass.
+
+    Raises:
+        InputError: a set is empty.
+    """
+    if without is not None:
+        kept = ~torch.isin(test.labels.cpu(), without.cpu())
+        test = test.subset(kept.nonzero().flatten())
+    logits = {
+        name: predict(model, images, how, autocast=autocast)
+        for name, images in (("forget", forget), ("retain", retain), ("test", test))
+    }
+    # As many members as non-members, drawn at random: the first ones would be of one kind.
+    count = min(len(test), len(retain))
+    members = torch.randperm(len(retain), generator=generator(seed, "members"))[:count]
+    others = torch.randperm(len(test), generator=generator(seed, "non-members"))[:count]
+    mia = mia_efficacy(
+        confidence(logits["forget"], forget.labels),
+        confidence(logits["retain"][members], retain.labels.cpu()[members]),
+        confidence(logits["test"][others], test.labels.cpu()[others]),
+    )
+    return Scores(
+        ua=100 - accuracy(logits["forget"], forget.labels),
+        ra=accuracy(logits["retain"], retain.labels),
+        ta=accuracy(logits["test"], test.labels),
+        mia=mia,
+        n_forget=len(forget),
+        n_retain=len(retain),
+        n_test=len(test),
+    )
+
+
+def average_gap(scores: Mapping[str, float], retrain: Mapping[str, float]) -> float:
+    """Mean absolute difference to Retrain over UA, RA, TA and MIA, in percentage points."""
+    return float(np.mean([abs(scores[name] - retrain[name]) for name in GAP_METRICS]))
+
+
+def tow(scores: Mapping[str, float], retrain: Mapping[str, float]) -> float:
+    """Tug-of-war (Zhao et al., NeurIPS 2024): Π (1 − |Δ accuracy|) over D_f, D_r, test; 0 to 1."""
+    result = 1.0
+    for name in ("ua", "ra", "ta"):
+        result *= 1 - abs(scores[name] - retrain[name]) / 100
+    return result
+
+
+def rmia_scores(
+    target: Floats,
+    population: Floats,
+    target_reference: Floats,
+    population_reference: Floats,
+    *,
+    gamma: float = 1.0,
+    offline: float = 0.3,
+) -> Floats:
+    """RMIA (Zarifzadeh et al., ICML 2024), offline: how much more likely than others a sample is.
+
+    Args:
+        target: true-class confidences of the attacked model on the samples, `[M]`.
+        population: its confidences on population samples z, `[P]`.
+        target_reference: of R reference models that did not see the samples, `[R, M]`.
+        population_reference: of the same models on the population, `[R, P]`.
+        gamma: least likelihood ratio that counts.
+        offline: a of the offline correction p(x) ≈ ½ ((1 + a) p_out + 1 − a).
+
+    Returns:
+        Share of z with (p(x|θ)/p(x)) / (p(z|θ)/p(z)) ≥ γ, `[M]` in [0, 1]; higher means member.
+    """
+
+    def ratio(seen: Floats, reference: Floats) -> Floats:
+        if not seen.size or reference.ndim != 2 or not len(reference):
+            raise InputError("RMIA needs samples and reference models.", "Give at least one each.")
+        prior = 0.5 * ((1 + offline) * reference.mean(0) + 1 - offline)
+        result: Floats = seen / np.maximum(prior, 1e-12)
+        return result
+
+    left, right = ratio(target, target_reference), ratio(population, population_reference)
+    result: Floats = (left[:, None] >= gamma * right[None, :]).mean(1)
+    return result
+
+
+def attack_auc(forget: Floats, non_members: Floats) -> float:
+    """Chance that a forget sample's attack score is above a non-member's; 0.5 = nothing leaks."""
+    if not (len(forget) and len(non_members)):
+        raise InputError("An attack needs both sets.", "One of them is empty.")
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([forget, non_members]))[: len(forget)]
+    above = ranks.sum() - len(forget) * (len(forget) + 1) / 2
+    return float(above / (len(forget) * len(non_members)))

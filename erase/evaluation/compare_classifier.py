@@ -1,0 +1,296 @@
+"""Classifier unlearning methods side by side: same original, same forget sets, N seeds.
+
+Every method × trial is one file, written at once and keyed by a fingerprint of all that changes
+it, so that a comparison that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from erase import registry
+from erase.core.rng import derive_seed, generator
+from erase.data.forget import forget_indices
+from erase.errors import InputError, RunError
+from erase.evaluation.classifier_metrics import (
+    attack_auc,
+    average_gap,
+    confidence,
+    predict,
+    rmia_scores,
+)
+from erase.evaluation.search import search
+from erase.models.classifiers import WEIGHTS, Classifier
+from erase.record import fingerprint, hash_file, read_json, versions, write_json, write_jsonl
+from erase.training.classifier import Original, open_original, run_method
+from erase.training.classifier_config import (
+    ClassifierConfig,
+    CompareConfig,
+    TrainConfig,
+    fill,
+    method_module,
+)
+from erase.training.classifier_runs import score, train_original
+
+VARIANTS: dict[str, dict[str, Any]] = {"dual": {"dual_optim": True}, "trim": {"trim": 0.97}}
+"""What `METHOD+dual` and `lur+trim` add to a method."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison: a method, its variant, and settings fixed from outside."""
+
+    label: str
+    method: str
+    changes: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def entry(text: str) -> Entry:
+    """`METHOD`, `METHOD+dual`, `lur+trim`, or `METHOD@setting=value`; InputError otherwise."""
+    body, _, fixed = text.partition("@")
+    name, *variants = body.split("+")
+    changes: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    known = set(method_module(name).Settings.__dataclass_fields__)
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise InputError(f"There is no variant {variant!r}.", f"Known: {', '.join(VARIANTS)}.")
+        for key, value in VARIANTS[variant].items():
+            if key in known:
+                settings[key] = value
+            elif key == "dual_optim":
+                changes[key] = value
+            else:
+                raise InputError(f"{name} has no {variant!r}.", "Only lur has it.")
+    if fixed:
+        key, _, value = fixed.partition("=")
+        if key not in known:
+            raise InputError(f"{name} has no setting {key!r}.", f"Known: {', '.join(known)}.")
+        settings[key] = float(value)
+    return Entry(text, name, changes, settings)
+
+
+def slug(text: str) -> str:
+    """A text as a file name."""
+    return re.sub(r"[^A-Za-z0-9.+=@-]+", "_", text.replace("%", "pct")).strip("_")
+
+
+class Comparison:
+    """One forget specification: originals, Retrain and all entries over all trials."""
+
+    def __init__(
+        self,
+        config: CompareConfig,
+        original: Original,
+        base: str,
+        spec: str,
+        entries: list[Entry],
+        folder: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.original = original
+        self.base = base
+        self.spec = spec
+        self.entries = entries
+        self.folder = folder
+        self.progress = progress
+
+    def run(self) -> dict[str, Any]:
+        """Search if asked, run what is missing, and return all results."""
+        found: dict[str, dict[str, float]] = {}
+        for item in self.entries:
+            base, fixed, _ = item.label.partition("@")
+            # A sweep shows what one setting does, so everything else is as it is in its base.
+            found[item.label] = dict(found.get(base, {})) if fixed else self._search(item)
+        results: dict[str, list[dict[str, Any]]] = {"original": [], "retrain": []}
+        results |= {item.label: [] for item in self.entries}
+        for trial in range(self.config.trials):
+            seed = self.config.seed + trial
+            forget = self.forget(seed)
+            results["original"].append(self._original(trial, seed, forget))
+            for item in (entry("retrain"), *self.entries):
+                config = self.resolved(item, seed, forget, found.get(item.label, {}))
+                results[item.label].append(self._one(trial, item, config, forget))
+        return {"forget": self.spec, "results": results, "search": found}
+
+    def forget(self, seed: int) -> Tensor:
+        """The forget set of a seed, the same for every method."""
+        train = self.original.data.train
+        return forget_indices(
+            self.spec,
+            train.labels,
+            self.original.data.classes,
+            trained_on=self.original.trained_on,
+            seed=seed,
+        )
+
+    def resolved(
+        self, item: Entry, seed: int, forget: Tensor, found: dict[str, float]
+    ) -> ClassifierConfig:
+        """The filled configuration of an entry, with what a search found."""
+        own = {"learning_rate", "forget_learning_rate"}
+        changes: dict[str, Any] = {**item.changes, **{k: v for k, v in found.items() if k in own}}
+        settings = {k: v for k, v in found.items() if k not in own} | item.settings
+        epochs = self.config.retrain_epochs if item.method == "retrain" else self.config.epochs
+        config = ClassifierConfig(
+            method=item.method,
+            forget=self.spec,
+            seed=seed,
+            epochs=epochs,
+            mixed_precision=self.config.mixed_precision,
+            settings=settings,
+            **changes,
+        )
+        share = len(forget) / len(self.original.trained_on)
+        return fill(config, self.original.data.recipe, share)
+
+    def key(self, config: ClassifierConfig, forget: Tensor, **more: Any) -> str:
+        """Fingerprint of everything that changes a result."""
+        used = {k: v for k, v in versions().items() if k in ("erase", "torch", "scikit-learn")}
+        ignored = ("model", "data_dir", "checkpointing_steps", "checkpoints_total_limit")
+        plain = {k: v for k, v in config.to_dict().items() if k not in ignored}
+        return fingerprint([self.base, plain, forget.tolist(), used, more])
+
+    def _search(self, item: Entry) -> dict[str, float]:
+        if not self.config.search or not method_module(item.method).SEARCH:
+            return {}
+        return search(self, item, self.folder / "search" / f"{slug(item.label)}.json")
+
+    def _original(self, trial: int, seed: int, forget: Tensor) -> dict[str, Any]:
+        path = self.folder / f"trial-{trial}" / "original.json"
+        config = ClassifierConfig(forget=self.spec, seed=seed)
+        key = self.key(config, forget, scoring="original")
+        return self._kept(path, key, lambda: self._judge(self.original.model, forget, config))
+
+    def _one(
+        self, trial: int, item: Entry, config: ClassifierConfig, forget: Tensor
+    ) -> dict[str, Any]:
+        path = self.folder / f"trial-{trial}" / f"{slug(item.label)}.json"
+        key = self.key(config, forget, shadows=self.config.shadow_models)
+
+        def work() -> dict[str, Any]:
+            try:
+                out = run_method(self.original, forget, config)
+            except RunError as error:
+                return {"failed": error.message, "settings": config.to_dict()}
+            write_jsonl(path.with_suffix(".jsonl"), out.rows)
+            judged = self._judge(out.model, forget, config)
+            return {**judged, "rte_s": round(out.seconds, 3), "settings": config.to_dict()}
+
+        result = self._kept(path, key, work)
+        shown = result.get("scores", {"failed": result.get("failed")})
+        self.progress(f"{self.spec}  trial {trial}  {item.label}  {_short(shown)}")
+        return result
+
+    def _kept(self, path: Path, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if path.exists():
+            content: dict[str, Any] = read_json(path)
+            if content.get("fingerprint") == key:
+                return content
+        content = {"fingerprint": key, **work()}
+        write_json(path, content)
+        return content
+
+    def _judge(self, model: Classifier, forget: Tensor, config: ClassifierConfig) -> dict[str, Any]:
+        judged: dict[str, Any] = {"scores": score(self.original, model, forget, config).to_dict()}
+        if self.config.shadow_models:
+            judged["rmia_auc"] = self._rmia(model, forget, config.seed)
+        return judged
+
+    def _rmia(self, model: Classifier, forget: Tensor, seed: int) -> float:
+        """AUC of RMIA between D_f and one half of the test set; the other is the population."""
+        data = self.original.data
+        order = torch.randperm(len(data.test), generator=generator(seed, "rmia"))
+        half = len(order) // 2
+        sets = (
+            data.train.subset(forget),
+            data.test.subset(order[:half]),
+            data.test.subset(order[half:]),
+        )
+        seen, reference = [], []
+        shadows = [self._shadow(forget, seed, k) for k in range(self.config.shadow_models)]
+        for images in sets:
+            how = data.augmentation
+            seen.append(confidence(predict(model, images, how), images.labels))
+            reference.append(
+                np.stack([confidence(predict(s, images, how), images.labels) for s in shadows])
+            )
+        scores = [rmia_scores(seen[i], seen[2], reference[i], reference[2]) for i in (0, 1)]
+        return attack_auc(*scores)
+
+    def _shadow(self, forget: Tensor, seed: int, number: int) -> Classifier:
+        """A reference model, trained on a random half of D_r: it saw neither D_f nor the test."""
+        memory: dict[tuple[int, int], Classifier] = self.__dict__.setdefault("_shadows", {})
+        if (seed, number) not in memory:
+            kept = self.original.trained_on
+            retain = kept[~torch.isin(kept, forget)]
+            random = generator(seed, "shadow", number)
+            out = retain[torch.randperm(len(retain), generator=random)[: len(retain) // 2]]
+            config = self.resolved(
+                entry("retrain"), derive_seed(seed, "shadow", number), forget, {}
+            )
+            left_out = torch.cat([forget, out])
+            memory[seed, number] = run_method(self.original, left_out, config).model
+        return memory[seed, number]
+
+
+def _short(scores: dict[str, Any]) -> str:
+    return " ".join(
+        f"{name.upper()} {value:.2f}" if isinstance(value, float) else f"{name}: {value}"
+        for name, value in scores.items()
+        if not name.startswith("n_")
+    )
+
+
+def prepare_original(
+    config: CompareConfig, output: Path, device: torch.device
+) -> tuple[Original, str]:
+    """The original that all methods start from, trained if need be, and its weights' SHA-256."""
+    if config.model:
+        folder = Path(config.model)
+    else:
+        folder = output / "original"
+        if not (folder / WEIGHTS).is_file():
+            train = TrainConfig(
+                dataset=config.dataset,
+                data_dir=config.data_dir,
+                arch=config.arch,
+                limit=config.limit,
+                epochs=config.retrain_epochs,
+                mixed_precision=config.mixed_precision,
+                seed=config.seed,
+            )
+            train_original(train, folder, overwrite=True, device=str(device), show=False)
+    return open_original(folder, device, config.data_dir), hash_file(folder / WEIGHTS)
+
+
+def gap_to(results: dict[str, list[dict[str, Any]]], label: str) -> list[float]:
+    """Avg. Gap of a label in each trial in which it did not fail."""
+    return [
+        average_gap(own["scores"], gold["scores"])
+        for own, gold in zip(results[label], results["retrain"], strict=True)
+        if "scores" in own and "scores" in gold
+    ]
+
+
+def entries(methods: str, alphas: str | None = None) -> list[Entry]:
+    """The entries of a comma-separated list of methods (`all`: every one there is) and of α."""
+    names = methods.split(",")
+    if methods == "all":
+        every = registry.names("methods")
+        names = [n for n in every if "classifier" in registry.load("methods", n).Method.families]
+    found = [entry(name.strip()) for name in names if name.strip() != "retrain"]
+    found += [entry(f"lur@alpha={float(alpha)}") for alpha in (alphas or "").split(",") if alpha]
+    if len({item.label for item in found}) < len(found):
+        raise InputError("A method is named twice.", "Name each once.")
+    return found

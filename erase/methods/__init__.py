@@ -1,0 +1,1 @@
+"""Unlearning methods, one a file, each with `Settings` and `Method` (see `tasks/protocol.py`)."""

@@ -1,0 +1,79 @@
+"""BE: boundary expanding, the forget set moves into one new class (Chen et al., CVPR 2023)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from erase.core.meta import Stats
+from erase.core.objectives import cross_entropy
+from erase.core.rng import generator
+from erase.tasks.protocol import BaseMethod, ClassifierTask, Reduce, one_loss
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # The SHs paper's: 1e-6 at 10%; at 50%, 5e-6 (CIFAR-10) and 1e-5 (CIFAR-100).
+    "cifar10": {"epochs": 10, "learning_rate": 1e-6},
+    "cifar10:50": {"epochs": 10, "learning_rate": 5e-6},
+    "cifar100": {"epochs": 10, "learning_rate": 1e-6},
+    "cifar100:50": {"epochs": 10, "learning_rate": 1e-5},
+    "celeba": {"epochs": 5, "learning_rate": 1e-5},
+    "digits": {"epochs": 5, "learning_rate": 1e-4},
+}
+SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-6, 1e-1)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """BE has no settings of its own."""
+
+
+class Method(BaseMethod):
+    """Cross-entropy of D_f with an extra class K, which is dropped again at the end."""
+
+    families: ClassVar = frozenset({"classifier"})
+    epoch_over: ClassVar = "forget"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @torch.no_grad()
+    def prepare(self, task: ClassifierTask) -> None:
+        """Add row K to the last layer; the others keep their values."""
+        old = task.head
+        new = _like(old, task.classes + 1)
+        bound = old.in_features**-0.5
+        fresh = torch.rand(old.in_features, generator=generator(task.seed, "extra class"))
+        new.weight[task.classes] = ((2 * fresh - 1) * bound).to(old.weight)
+        new.weight[: task.classes] = old.weight
+        if old.bias is not None:
+            new.bias.zero_()
+            new.bias[: task.classes] = old.bias
+        task.head = new
+
+    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of CE(D_f → K), in `.grad`."""
+        batch = task.batch("forget", step)
+        labels = torch.full_like(batch.labels, task.classes)
+        loss = task.fixed(
+            lambda: cross_entropy(task.logits(batch.images), labels).mean(), "forget", step
+        )
+        return one_loss(task, loss, reduce, retain=False)
+
+    @torch.no_grad()
+    def finish(self, task: ClassifierTask) -> None:
+        """Drop row K: the model knows its original classes again."""
+        wide = task.head
+        head = _like(wide, task.classes)
+        head.weight.copy_(wide.weight[: task.classes])
+        if wide.bias is not None:
+            head.bias.copy_(wide.bias[: task.classes])
+        task.head = head
+
+
+def _like(layer: nn.Linear, outputs: int) -> nn.Linear:
+    # Every value is set by the caller, so no random number is spent on initial ones.
+    empty: nn.Linear = torch.nn.utils.skip_init(
+        nn.Linear, layer.in_features, outputs, bias=layer.bias is not None
+    )
+    return empty.to(layer.weight.device, layer.weight.dtype)

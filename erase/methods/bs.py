@@ -1,0 +1,74 @@
+"""BS: boundary shrinking, D_f moves to its nearest other class (Chen et al., CVPR 2023)."""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from erase.core.meta import Stats
+from erase.core.objectives import cross_entropy
+from erase.tasks.protocol import BaseMethod, Batch, ClassifierTask, Reduce, one_loss
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # The SHs paper's, as for BE.
+    "cifar10": {"epochs": 10, "learning_rate": 1e-6},
+    "cifar10:50": {"epochs": 10, "learning_rate": 5e-6},
+    "cifar100": {"epochs": 10, "learning_rate": 1e-6},
+    "cifar100:50": {"epochs": 10, "learning_rate": 1e-5},
+    "celeba": {"epochs": 5, "learning_rate": 1e-5},
+    "digits": {"epochs": 5, "learning_rate": 1e-4},
+}
+SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-6, 1e-1)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of BS."""
+
+    bound: float = field(
+        default=0.1, metadata={"help": "Length of the FGSM step, in units of pixels in [0, 1]."}
+    )
+
+
+class Method(BaseMethod):
+    """Cross-entropy of D_f with what the original says just across its decision boundary."""
+
+    families: ClassVar = frozenset({"classifier"})
+    epoch_over: ClassVar = "forget"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._original: Module | None = None
+
+    def prepare(self, task: ClassifierTask) -> None:
+        """Keep a frozen copy of the original, in evaluation mode."""
+        self._original = deepcopy(task.model).eval().requires_grad_(False)
+
+    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of CE(D_f → boundary label), in `.grad`."""
+        batch = task.batch("forget", step)
+        labels = self.boundary_labels(task, batch)
+        loss = task.fixed(
+            lambda: cross_entropy(task.logits(batch.images), labels).mean(), "forget", step
+        )
+        return one_loss(task, loss, reduce, retain=False)
+
+    def boundary_labels(self, task: ClassifierTask, batch: Batch) -> Tensor:
+        """What the original says at x + bound · sign(∇ₓ CE), clamped to real pixels: ``[B]``.
+
+        Images are in [0, 1] here, for the model normalises them itself, so the clamp is right.
+        """
+        images = batch.images.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            loss = cross_entropy(task.logits(images, self._original), batch.labels).sum()
+            (slope,) = torch.autograd.grad(loss, images)
+        with torch.no_grad():
+            attacked = (batch.images + self.settings.bound * slope.sign()).clamp(0.0, 1.0)
+            return task.logits(attacked, self._original).argmax(1)
+
+    def finish(self, task: ClassifierTask) -> None:  # noqa: ARG002
+        """Let the copy go."""
+        self._original = None

@@ -1,0 +1,39 @@
+"""FT: fine-tune on the retain set and rely on catastrophic forgetting (Warnecke et al., 2023)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from erase.core.meta import Stats
+from erase.core.objectives import cross_entropy
+from erase.tasks.protocol import BaseMethod, ClassifierTask, Reduce, one_loss
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # As the SalUn and SHs papers run it.
+    "cifar10": {"epochs": 10, "learning_rate": 0.01},
+    "cifar100": {"epochs": 10, "learning_rate": 0.01},
+    "celeba": {"epochs": 5, "learning_rate": 1e-4},
+    "digits": {"epochs": 5, "learning_rate": 0.01},
+}
+SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-3, 0.3)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """FT has no settings of its own."""
+
+
+class Method(BaseMethod):
+    """The mean of cross-entropy over D_r, from the original weights."""
+
+    families: ClassVar = frozenset({"classifier"})
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of L_r, in `.grad`."""
+        batch = task.batch("retain", step)
+        loss = task.fixed(
+            lambda: cross_entropy(task.logits(batch.images), batch.labels).mean(), "retain", step
+        )
+        return one_loss(task, loss, reduce, retain=True)

@@ -1,0 +1,42 @@
+"""GA: gradient ascent on the forget set (Thudi et al., 2022)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from erase.core.meta import Stats
+from erase.core.objectives import negative_cross_entropy
+from erase.tasks.protocol import BaseMethod, ClassifierTask, Reduce, one_loss
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # As the SalUn and SHs papers run it.
+    "cifar10": {"epochs": 5, "learning_rate": 1e-4},
+    "cifar100": {"epochs": 5, "learning_rate": 1e-4},
+    "celeba": {"epochs": 3, "learning_rate": 1e-4},
+    "digits": {"epochs": 5, "learning_rate": 1e-3},
+}
+SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-5, 1e-1)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """GA has no settings of its own."""
+
+
+class Method(BaseMethod):
+    """Minus the mean of cross-entropy over D_f; an epoch goes over D_f."""
+
+    families: ClassVar = frozenset({"classifier"})
+    epoch_over: ClassVar = "forget"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of −CE on D_f, in `.grad`."""
+        batch = task.batch("forget", step)
+        loss = task.fixed(
+            lambda: negative_cross_entropy(task.logits(batch.images), batch.labels).mean(),
+            "forget",
+            step,
+        )
+        return one_loss(task, loss, reduce, retain=False)

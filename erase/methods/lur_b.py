@@ -1,0 +1,64 @@
+"""LUR-b: the two losses simply added, no look-ahead (the paper's appendix B.2, eq. 1)."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from erase.core.meta import Stats, meta_gradient
+from erase.tasks.protocol import Loss, Reduce, Split, Task, TwoLossMethod, gradient_of
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # As LUR: the two differ in the inner step alone.
+    "cifar10": {"epochs": 10, "learning_rate": 1e-3},
+    "cifar100": {"epochs": 10, "learning_rate": 1e-3},
+    "celeba": {"epochs": 5, "learning_rate": 2e-4},
+    "digits": {"epochs": 5, "learning_rate": 1e-3},
+}
+SEARCH: dict[str, tuple[float, float]] = {
+    "learning_rate": (1e-4, 0.1),
+    "forget_weight": (1e-3, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of LUR-b."""
+
+    forget_weight: float = field(
+        default=1.0, metadata={"help": "Weight λ of the forget loss (1 in the paper)."}
+    )
+
+
+class Method(TwoLossMethod):
+    """min over θ of L_r(θ) + λ L_f(θ)."""
+
+    families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of the sum, in `.grad`."""
+        losses = task.losses(step)
+        return meta_gradient(
+            task.parameters,
+            losses.retain,
+            losses.forget,
+            alpha=0.0,
+            forget_weight=self.settings.forget_weight,
+            mode="joint",
+            reduce=reduce,
+        )
+
+    def split(self, task: Task, step: int) -> Split:
+        """∇L_r and λ∇L_f."""
+        losses = task.losses(step)
+        retain, l_retain, r_norm = gradient_of(task, _mean(losses.retain))
+        forget, l_forget, f_norm = gradient_of(task, _mean(losses.forget))
+        weighted = list(torch._foreach_mul(forget, self.settings.forget_weight))
+        return Split(retain, weighted, Stats(l_retain, l_forget, 0.0, r_norm, f_norm))
+
+
+def _mean(losses: Any) -> Loss:
+    return lambda: torch.stack([loss() for loss in losses]).mean()

@@ -1,0 +1,136 @@
+"""SHs: Scissorhands, trim what the forget set uses, then repair (Wu & Harandi, ECCV 2024)."""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from erase.core.meta import Stats
+from erase.core.objectives import cross_entropy, negative_cross_entropy
+from erase.core.rng import generator
+from erase.core.trim import trim
+from erase.tasks.protocol import (
+    Batch,
+    ClassifierTask,
+    Split,
+    TwoLossMethod,
+    gradient_of,
+)
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # The SHs paper's learning rate / sparsity / λ.
+    "cifar10": {"epochs": 10, "learning_rate": 5e-3, "sparsity": 0.97, "forget_weight": 0.05},
+    "cifar10:50": {"epochs": 10, "learning_rate": 1e-3, "sparsity": 0.97, "forget_weight": 0.01},
+    "cifar100": {
+        "epochs": 10,
+        "learning_rate": 5e-3,
+        "sparsity": 0.99,
+        "forget_weight": 1.0,
+        "layers": "layer4|fc",
+    },
+    "cifar100:50": {
+        "epochs": 10,
+        "learning_rate": 1e-3,
+        "sparsity": 0.9,
+        "forget_weight": 0.01,
+        "layers": "layer4|fc",
+    },
+    "celeba": {
+        "epochs": 5,
+        "learning_rate": 2e-4,
+        "sparsity": 0.995,
+        "forget_weight": 0.3,
+        "layers": "layer4|fc",
+    },
+    "digits": {"epochs": 5, "learning_rate": 5e-3, "sparsity": 0.97, "forget_weight": 0.05},
+}
+SEARCH: dict[str, tuple[float, float]] = {
+    "learning_rate": (1e-4, 0.1),
+    "sparsity": (0.8, 0.999),
+    "forget_weight": (1e-3, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of Scissorhands."""
+
+    sparsity: float = field(
+        default=0.97, metadata={"help": "Share s of the chosen layers' weights that are kept."}
+    )
+    forget_weight: float = field(default=0.05, metadata={"help": "Weight λ of the forget loss."})
+    layers: str = field(
+        default="layer3|layer4|fc",
+        metadata={"help": "Regular expression for the names of the trimmed layers."},
+    )
+
+
+class Method(TwoLossMethod):
+    """L_r − λ CE(D_f) after trimming; a gradient against the proxy's forgetting is projected."""
+
+    families: ClassVar = frozenset({"classifier"})
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._proxy: Module | None = None
+
+    def prepare(self, task: ClassifierTask) -> None:
+        """Keep the original as the proxy, then trim by the saliency of one forget batch."""
+        self._proxy = deepcopy(task.model).eval()
+        batch = task.draw("forget", task.batch_size, "trim")
+        with task.evaluating():
+            gradients, _, _ = gradient_of(task, lambda: _ascent(task, batch, None))
+        trim(
+            task.model,
+            dict(zip(task.parameters, gradients, strict=True)),
+            layers=self.settings.layers,
+            sparsity=self.settings.sparsity,
+            generator=generator(task.seed, "trim"),
+        )
+
+    def split(self, task: ClassifierTask, step: int) -> Split:
+        """∇L_r, and −λ∇CE(D_f) with the projection's correction."""
+        retain, forget = task.batch("retain", step), task.batch("forget", step)
+        retain_loss = task.fixed(
+            lambda: cross_entropy(task.logits(retain.images), retain.labels).mean(), "retain", step
+        )
+        forget_loss = task.fixed(
+            lambda: _ascent(task, forget, None), "forget", step, moves_buffers=False
+        )
+        g_retain, l_retain, r_norm = gradient_of(task, retain_loss)
+        g_forget, l_forget, f_norm = gradient_of(task, forget_loss)
+        assert self._proxy is not None
+        wanted = list(
+            torch.autograd.grad(_ascent(task, forget, self._proxy), list(self._proxy.parameters()))
+        )
+        g = torch._foreach_add(g_retain, g_forget, alpha=self.settings.forget_weight)
+        projected = project(list(g), wanted)
+        return Split(
+            g_retain,
+            list(torch._foreach_sub(projected, g_retain)),
+            Stats(l_retain, l_forget, 0.0, r_norm, f_norm),
+        )
+
+    def finish(self, task: ClassifierTask) -> None:  # noqa: ARG002
+        """Let the proxy go."""
+        self._proxy = None
+
+
+def project(gradient: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+    """The z nearest to the gradient with z · wanted ≥ 0, the one-constraint quadratic program.
+
+    Its solution is the gradient itself where that holds already, and else the gradient without
+    its component along `wanted`.
+    """
+    dot = sum(float((g.double() * w.double()).sum()) for g, w in zip(gradient, wanted, strict=True))
+    if dot >= 0:
+        return gradient
+    size = sum(float(w.double().square().sum()) for w in wanted)
+    return list(torch._foreach_sub(gradient, wanted, alpha=dot / size))
+
+
+def _ascent(task: ClassifierTask, batch: Batch, model: Module | None) -> Tensor:
+    return negative_cross_entropy(task.logits(batch.images, model), batch.labels).mean()

@@ -1,0 +1,285 @@
+"""Classifiers by name, with their normalisation inside, as `model.safetensors` + `model.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from erase.core.rng import derive_seed
+from erase.errors import InputError
+from erase.record import read_json, write_json
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+SMALL_IMAGE = 64  # up to here ResNets get a 3 x 3 stem without pooling, as in the field
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is needed to build a classifier again and to use it rightly."""
+
+    arch: str
+    classes: tuple[str, ...]
+    image_size: int
+    """Pixels a side that the model takes."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, of pixels in [0, 1]."""
+    dataset: str
+    data_dir: str | None = None
+    limit: int | None = None
+    validation: tuple[int, ...] = ()
+    """Indices of the training set that the model was not trained on."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Anything worth keeping: accuracies, seed, what the model was made from."""
+
+
+class Classifier(nn.Module):
+    """A network behind its normalisation: images `[B, 3, H, W]` in [0, 1] → logits `[B, K]`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        # Constants, not weights: they are in model.json.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images in [0, 1]."""
+        logits: Tensor = self.net((images - self.mean) / self.std)
+        return logits
+
+    def head_name(self) -> str:
+        """Full name of the last linear layer."""
+        names: list[str] = [
+            name for name, layer in self.named_modules() if isinstance(layer, nn.Linear)
+        ]
+        if not names:
+            raise InputError("This classifier has no linear layer.", "Choose another --arch.")
+        return names[-1]
+
+    def penultimate(self) -> Tensor | None:
+        """Weight of the last convolution (figure 3A's layer); None in a net without one."""
+        found = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
+        return found[-1].weight if found else None
+
+
+class SmallCNN(nn.Module):
+    """Three convolutions with batch statistics, 24,000 weights: for small images on a CPU."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layer1 = _conv_block(3, 16, 2)
+        self.layer2 = _conv_block(16, 32, 2)
+        self.layer3 = _conv_block(32, 64, 1)
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, K]`."""
+        logits: Tensor = self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+        return logits
+
+
+def _conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class _Basic(nn.Module):
+    """A residual block whose shortcut has no weights: subsampled and padded with zeros."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.extra = stride, (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's activations."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        short = x[:, :, :: self.stride, :: self.stride]
+        return F.relu(y + F.pad(short, (0, 0, 0, 0, self.extra, self.extra)))
+
+
+def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
+    rest = [_Basic(outputs, outputs, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(_Basic(inputs, outputs, stride), *rest)
+
+
+class CifarResNet(nn.Module):
+    """He et al.'s ResNets for CIFAR (section 4.2) of 6n + 2 layers, with option A shortcuts."""
+
+    def __init__(self, depth: int, classes: int) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, 1, blocks)
+        self.layer2 = _stage(16, 32, 2, blocks)
+        self.layer3 = _stage(32, 64, 2, blocks)
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, K]`."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            y = stage(y)
+        logits: Tensor = self.fc(y.mean((2, 3)))
+        return logits
+
+
+OWN = ("cnn", "resnet20", "resnet56")
+
+
+def build(description: Description, *, seed: int = 0, pretrained: bool = False) -> Classifier:
+    """A freshly initialised classifier.
+
+    Args:
+        description: which one.
+        seed: of the initial weights.
+        pretrained: start from torchvision's ImageNet weights (downloaded when not in its cache).
+
+    Raises:
+        InputError: unknown architecture, or no pretrained weights to be had.
+    """
+    arch, classes = description.arch, len(description.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "build"))
+        net: nn.Module
+        if arch == "cnn":
+            net = SmallCNN(classes)
+        elif arch in OWN:
+            net = CifarResNet(int(arch.removeprefix("resnet")), classes)
+        else:
+            net = _torchvision(arch, classes, description.image_size, pretrained)
+    if pretrained and arch in OWN:
+        raise InputError(f"There are no ImageNet weights of {arch}.", "Leave --pretrained out.")
+    return Classifier(net, description.mean, description.std)
+
+
+def _torchvision(arch: str, classes: int, image_size: int, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if arch not in known:
+        raise InputError(
+            f"There is no classifier {arch!r}.",
+            f"Use {', '.join(OWN)}, resnet18, resnet34, resnet50 or another of torchvision's.",
+        )
+    if pretrained:
+        net: nn.Module = models.get_model(arch, weights=None)
+        net.load_state_dict(_imagenet_weights(models.get_model_weights(arch).DEFAULT))
+        _replace_head(net, classes)
+    else:
+        net = models.get_model(arch, weights=None, num_classes=classes)
+    if arch.startswith("resnet") and image_size <= SMALL_IMAGE:
+        net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        net.maxpool = nn.Identity()
+    return net
+
+
+def _imagenet_weights(weights: Any) -> Mapping[str, Tensor]:
+    try:
+        found: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+            weights.url, map_location="cpu", check_hash=True, weights_only=True, progress=False
+        )
+    except OSError as error:
+        raise InputError(
+            f"{weights.url} cannot be reached ({error}).",
+            f"Put the file into {torch.hub.get_dir()}/checkpoints, or leave --pretrained out.",
+        ) from error
+    return found
+
+
+def _replace_head(net: nn.Module, classes: int) -> None:
+    name = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)][-1]
+    parent, _, last = name.rpartition(".")
+    holder = net.get_submodule(parent)
+    setattr(holder, last, nn.Linear(net.get_submodule(name).in_features, classes))  # type: ignore[arg-type]
+
+
+def save_classifier(folder: Path, model: Classifier, description: Description) -> None:
+    """Write weights and description into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}
+    aside = folder / f".{WEIGHTS}.partial"
+    save_file(tensors, aside)
+    aside.replace(folder / WEIGHTS)
+    write_json(folder / DESCRIPTION, asdict(description))
+
+
+def load_classifier(folder: Path) -> tuple[Classifier, Description]:
+    """Read what `save_classifier` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: the folder is no classifier, or its weights do not fit its description.
+    """
+    content = read_json(folder / DESCRIPTION)
+    try:
+        for name in ("classes", "mean", "std", "validation"):
+            content[name] = tuple(content[name])
+        description = Description(**content)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / DESCRIPTION} does not describe a classifier ({error}).",
+            "Give the output folder of `erase train classifier` or `erase classifier`.",
+        ) from error
+    model = build(description)
+    try:
+        _load_strictly(model, load_file(folder / WEIGHTS), folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / WEIGHTS} is broken ({error}).", "Train again.") from error
+    return model.eval(), description
+
+
+def import_weights(model: Classifier, path: Path) -> None:
+    """Load another program's state dict (.pth, .th or .safetensors) into the network.
+
+    Accepts `{"state_dict": …}`, the prefix `module.`, and `linear` for the head's name. Only
+    tensors are unpickled (`weights_only`).
+    """
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", "Give a state dict.") from error
+    state: Mapping[str, Tensor] = content.get("state_dict", content)
+    names = {key: key.removeprefix("module.").replace("linear.", "fc.") for key in state}
+    tensors = {f"net.{names[key]}": tensor for key, tensor in state.items()}
+    for key, tensor in model.state_dict().items():
+        if key.endswith("num_batches_tracked"):  # unknown to files from before PyTorch 0.4.1
+            tensors.setdefault(key, tensor)
+    _load_strictly(model, tensors, path)
+
+
+def _load_strictly(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:
+    want = model.state_dict()
+    odd = sorted(
+        (set(want) ^ set(tensors))
+        | {k for k in set(want) & set(tensors) if want[k].shape != tensors[k].shape}
+    )
+    if odd:
+        raise InputError(
+            f"{path} does not fit this classifier: {odd[0]} and {len(odd) - 1} more differ.",
+            "Check --arch and the number of classes.",
+        )
+    if not all(math.isfinite(float(t.float().sum())) for t in tensors.values()):
+        raise InputError(f"{path} holds values that are not finite.", "Train again.")
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,1 @@
+"""A task is a model with its losses and its forget and retain batches."""

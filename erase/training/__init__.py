@@ -1,0 +1,1 @@
+"""The unlearning loop, its checkpoints, and the runs built on it."""

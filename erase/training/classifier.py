@@ -1,0 +1,270 @@
+"""Training classifiers and running one unlearning method on one, in the one unlearning loop."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from erase.config import LoopConfig
+from erase.core.dualoptim import DualOptim
+from erase.core.meta import Stats
+from erase.core.watch import GradientWatch
+from erase.data.classification import ClassificationData, LabelledSet, load_dataset
+from erase.errors import InputError
+from erase.models.classifiers import Classifier, Description, build, load_classifier
+from erase.tasks.classifier import ClassifierTask
+from erase.tasks.protocol import Reduce, TwoLossMethod
+from erase.training.classifier_config import ClassifierConfig, method_module
+from erase.training.loop import UnlearningLoop
+
+
+@dataclass(frozen=True)
+class Original:
+    """A trained classifier with its data on one device, split as it was when it was trained."""
+
+    model: Classifier
+    description: Description
+    data: ClassificationData
+    trained_on: Tensor
+    """Indices of the training set."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where model and data are."""
+        return self.data.train.labels.device
+
+    def held_out(self) -> LabelledSet:
+        """The validation images; InputError when there are none."""
+        if not self.description.validation:
+            raise InputError(
+                "The original was trained without a validation split.",
+                "Train it with --validation-share above 0.",
+            )
+        return self.data.train.subset(torch.tensor(self.description.validation))
+
+
+def open_original(folder: Path, device: torch.device, data_dir: str | None = None) -> Original:
+    """Load a classifier and the data it was trained on.
+
+    Raises:
+        InputError: no classifier, missing data, or data of other classes than the model's.
+    """
+    model, description = load_classifier(folder)
+    where = data_dir or description.data_dir
+    data = load_dataset(
+        description.dataset,
+        Path(where) if where else None,
+        image_size=description.image_size,
+        limit=description.limit,
+    )
+    if data.classes != description.classes:
+        raise InputError(
+            f"The model in {folder} knows {len(description.classes)} classes, the data has"
+            f" {len(data.classes)}: {', '.join(data.classes[:5])}, …",
+            "Give --data-dir with the data that the model was trained on.",
+        )
+    if any(index >= len(data.train) for index in description.validation):
+        raise InputError(
+            "The data has fewer training images than the model was trained with.",
+            "Give --data-dir with the data that the model was trained on.",
+        )
+    kept = torch.ones(len(data.train), dtype=torch.bool)
+    kept[torch.tensor(description.validation, dtype=torch.long)] = False
+    return Original(model.to(device), description, data.to(device), kept.nonzero().flatten())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made: the model in evaluation mode, its cost, and a row of log per step."""
+
+    model: Classifier
+    seconds: float
+    """Run time of all phases: masks and trimming included, loading excluded."""
+    rows: list[dict[str, Any]]
+
+
+def run_method(
+    original: Original,
+    forget: Tensor,
+    config: ClassifierConfig,
+    *,
+    folder: Path | None = None,
+    resume: Path | None = None,
+    show: bool = False,
+) -> Outcome:
+    """Run one method with a filled configuration on a copy of the original.
+
+    Args:
+        original: left as it is.
+        forget: indices into the training set, `[M]`; empty to only train.
+        config: as `fill` returns it.
+        folder: for the log and checkpoints; None keeps nothing.
+        resume: a checkpoint to go on from.
+        show: whether to show a progress bar.
+
+    Raises:
+        InputError: settings that do not belong together.
+        RunError: a loss that is not finite.
+    """
+    module = method_module(config.method)
+    method = module.Method(module.Settings(**config.settings))
+    if config.dual_optim:
+        if not isinstance(method, TwoLossMethod):
+            raise InputError(
+                f"{config.method} has one loss, so --dual-optim does not apply.",
+                "Leave the option out, or choose lur, lur-b, salun, shs or scrub.",
+            )
+        method = _Dual(method)
+    task = _task(original, forget, config)
+    rows: list[dict[str, Any]] = []
+    _synchronise(original.device)
+    began = time.perf_counter()
+    method.prepare(task)
+    total = method.total_steps(task)
+    if total:
+        _loop(task, method, config, total, rows, folder, show).run(resume)
+    _synchronise(original.device)
+    seconds = time.perf_counter() - began
+    return Outcome(task.model.eval(), seconds, rows)
+
+
+def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> ClassifierTask:
+    train = original.data.train
+    forgotten = torch.zeros(len(train), dtype=torch.bool)
+    forgotten[forget.cpu()] = True
+    retain = original.trained_on[~forgotten[original.trained_on]]
+    description, device = original.description, original.device
+    model = deepcopy(original.model)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        model = model.to(memory_format=torch.channels_last)
+    bf16 = config.mixed_precision == "bf16"
+    return ClassifierTask(
+        model=model,
+        forget=train.subset(forget),
+        retain=train.subset(retain),
+        augmentation=original.data.augmentation,
+        classes=len(description.classes),
+        epochs=config.epochs or 0,
+        batch_size=config.train_batch_size or 1,
+        seed=config.seed,
+        fresh=lambda seed: build(
+            description, seed=seed, pretrained=bool(description.facts.get("pretrained"))
+        ),
+        autocast=(lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else nullcontext,
+        channels_last=on_gpu,
+    )
+
+
+def _loop(
+    task: ClassifierTask,
+    method: Any,
+    config: ClassifierConfig,
+    total: int,
+    rows: list[dict[str, Any]],
+    folder: Path | None,
+    show: bool,
+) -> UnlearningLoop:
+    optimizer = _optimizer(task, config)
+    if isinstance(method, _Dual):
+        method.optimizer = optimizer
+    weight = task.model.penultimate()
+    watch = None if weight is None else GradientWatch(weight)
+
+    def diagnostics() -> Mapping[str, float]:
+        if watch is None:
+            return {}
+        cosine = watch.cosine()
+        watch.start()
+        return {} if cosine is None else {"cosine_penultimate": float(f"{cosine:.6g}")}
+
+    loop = LoopConfig(
+        method=config.method,
+        max_train_steps=total,
+        train_batch_size=config.train_batch_size,
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        checkpointing_steps=config.checkpointing_steps,
+        checkpoints_total_limit=config.checkpoints_total_limit,
+    )
+    return UnlearningLoop(
+        task,
+        method,
+        loop,
+        Accelerator(cpu=next(task.model.parameters()).device.type == "cpu"),
+        optimizer,
+        buffers=dict(task.model.named_buffers()),
+        folder=folder,
+        on_step=lambda _, row: rows.append(dict(row)),
+        schedule=LambdaLR(optimizer, schedule(config.schedule or "constant", total)),
+        prepared=True,
+        extra=diagnostics,
+        show=show,
+    )
+
+
+def _optimizer(task: ClassifierTask, config: ClassifierConfig) -> Optimizer:
+    parameters = list(task.parameters.values())
+    rate = config.learning_rate or 0.0
+    if config.dual_optim:
+        return DualOptim(
+            parameters,
+            lr=rate,
+            forget_lr=config.forget_learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+    return SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def schedule(name: str, total: int) -> Callable[[int], float]:
+    """Factor of the learning rate before step `step` of `total`, by the schedule's name."""
+    if name == "multistep":
+        return lambda step: 0.1 ** ((2 * step >= total) + (4 * step >= 3 * total))
+    if name == "cosine":
+        return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+    return lambda step: 1.0  # noqa: ARG005
+
+
+class _Dual:
+    """Hands a method's two gradients to DualOptim separately."""
+
+    def __init__(self, method: TwoLossMethod) -> None:
+        self.method = method
+        self.optimizer: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.method, name)
+
+    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:  # noqa: ARG002
+        """Leave the retain part in `.grad` and the forget part with the optimizer."""
+        parts = self.method.split(task, step)
+        retain: Sequence[Tensor | None] = parts.retain or [None] * len(task.parameters)
+        for p, gradient in zip(task.parameters.values(), retain, strict=True):
+            p.grad = gradient
+        self.optimizer.forget_gradients = parts.forget
+        return parts.stats
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def described(
+    original: Original, model: Classifier, **facts: Any
+) -> tuple[Classifier, Description]:
+    """A model made from an original, with a description that says so."""
+    before = original.description
+    return model, replace(before, facts={**before.facts, **facts})

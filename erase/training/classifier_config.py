@@ -1,0 +1,183 @@
+"""Configurations of classifier training and unlearning, and how their gaps are filled."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from erase import registry
+from erase.config import Config, option
+from erase.errors import InputError
+
+LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
+BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
+SCHEDULES = ("constant", "multistep", "cosine")
+
+
+@dataclass(frozen=True)
+class RunSettings(Config):
+    """How an optimizer goes over the data, whatever is trained."""
+
+    epochs: int | None = option(None, "Epochs; default: the source's for the data set.")
+    learning_rate: float | None = option(None, "Learning rate of SGD; default: the source's.")
+    train_batch_size: int | None = option(None, "Images of each set in a step.")
+    momentum: float = option(0.9, "Momentum of SGD.")
+    weight_decay: float = option(5e-4, "Weight decay of SGD.")
+    schedule: str | None = option(
+        None, "constant, multistep (×0.1 at 1/2 and 3/4) or cosine; default: the source's."
+    )
+    max_grad_norm: float = option(0.0, "Gradient clipping norm; 0 turns clipping off.")
+    mixed_precision: str = option("no", "no or bf16 (autocast).")
+    seed: int = option(0, "Seed of weights, batches and augmentation.")
+    checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.")
+    checkpoints_total_limit: int = option(2, "Checkpoints kept.")
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunSettings):
+    """`erase train classifier`: train an original, or a Retrain reference with `forget`."""
+
+    dataset: str = option("digits", "digits, cifar10, cifar100 or folder (one folder a class).")
+    data_dir: str | None = option(None, "Folder that holds the data.")
+    arch: str | None = option(
+        None, "cnn, resnet20, resnet56 or any torchvision classifier; default: by data set."
+    )
+    image_size: int = option(224, "Pixels a side that a folder's images are trained at.")
+    limit: int | None = option(None, "Use only the first N training images, to try things out.")
+    validation_share: float = option(
+        0.1, "Share of each class held out from training, for --search."
+    )
+    pretrained: bool = option(False, "Start from torchvision's ImageNet weights.")
+    weights: str | None = option(None, "Import this state dict instead of training.")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(RunSettings):
+    """`erase classifier`: make a classifier forget samples or classes."""
+
+    model: str = option("", "Folder of the original, from `erase train classifier`.")
+    forget: str = option(
+        "", "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE."
+    )
+    method: str = option("lur", "Unlearning method.")
+    data_dir: str | None = option(None, "Folder that holds the data, if it has moved.")
+    forget_seed: int | None = option(None, "Seed of a random forget set; default: --seed.")
+    dual_optim: bool = option(
+        False, "DualOptim: Adam on the forget gradient, SGD on the retain gradient."
+    )
+    forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's Adam.")
+    settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "The method's own settings, NAME=VALUE."}
+    )
+
+
+@dataclass(frozen=True)
+class CompareConfig(Config):
+    """`erase compare classifier`."""
+
+    dataset: str = option("digits", "digits, cifar10, cifar100 or folder.")
+    data_dir: str | None = option(None, "Folder that holds the data.")
+    arch: str | None = option(None, "Architecture; default: by data set.")
+    model: str | None = option(None, "An original to start from; default: one is trained.")
+    limit: int | None = option(None, "Use only the first N training images.")
+    trials: int = option(3, "Seeds; each draws its own forget set and trains its own Retrain.")
+    epochs: int | None = option(None, "Epochs of every method but Retrain; default: its own.")
+    retrain_epochs: int | None = option(None, "Epochs of originals and Retrain; default: its own.")
+    search: int = option(
+        0, "Hyper-parameter trials for every method, on the validation split; 0 = its defaults."
+    )
+    shadow_models: int = option(0, "Reference models of the RMIA attack; 0 = no such attack.")
+    mixed_precision: str = option("no", "no or bf16.")
+    seed: int = option(0, "First seed.")
+
+
+def method_module(name: str) -> ModuleType:
+    """The plug-in; InputError when there is none, or it is not for classifiers."""
+    module = registry.load("methods", name)
+    if "classifier" not in module.Method.families:
+        raise InputError(f"The method {name!r} is not for classifiers.", "Choose another --method.")
+    return module
+
+
+def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
+    """The source's settings for a data set, and for the share of it that is forgotten."""
+    table: dict[str, dict[str, Any]] = module.DEFAULTS
+    found: dict[str, Any] = table.get(recipe, table["cifar10"])
+    return dict(table.get(f"{recipe}:50", found) if share >= LARGE_SHARE else found)
+
+
+def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfig:
+    """A copy with all defaults filled in, the method's settings included.
+
+    Args:
+        config: with what the user gave.
+        recipe: name of the data set's recipe.
+        share: of the training set that is forgotten, in (0, 1).
+
+    Raises:
+        InputError: unknown method or setting, or a value out of range.
+    """
+    module = method_module(config.method)
+    defaults = {"epochs": 1, "learning_rate": 0.01, "schedule": "constant"}
+    defaults |= {"train_batch_size": BATCH.get(recipe, 256), **recipe_of(module, recipe, share)}
+    names = {item.name: item for item in dataclasses.fields(module.Settings)}
+    unknown = sorted(set(config.settings) - set(names))
+    if unknown:
+        raise InputError(
+            f"{config.method} has no setting {unknown[0]!r}.",
+            f"Its settings: {', '.join(names) or 'none'}.",
+        )
+    own = {name: defaults.pop(name) for name in names if name in defaults}
+    settings = dataclasses.asdict(module.Settings(**{**own, **config.settings}))
+    config = config.with_defaults(defaults).replace(settings=settings)
+    check_ranges(config)
+    return config
+
+
+def check_ranges(config: RunSettings) -> None:
+    """Raise InputError for a value that no run can use."""
+    least = {
+        "epochs": 0,
+        "train_batch_size": 2,  # batch statistics of one image are no statistics
+        "learning_rate": 0,
+        "momentum": 0,
+        "weight_decay": 0,
+        "max_grad_norm": 0,
+        "seed": 0,
+        "checkpointing_steps": 0,
+    }
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= low:
+            raise InputError(
+                f"--{name.replace('_', '-')} is {value}.", f"Give a value of at least {low}."
+            )
+    if config.schedule not in (None, *SCHEDULES):
+        raise InputError(
+            f"There is no schedule {config.schedule!r}.", f"Known: {', '.join(SCHEDULES)}."
+        )
+    if config.mixed_precision not in ("no", "bf16"):
+        raise InputError(f"--mixed-precision is {config.mixed_precision}.", "Use no or bf16.")
+
+
+def parse_settings(module: ModuleType, given: Mapping[str, str]) -> dict[str, Any]:
+    """Values of NAME=VALUE pairs, each as its field's default says (numbers, words, None)."""
+    import yaml
+
+    known = {item.name for item in dataclasses.fields(module.Settings)}
+    parsed: dict[str, Any] = {}
+    for name, text in given.items():
+        name = name.replace("-", "_")
+        if name not in known:
+            raise InputError(
+                f"{module.__name__.rpartition('.')[2]} has no setting {name!r}.",
+                f"Its settings: {', '.join(sorted(known)) or 'none'}.",
+            )
+        value = yaml.safe_load(text)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)  # YAML takes 1e-3 for a word
+        parsed[name] = value
+    return parsed

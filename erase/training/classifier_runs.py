@@ -1,0 +1,254 @@
+"""The run folders of `erase train classifier` and `erase classifier`."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erase.config import Config
+from erase.data.classification import ClassificationData, load_dataset, validation_indices
+from erase.data.forget import forget_indices, is_class_wise
+from erase.errors import EraseError, InputError
+from erase.evaluation.classifier_metrics import Scores, accuracy, evaluate, predict
+from erase.models.classifiers import (
+    WEIGHTS,
+    Classifier,
+    Description,
+    build,
+    import_weights,
+    save_classifier,
+)
+from erase.record import RunRecord, hash_file, read_json, write_json
+from erase.training.checkpoint import find_checkpoint
+from erase.training.classifier import Original, described, open_original, run_method
+from erase.training.classifier_config import (
+    ClassifierConfig,
+    TrainConfig,
+    check_ranges,
+    fill,
+)
+from erase.training.folder import CONFIG, clear_run_folder, is_finished, open_run_folder
+
+FORGET, METRICS = "forget.json", "metrics.json"
+ARCHITECTURES = {
+    "digits": "cnn",
+    "cifar10": "resnet18",
+    "cifar100": "resnet18",
+    "celeba": "resnet34",
+}
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device by name; default: a GPU when there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}).", "Try cpu."
+        ) from error
+    return device
+
+
+def train_original(
+    config: TrainConfig,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    resume: str | None = None,
+    device: str | None = None,
+    show: bool = True,
+) -> Path:
+    """`erase train classifier`: train, or import, an original and save it in a run folder."""
+    check_ranges(config)
+    where = pick_device(device)
+    data = load_dataset(
+        config.dataset,
+        Path(config.data_dir) if config.data_dir else None,
+        image_size=config.image_size,
+        limit=config.limit,
+    )
+    config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
+    run = _plan_training(config, data.recipe)
+    description = _describe(config, data)
+    start = build(description, seed=config.seed, pretrained=config.pretrained)
+    if config.weights:
+        import_weights(start, Path(config.weights))
+        run = run.replace(epochs=0)
+    if not _open(output, config, overwrite, resume):
+        return output
+    record = RunRecord(output, kind="train classifier", seed=config.seed, device=str(where))
+    with _failing(record):
+        kept = torch.ones(len(data.train), dtype=torch.bool)
+        kept[torch.tensor(description.validation, dtype=torch.long)] = False
+        original = Original(start.to(where), description, data.to(where), kept.nonzero().flatten())
+        none = torch.zeros(0, dtype=torch.long)
+        checkpoint = find_checkpoint(output, resume) if resume else None
+        if run.epochs:
+            out = run_method(original, none, run, folder=output, resume=checkpoint, show=show)
+            model, seconds = out.model, out.seconds
+        else:
+            model, seconds = original.model.eval(), 0.0
+        facts = {
+            "train_accuracy": _accuracy(model, original, train=True, mixed=config.mixed_precision),
+            "test_accuracy": _accuracy(model, original, train=False, mixed=config.mixed_precision),
+            "pretrained": config.pretrained,
+            "seed": config.seed,
+        }
+        save_classifier(output, *described(original, model, **facts))
+    record.finish(seconds=round(seconds, 3), **facts)
+    return output
+
+
+def _plan_training(config: TrainConfig, recipe: str) -> ClassifierConfig:
+    shared = {
+        name: getattr(config, name)
+        for name in ClassifierConfig().to_dict()
+        if hasattr(config, name)
+    }
+    shared.pop("data_dir")
+    # From ImageNet weights there is nothing to reset: plain training on D_r.
+    method = "ft" if config.pretrained else "retrain"
+    filled = fill(ClassifierConfig(**shared, method="retrain"), recipe, 0.0)
+    return filled.replace(method=method)
+
+
+def _describe(config: TrainConfig, data: ClassificationData) -> Description:
+    share = 0.0 if config.weights else config.validation_share
+    held = validation_indices(data.train.labels, share, 0)
+    return Description(
+        arch=config.arch or "",
+        classes=data.classes,
+        image_size=data.augmentation.size,
+        mean=data.mean,
+        std=data.std,
+        dataset=config.dataset,
+        data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
+        limit=config.limit,
+        validation=tuple(held.tolist()),
+    )
+
+
+def _accuracy(model: Classifier, original: Original, *, train: bool, mixed: str) -> float:
+    images = original.data.train.subset(original.trained_on) if train else original.data.test
+    cast = autocast(mixed, original.device)
+    return accuracy(
+        predict(model, images, original.data.augmentation, autocast=cast), images.labels
+    )
+
+
+def autocast(mixed: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """What forward passes are entered in."""
+    return (lambda: torch.autocast(device.type, torch.bfloat16)) if mixed == "bf16" else nullcontext
+
+
+def erase_classifier(
+    config: ClassifierConfig,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    resume: str | None = None,
+    device: str | None = None,
+    show: bool = True,
+) -> tuple[Path, Scores]:
+    """`erase classifier`: forget, measure, and save the result in a run folder."""
+    for name in ("model", "forget"):
+        if not getattr(config, name):
+            raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
+    original = open_original(Path(config.model), pick_device(device), config.data_dir)
+    forget = choose_forget(original, config)
+    config = fill(config, original.data.recipe, len(forget) / len(original.trained_on))
+    if not _open(output, config, overwrite, resume):
+        found = read_json(output / METRICS)
+        return output, Scores(**found["scores"])
+    write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
+    record = RunRecord(
+        output,
+        kind="classifier",
+        method=config.method,
+        base_model=config.model,
+        base_sha256=hash_file(Path(config.model) / WEIGHTS),
+        seed=config.seed,
+        device=str(original.device),
+        threads=torch.get_num_threads(),
+    )
+    with _failing(record):
+        checkpoint = find_checkpoint(output, resume) if resume else None
+        out = run_method(original, forget, config, folder=output, resume=checkpoint, show=show)
+        began = time.perf_counter()
+        scores = score(original, out.model, forget, config)
+        facts = {"method": config.method, "forget": config.forget}
+        save_classifier(output, *described(original, out.model, **facts))
+        protocol = {"attack": "SVC(C=3, rbf, gamma auto) on true-class confidence"}
+        content = {"scores": scores.to_dict(), "rte_s": round(out.seconds, 3), "protocol": protocol}
+        write_json(output / METRICS, content)
+    record.finish(rte_s=round(out.seconds, 3), scoring_s=round(time.perf_counter() - began, 3))
+    return output, scores
+
+
+def choose_forget(original: Original, config: ClassifierConfig) -> Tensor:
+    """The forget set of a configuration."""
+    seed = config.seed if config.forget_seed is None else config.forget_seed
+    return forget_indices(
+        config.forget,
+        original.data.train.labels,
+        original.data.classes,
+        trained_on=original.trained_on,
+        seed=seed,
+    )
+
+
+def score(
+    original: Original,
+    model: Classifier,
+    forget: Tensor,
+    config: ClassifierConfig,
+    *,
+    validation: bool = False,
+) -> Scores:
+    """Scores of a model; with `validation` the held-out training images stand in for the test."""
+    train = original.data.train
+    retain = original.trained_on[~torch.isin(original.trained_on, forget)]
+    without = train.labels.cpu()[forget].unique() if is_class_wise(config.forget) else None
+    return evaluate(
+        model,
+        train.subset(forget),
+        train.subset(retain),
+        original.held_out() if validation else original.data.test,
+        original.data.augmentation,
+        seed=config.seed,
+        without=without,
+        autocast=autocast(config.mixed_precision, original.device),
+    )
+
+
+def _open(output: Path, config: Config, overwrite: bool, resume: str | None) -> bool:
+    """Make the run folder ready; False when the run in it is finished already."""
+    continued = open_run_folder(output, config, overwrite=overwrite, resume=resume is not None)
+    if continued and is_finished(output):
+        return False
+    if not continued:
+        clear_run_folder(output)
+    config.write(output / CONFIG)
+    return True
+
+
+class _failing:  # noqa: N801 - reads as a phrase
+    """Writes the reason of a failure into the record."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Keep an expected error, or an interruption, as the run's end."""
+        if isinstance(error, EraseError | KeyboardInterrupt):
+            self.record.fail(str(error) or type(error).__name__)

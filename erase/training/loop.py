@@ -1,0 +1,225 @@
+"""The unlearning loop: method → gradient → optimizer, logged, checkpointed, resumable to the bit.
+
+It knows neither the model nor the method. Batches, noise and dropout are functions of
+(seed, step), and a checkpoint holds all other state, so that a run that was killed and resumed
+ends with the weights of the undisturbed run.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from erase.config import LoopConfig
+from erase.core.meta import Stats
+from erase.errors import InputError, RunError
+from erase.record import append_jsonl, read_jsonl, write_jsonl
+from erase.tasks.protocol import Method, Task
+from erase.training.checkpoint import (
+    Checkpoint,
+    copy_into,
+    load_checkpoint,
+    pack_optimizer,
+    save_checkpoint,
+    unpack_optimizer,
+    with_prefix,
+    without_prefix,
+)
+
+LOG = "log.jsonl"
+
+
+def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) -> Optimizer:
+    """AdamW, or its 8-bit form; InputError when bitsandbytes is asked for and missing."""
+    learning_rate = config.learning_rate
+    if learning_rate is None:
+        raise ValueError("the configuration is not resolved")
+    if not config.use_8bit_adam:
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay)
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise InputError(
+            "--use-8bit-adam needs bitsandbytes, which is not installed.",
+            "pip install bitsandbytes, or leave the option out.",
+        ) from None
+    optimizer: Optimizer = bitsandbytes.optim.AdamW8bit(
+        parameters, lr=learning_rate, weight_decay=config.weight_decay
+    )
+    return optimizer
+
+
+class UnlearningLoop:
+    """One run of a method on a task.
+
+    Args:
+        optimizer: over `task.parameters`, in that order.
+        buffers: other tensors that steps change (batch statistics), by name.
+        folder: run folder for `log.jsonl` and checkpoints; None keeps nothing.
+        on_step: called with (steps done, row) after each step, on every process.
+        schedule: learning rates over the steps; default: the configured one of diffusers.
+        prepared: whether `method.prepare` was called already, because it changes what is trained.
+        extra: more to log of a step.
+        show: whether to show a progress bar.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        method: Method,
+        config: LoopConfig,
+        accelerator: Accelerator,
+        optimizer: Optimizer,
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        folder: Path | None = None,
+        on_step: Callable[[int, Mapping[str, Any]], None] | None = None,
+        schedule: LRScheduler | None = None,
+        prepared: bool = False,
+        extra: Callable[[], Mapping[str, float]] = dict,
+        show: bool = True,
+    ) -> None:
+        self.task = task
+        self.method = method
+        self.config = config
+        self.accelerator = accelerator
+        self.optimizer = optimizer
+        self.buffers = dict(buffers or {})
+        self.folder = folder
+        self.on_step = on_step
+        self.total = int(config.max_train_steps or 0)
+        self.parameters = list(task.parameters.values())
+        self.prepared = prepared
+        self.extra = extra
+        self.show = show
+        self.schedule = schedule or get_scheduler(
+            config.lr_scheduler or "constant",
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps or 0,
+            num_training_steps=self.total,
+        )
+        self.ema = EMAModel(self.parameters, decay=config.ema_decay) if config.ema_decay else None
+
+    def run(self, resume: Path | None = None) -> None:
+        """Train to the last step; with `resume`, from that checkpoint on.
+
+        Raises RunError when a loss is not finite; the parameters are then those of the last
+        good step, and nothing is saved.
+        """
+        if not self.prepared:
+            # Before restoring: masks are made from the original model.
+            self.method.prepare(self.task)
+        start = self._restore(load_checkpoint(resume)) if resume else 0
+        if self.folder and self.accelerator.is_main_process:
+            rows = [row for row in read_jsonl(self.folder / LOG) if row["step"] <= start]
+            write_jsonl(self.folder / LOG, rows)
+        reduce = self._mean if self.accelerator.num_processes > 1 else None
+        progress = tqdm(
+            total=self.total,
+            initial=start,
+            desc=self.config.method,
+            unit="step",
+            disable=not (self.show and self.accelerator.is_main_process),
+        )
+        with progress:
+            for step in range(start, self.total):
+                began = time.perf_counter()
+                row = self._step(step, reduce)
+                row["images_per_s"] = round(self._images / (time.perf_counter() - began), 2)
+                progress.update()
+                progress.set_postfix(
+                    retain=row.get("retain_loss"), forget=row.get("forget_loss"), refresh=False
+                )
+                self._keep(step + 1, row)
+        if self.ema:
+            self.ema.copy_to(self.parameters)
+        self.method.finish(self.task)
+
+    @property
+    def _images(self) -> int:
+        batch = (self.config.train_batch_size or 1) * self.config.gradient_accumulation_steps
+        return 2 * batch * int(self.accelerator.num_processes)
+
+    def _mean(self, tensor: Tensor) -> Tensor:
+        reduced: Tensor = self.accelerator.reduce(tensor, "mean")
+        return reduced
+
+    def _step(self, step: int, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
+        learning_rate = self.schedule.get_last_lr()[0]
+        try:
+            stats = self.method.step(self.task, step, reduce)
+        except RunError as error:
+            raise RunError(
+                f"Step {step + 1}: {error.message}",
+                "Lower --learning-rate or --alpha, or check the images; earlier checkpoints stay.",
+            ) from error
+        if self.config.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.method.after_step(self.task)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        if self.ema:
+            self.ema.step(self.parameters)
+        return {"step": step + 1, **_numbers(stats), "lr": learning_rate, **self.extra()}
+
+    def _keep(self, done: int, row: dict[str, Any]) -> None:
+        if self.folder and self.accelerator.is_main_process:
+            append_jsonl(self.folder / LOG, row)
+            every = self.config.checkpointing_steps
+            if every and (done % every == 0 or done == self.total):
+                self._save(self.folder, done)
+        if self.on_step:
+            self.on_step(done, row)
+
+    def _save(self, folder: Path, done: int) -> None:
+        optimizer, meta = pack_optimizer(self.optimizer)
+        tensors = {
+            **with_prefix("parameter", self.task.parameters),
+            **with_prefix("buffer", self.buffers),
+            **with_prefix("optimizer", optimizer),
+        }
+        state: dict[str, Any] = {"optimizer": meta, "schedule": self._schedule_state()}
+        if self.ema:
+            shadow = dict(zip(self.task.parameters, self.ema.shadow_params, strict=True))
+            tensors |= with_prefix("ema", shadow)
+            state["ema_steps"] = self.ema.optimization_step
+        save_checkpoint(folder, done, tensors, state, keep=self.config.checkpoints_total_limit)
+
+    def _schedule_state(self) -> dict[str, Any]:
+        state = self.schedule.state_dict()
+        return {name: state[name] for name in ("base_lrs", "last_epoch", "_step_count", "_last_lr")}
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        tensors = checkpoint.tensors
+        copy_into(dict(self.task.parameters), without_prefix("parameter", tensors))
+        copy_into(self.buffers, without_prefix("buffer", tensors))
+        unpack_optimizer(
+            self.optimizer, without_prefix("optimizer", tensors), checkpoint.meta["optimizer"]
+        )
+        self.schedule.load_state_dict(self.schedule.state_dict() | checkpoint.meta["schedule"])
+        if self.ema:
+            shadow = dict(zip(self.task.parameters, self.ema.shadow_params, strict=True))
+            copy_into(shadow, without_prefix("ema", tensors))
+            self.ema.optimization_step = checkpoint.meta["ema_steps"]
+        return checkpoint.step
+
+
+def _numbers(stats: Stats) -> dict[str, float]:
+    names = ("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm", "cosine", "rho")
+    found = {name: getattr(stats, name) for name in names}
+    return {
+        name: float(f"{value:.6g}")
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }

@@ -1,0 +1,137 @@
+"""The classifier commands on real digits, as a user runs them, only shorter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+
+from erase.cli.main import main
+from erase.evaluation.compare_report import plot_alpha
+
+
+def erase(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="erase")
+
+
+def ok(*arguments: str | Path) -> str:
+    result = erase(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits") / "original"
+    text = ok("train", "classifier", "--epochs", "3", "--limit", "300", "--output", folder)
+    assert "on test images" in text
+    return folder
+
+
+SHORT = ("--epochs", "1", "--forget", "random:10%")
+
+
+def test_the_run_folder_of_an_original(trained: Path) -> None:
+    described = json.loads((trained / "model.json").read_text())
+    assert len(described["validation"]) > 10
+    assert json.loads((trained / "record.json").read_text())["status"] == "finished"
+    assert described["facts"]["test_accuracy"] > 20
+
+
+def test_forgetting_leaves_a_complete_run_folder(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lur"
+    text = ok("classifier", "--model", trained, *SHORT, "--method", "lur", "--output", out)
+    assert "UA" in text
+    names = {p.name for p in out.iterdir()}
+    assert names >= {
+        "config.yaml", "record.json", "log.jsonl", "forget.json", "metrics.json",
+        "model.json", "model.safetensors",
+    }  # fmt: skip
+    row = json.loads((out / "log.jsonl").read_text().splitlines()[0])
+    assert -1 <= row["cosine"] <= 1
+    assert -1 <= row["cosine_penultimate"] <= 1
+    again = tmp_path / "again"
+    ok("classifier", "--config", out / "config.yaml", "--output", again)
+    first, second = (load_file(f / "model.safetensors") for f in (out, again))
+    assert all((first[k] == second[k]).all() for k in first)
+    spec = f"indices:{out / 'forget.json'}"
+    more = tmp_path / "more"
+    ok("classifier", "--model", trained, "--forget", spec, "--epochs", "1", "--method", "ft",
+       "--output", more)  # fmt: skip
+    indices = [json.loads((f / "forget.json").read_text())["indices"] for f in (out, more)]
+    assert indices[0] == indices[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--forget", "class:eleven"), "no class 'eleven'"),
+        (("--forget", "random:100000"), "100000 of"),
+        (("--forget", "random:100%"), "nothing to retain"),
+        (("--forget", "random:5", "--method", "luur"), "no method named"),
+        (("--forget", "random:5", "--set", "beta=1"), "no setting 'beta'"),
+        (("--forget", "random:5", "--set", "alpha"), "not NAME=VALUE"),
+        (("--forget", "random:5", "--train-batch-size", "1"), "--train-batch-size is 1"),
+        ((), "--forget is missing"),
+    ],
+)
+def test_bad_input(trained: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = erase("classifier", "--model", trained, *arguments, "--output", tmp_path / "x")
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_model_of_other_classes_than_the_data(trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    described = json.loads((trained / "model.json").read_text())
+    described["classes"][0] = "nought"
+    (other / "model.json").write_text(json.dumps(described))
+    (other / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+    result = erase("classifier", "--model", other, *SHORT, "--output", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "classes" in result.output
+
+
+def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    out = tmp_path / "compare"
+    common = (
+        "compare", "classifier", "--model", trained, "--forget", "class:3", "--epochs", "1",
+        "--retrain-epochs", "2", "--output", out, "--search", "2",
+    )  # fmt: skip
+    ok(*common, "--methods", "ft,lur-b,lur", "--trials", "1", "--alphas", "0,0.01,0.1",
+       "--shadow-models", "1")  # fmt: skip
+    folder = out / "class_3"
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    assert results["table"]["retrain"]["gap"][0] == 0
+    assert {"original", "retrain", "ft", "lur", "lur-b"} <= set(results["results"])
+    assert results["table"]["lur"]["rmia_auc"]
+    assert len(json.loads((folder / "search" / "lur.json").read_text())["trials"]) == 2
+    assert (folder / "cosine.png").stat().st_size > 1000
+    assert (folder / "alpha.png").stat().st_size > 1000
+    assert "| **" in (folder / "table.md").read_text()
+    assert (folder / "table.csv").read_text().startswith("method,trials")
+    kept = (folder / "trial-0" / "ft.json").stat().st_mtime_ns
+    (folder / "trial-0" / "lur.json").unlink()
+    ok(*common, "--methods", "ft,lur-b,lur", "--trials", "1", "--shadow-models", "1")
+    assert (folder / "trial-0" / "ft.json").stat().st_mtime_ns == kept
+    again = json.loads((folder / "results.json").read_text())
+    assert again["table"]["lur"]["gap"] == results["table"]["lur"]["gap"]
+
+
+def test_no_alpha_figure_of_one_point(tmp_path: Path) -> None:
+    assert not plot_alpha(tmp_path, {"lur@alpha=0.1": {"gap": (1.0, 0.1)}})
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "classifier"), ("classifier",), ("compare", "classifier")]
+)
+def test_every_option_has_help(command: tuple[str, ...]) -> None:
+    group: Any = main
+    for name in command:
+        group = group.get_command(None, name)
+    assert all(getattr(p, "help", None) for p in group.params)

@@ -1,0 +1,179 @@
+"""`erase concept` for real, on mini-sd: what it leaves, replay, resume after SIGKILL, processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+from erase.models.loading import EMBEDDED
+from erase.record import read_jsonl
+
+SMALL = [
+    *("--num-forget-images", "6", "--num-retain-images", "9", "--render-steps", "2"),
+    *("--render-batch-size", "5", "--train-batch-size", "4", "--checkpointing-steps", "2"),
+]
+BASE = ["concept", "--model", "mini-sd", "--concept", "three", "--device", "cpu", *SMALL]
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def command(output: Path, *more: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, "-m", *launcher, "erase", *BASE, "--output", str(output), *more]
+
+
+def erase(output: Path, *more: str, launcher: tuple[str, ...] = ()) -> str:
+    done = subprocess.run(
+        command(output, *more, launcher=launcher),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def unet(folder: Path) -> bytes:
+    return (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("concept") / "run"
+    erase(folder, "--max-train-steps", "6")
+    return folder
+
+
+def test_the_folder_is_a_complete_pipeline(finished: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(str(finished), use_safetensors=True)
+    image = pipeline("a handwritten three", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (32, 32, 3)
+    kinds = {path.suffix for path in finished.rglob("*") if path.is_file()}
+    assert kinds <= {".safetensors", ".json", ".jsonl", ".yaml", ".md", ".txt", ".png"}
+    assert "three" in (finished / "README.md").read_text()
+
+
+def test_only_the_unet_changed(finished: Path) -> None:
+    base = EMBEDDED["mini-sd"]
+    for part, changed in (("vae", False), ("text_encoder", False), ("unet", True)):
+        name = "model.safetensors" if part == "text_encoder" else None
+        file = name or "diffusion_pytorch_model.safetensors"
+        before, after = load_file(base / part / file), load_file(finished / part / file)
+        assert set(before) == set(after)
+        same = all(torch.equal(before[k].float(), after[k].float()) for k in before)
+        assert same is not changed, part
+
+
+def test_record_and_log(finished: Path) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    assert record["status"] == "finished"
+    assert record["target"] == {"suite": "digits", "concepts": ["three"]}
+    assert record["base_model"] == "mini-sd"
+    assert record["seed"] == 0
+    assert len(record["prompts_hash"]) == 64
+    rows = read_jsonl(finished / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert {"retain_loss", "forget_loss", "cosine", "lr", "images_per_s"} <= set(rows[0])
+
+
+def test_replay_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    replayed = tmp_path / "again"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "erase", "concept", "--output", str(replayed)),
+            *("--config", str(finished / "config.yaml"), "--device", "cpu"),
+        ],
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert unet(replayed) == unet(finished)
+
+
+def test_a_finished_run_is_not_run_again(finished: Path) -> None:
+    before = unet(finished)
+    said = erase(finished, "--max-train-steps", "6", "--resume-from-checkpoint", "latest")
+    assert "nothing to resume" in said
+    assert unet(finished) == before
+
+
+def test_resume_refuses_other_settings(finished: Path) -> None:
+    done = subprocess.run(
+        command(finished, "--max-train-steps", "7", "--resume-from-checkpoint", "latest"),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 2
+    assert "max_train_steps = 6, not 7" in done.stderr
+
+
+def killed_when(output: Path, ready: Any) -> None:
+    """Start a run and kill it with SIGKILL as soon as `ready()` holds."""
+    process = subprocess.Popen(
+        command(output, "--max-train-steps", "6", "--resume-from-checkpoint", "latest"),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_and_resumed_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL while rendering, after the third step, and while the pipeline is written."""
+    folder = tmp_path / "killed"
+    moments = [
+        lambda: len(list(folder.glob("data/retain/images/*.png"))) >= 5,
+        lambda: (folder / "log.jsonl").exists() and len(read_jsonl(folder / "log.jsonl")) >= 3,
+        lambda: any(folder.glob(".*pipeline*")) or (folder / "unet").exists(),
+    ]
+    for moment in moments:
+        killed_when(folder, moment)
+        assert json.loads((folder / "record.json").read_text())["status"] == "running"
+    erase(folder, "--max-train-steps", "6", "--resume-from-checkpoint", "latest")
+    assert unet(folder) == unet(finished)
+    assert [row["step"] for row in read_jsonl(folder / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((folder / "record.json").read_text())["resumed"] == 3
+    DiffusionPipeline.from_pretrained(str(folder), use_safetensors=True)
+
+
+def test_two_processes_see_the_gradients_of_one_joint_batch(finished: Path, tmp_path: Path) -> None:
+    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines")
+    launcher += ("1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m")
+    folder = tmp_path / "two"
+    erase(folder, "--max-train-steps", "6", "--train-batch-size", "2", launcher=launcher)
+    logs = [read_jsonl(path / "log.jsonl") for path in (finished, folder)]
+    for one, two in zip(*logs, strict=True):
+        for name in ("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3), (one["step"], name)
+        assert two["cosine"] == pytest.approx(one["cosine"], abs=2e-3)
+    assert json.loads((folder / "record.json").read_text())["processes"] == 2
+
+
+def test_nan_is_one_message_and_exit_1(tmp_path: Path) -> None:
+    folder = tmp_path / "nan"
+    done = subprocess.run(
+        command(folder, "--max-train-steps", "6", "--learning-rate", "1e30"),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Error: Step " in done.stderr
+    assert json.loads((folder / "record.json").read_text())["status"] == "failed"
+    assert not (folder / "unet").exists()

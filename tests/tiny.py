@@ -1,0 +1,72 @@
+"""Tiny random models and data that several tests share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from erase.core.params import select_parameters
+from erase.tasks.text_to_image import EncodedImages, LatentCache, Shard, TextToImageTask
+
+WIDTH = 8
+
+
+def tiny_unet(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A UNet of some thousand parameters with self- and cross-attention."""
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "sample_size": 4,
+        "in_channels": 2,
+        "out_channels": 2,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    unet = UNet2DConditionModel(**(settings | changes))
+    return unet if dtype == torch.float32 else unet.to(dtype)
+
+
+def tiny_cache(seed: int = 0, forget: int = 5, retain: int = 7) -> LatentCache:
+    """Random latents; captions 1 (forget), 2 (its anchor), 3 and 4 (retain), 0 the empty one."""
+    source = torch.Generator().manual_seed(seed)
+
+    def images(count: int, captions: tuple[int, ...]) -> EncodedImages:
+        mean = torch.randn(count, 2, 4, 4, generator=source)
+        rows = torch.tensor([captions[i % len(captions)] for i in range(count)])
+        return EncodedImages(mean, torch.full_like(mean, 0.05), rows)
+
+    anchors = torch.zeros(5, 2, dtype=torch.long)
+    anchors[1] = 2
+    return LatentCache(
+        forget=images(forget, (1,)),
+        retain=images(retain, (3, 4)),
+        states=torch.randn(5, 3, WIDTH, generator=source),
+        anchors=anchors,
+        empty=0,
+    )
+
+
+def tiny_task(
+    *,
+    shard: Shard | None = None,
+    unet: Any = None,
+    scheduler: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TextToImageTask:
+    """A text-to-image task on a tiny UNet."""
+    unet = unet if unet is not None else tiny_unet()
+    unet.train()
+    return TextToImageTask(
+        unet=unet,
+        scheduler=DDPMScheduler(**(scheduler or {})),
+        cache=options.pop("cache", None) or tiny_cache(),
+        parameters=select_parameters(unet, "full"),
+        shard=shard or Shard(batch_size=4),
+        seed=options.pop("seed", 0),
+        **options,
+    )
