@@ -13,11 +13,14 @@ from typing import Any
 
 import click
 
+from erase.cli.options import resolve
 from erase.config import ConceptConfig
+from erase.data.captioned import METADATA
 from erase.data.prompts import prompts_root, read_class_list
 from erase.record import read_json, read_jsonl, write_json, write_text
 
 METHODS = ("lur", "lur-b")
+SETS = ("forget", "retain")
 
 
 def run_one(method: str, concept: str, output: Path, changes: dict[str, Any]) -> dict[str, Any]:
@@ -27,10 +30,12 @@ def run_one(method: str, concept: str, output: Path, changes: dict[str, Any]) ->
     from erase.training.concept import erase_concept
 
     folder, first = output / f"{method}-{concept}", output / f"{METHODS[0]}-{concept}" / "data"
-    if method != METHODS[0] and first.exists():  # the same images for both, rendered once
-        images = {f"{name}_images": str(first / name) for name in ("forget", "retain")}
+    if method != METHODS[0] and all((first / name / METADATA).exists() for name in SETS):
+        # The same images for both, rendered once.
+        images = {f"{name}_images": str(first / name) for name in SETS}
         changes = {**changes, **images}
-    config = ConceptConfig(model="mini-sd", concept=concept, method=method, **changes)
+    given = {"model": "mini-sd", "concept": concept, "method": method, **changes}
+    config = resolve(ConceptConfig, given, None)
     erase_concept(config, folder, resume="latest", device="cpu")
     result = evaluate(EvaluateConfig(model=str(folder), output=str(folder / "evaluation")))
     found, base = result.metrics["metrics"], result.metrics["baseline"]

@@ -16,9 +16,9 @@ from erase.errors import InputError
 from erase.record import write_text
 
 
-def option(default: Any, help: str) -> Any:  # noqa: A002 - the word every CLI library uses
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:  # noqa: A002
+    """A dataclass field with its help text and, where there are few, its possible values."""
+    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 class Config:
@@ -92,7 +92,9 @@ class LoopConfig(Config):
     method: str = option("lur", "Unlearning method.")
     alpha: float | None = option(None, "Inner step size of LUR, the α of eq. 2 (> 0).")
     forget_weight: float | None = option(None, "Weight λ of the forget loss (≥ 0).")
-    meta_mode: str | None = option(None, "How LUR's gradient is computed.")
+    meta_mode: str | None = option(
+        None, "How LUR's gradient is computed.", ("hvp", "exact", "first-order", "joint")
+    )
     max_train_steps: int | None = option(None, "Optimizer steps.")
     train_batch_size: int | None = option(None, "Images of each set per micro-batch and process.")
     gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.")
@@ -103,12 +105,14 @@ class LoopConfig(Config):
     max_grad_norm: float = option(1.0, "Gradient clipping norm; 0 turns clipping off.")
     ema_decay: float | None = option(None, "Decay of a moving average of the weights; 0 = none.")
     use_8bit_adam: bool = option(False, "8-bit AdamW (needs bitsandbytes and a GPU).")
-    mixed_precision: str = option("no", "no or bf16 (autocast; trained weights stay fp32).")
+    mixed_precision: str = option(
+        "no", "Autocast to bf16, or not; trained weights stay fp32.", ("no", "bf16")
+    )
     gradient_checkpointing: bool = option(False, "Recompute activations to save memory.")
     seed: int = option(0, "Seed of rendering, batches, noise and timesteps.")
     checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.")
     checkpoints_total_limit: int = option(2, "Checkpoints kept; the oldest goes after a new one.")
-    report_to: str | None = option(None, "Also log to tensorboard or wandb.")
+    report_to: str | None = option(None, "Also log to a tracker.", ("tensorboard", "wandb"))
 
 
 @dataclass(frozen=True)
@@ -135,4 +139,4 @@ class ConceptConfig(LoopConfig):
     trainable: str = option("full", "full, xattn, noxattn, selfattn, or a regular expression.")
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
     frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")
-    save_dtype: str = option("fp32", "fp32 or fp16 weights in the result.")
+    save_dtype: str = option("fp32", "Precision of the saved weights.", ("fp32", "fp16"))

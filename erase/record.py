@@ -93,13 +93,16 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # Not splitlines: JSON strings may hold other line ends than \n.
+    lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line.endswith("\n"):
-            break
+        if not line.strip():
+            continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
+            if number == len(lines):  # no line end follows: the write was cut short
+                break
             raise InputError(
                 f"{path}, line {number} is not JSON ({error}).", "Repair or delete the file."
             ) from error

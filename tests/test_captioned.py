@@ -57,3 +57,49 @@ def test_broken_image_is_named(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:50])
     with pytest.raises(InputError, match=r"broken\.png is not a readable image"):
         load_image(broken, 32)
+
+
+def test_an_image_too_large_to_be_meant_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"bomb\.png is not a readable image \(Decompression"):
+        load_image(tmp_path / "bomb.png", 32)
+
+
+def test_an_image_with_impossible_values_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("buffer is not large enough")
+
+    image(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(InputError, match=r"a\.png is not a readable image"):
+        load_image(tmp_path / "a.png", 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", b"caf\xe9", r"a\.txt cannot be read as text"),
+        (
+            "metadata.jsonl",
+            b'{"file_name": "caf\xe9"}\n',
+            r"metadata\.jsonl cannot be read as text",
+        ),
+        ("metadata.jsonl", b'["a.png", "x"]\n', r"metadata\.jsonl, row 1"),
+        ("metadata.jsonl", b'{"file_name": "a.png"}\n"a.png"\n', r"metadata\.jsonl, row 2"),
+        ("metadata.jsonl", b'{"text": "x"}\n', r"metadata\.jsonl, row 1"),
+        ("metadata.jsonl", b'{"file_name": ["a.png"]}\n', r"metadata\.jsonl, row 1"),
+        ("metadata.jsonl", b'{"file_name": "a.png", "text": 3}\n', r"metadata\.jsonl, row 1"),
+    ],
+)
+def test_unusable_captions_name_their_file(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        read_folder(tmp_path, ("one",))

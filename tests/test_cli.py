@@ -12,6 +12,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from erase.cli.main import COMMANDS, LazyGroup, main
+from erase.cli.options import resolve
+from erase.config import ConceptConfig
 
 
 def run(*arguments: str | Path) -> Result:
@@ -53,7 +55,8 @@ def test_help_imports_no_torch() -> None:
         code = (
             "import sys; from erase.cli.main import main;"
             f"main({arguments!r}, standalone_mode=False);"
-            "heavy = {'torch', 'diffusers', 'transformers', 'scipy', 'sklearn'} & set(sys.modules);"
+            "heavy = {'torch', 'diffusers', 'transformers', 'scipy', 'sklearn', 'numpy', 'PIL',"
+            "'accelerate', 'matplotlib', 'optuna', 'rich'} & set(sys.modules);"
             "sys.exit(' '.join(heavy) or 0)"
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
@@ -78,6 +81,13 @@ def test_help_is_quick() -> None:
         (["--method", "lurr"], "There is no method named 'lurr'"),
         (["--max-train-steps", "0"], "--max-train-steps is 0"),
         (["--alpha", "-1"], "--alpha is -1"),
+        (["--alpha", "inf"], "--alpha is inf"),
+        (["--method", "scrub"], "not defined for text-to-image"),
+        (["--lr-scheduler", "zigzag"], "--lr-scheduler is zigzag"),
+        (["--resolution", "33"], "--resolution is 33"),
+        (["--device", "nonsense"], "The device 'nonsense' is not there"),
+        (["--use-8bit-adam"], "--use-8bit-adam needs bitsandbytes"),
+        (["--resume-from-checkpoint", "checkpoint-9"], "There is no run in"),
         (["--trainable", "nothing-like-it"], "matches no parameter"),
         (["--forget-prompts", "absent.txt"], "absent.txt cannot be read"),
         (["--forget-images", "absent"], "absent is not a folder"),
@@ -139,10 +149,10 @@ def test_a_folder_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:
     assert "is not empty" in plain.output
     forced = run(*arguments, "--overwrite")
     assert forced.exit_code == 2
-    assert "is no erase run" in forced.output
+    assert "is no erase run of this kind" in forced.output
     resumed = run(*arguments, "--resume-from-checkpoint", "latest")
     assert resumed.exit_code == 2
-    assert "holds no run to resume" in resumed.output
+    assert "holds no concept run to resume" in resumed.output
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -170,6 +180,32 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "Traceback" in result.stderr
     assert "There is no model 'nothing'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("learning_rate: fast", "which is no number"),
+        ("max_train_steps: 1.5", "which is no whole number"),
+        ("save_dtype: bf16", "save_dtype is 'bf16'"),
+    ],
+)
+def test_config_values_are_checked(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(line + "\n")
+    result = run("concept", "--config", file, "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_config_values_take_the_type_they_are_meant_to_have(tmp_path: Path) -> None:
+    """YAML reads 1e-4 as a word and a bare `no` as false."""
+    file = tmp_path / "config.yaml"
+    file.write_text("learning_rate: 1e-4\nmixed_precision: no\nmax_train_steps: 3\n")
+    resolved = resolve(ConceptConfig, {"alpha": 1}, file)
+    assert resolved.learning_rate == 1e-4
+    assert resolved.mixed_precision == "no"
+    assert isinstance(resolved.alpha, float)
 
 
 def test_unknown_setting_in_a_config_file(tmp_path: Path) -> None:

@@ -8,8 +8,12 @@ import torch
 from erase.core.rng import generator
 from erase.data.digits import digit_captions, jitter, load_digit_images, split_digits
 from erase.errors import InputError
-from erase.models.digit_classifier import DigitClassifier, held_out_accuracy, train_classifier
-from erase.models.mini_sd import DIGITS_CLASSIFIER
+from erase.models.digit_classifier import (
+    DIGITS_CLASSIFIER,
+    DigitClassifier,
+    held_out_accuracy,
+    train_classifier,
+)
 
 
 def test_images_are_rgb_in_range() -> None:

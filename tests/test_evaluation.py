@@ -12,11 +12,12 @@ from erase.cli.evaluate import default_output
 from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
+from erase.evaluation import run
 from erase.evaluation.report import embed, number
 from erase.evaluation.run import Result, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.evaluation.settings import EvaluateConfig
-from erase.models.loading import load_pipeline, resolve
+from erase.models.loading import ModelSource, load_pipeline, resolve
 from erase.models.mini_sd import build_pipeline
 
 
@@ -34,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def config(models: Path, output: Path, **changes: Any) -> EvaluateConfig:
+def config(models: Path, output: Path | str, **changes: Any) -> EvaluateConfig:
     settings = {
         "model": str(models / "run"),
         "output": str(output),
@@ -128,6 +129,10 @@ def test_a_folder_with_something_else_is_left_alone(models: Path, tmp_path: Path
         ({"suite": "digit"}, "digits"),
         ({"baseline": "no-such-model"}, "no-such-model"),
         ({"steps": 0}, "steps"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"batch_size": -1}, "--batch-size is -1"),
+        ({"cache_dir": f"{__file__}/renders"}, "--cache-dir"),
+        ({"output": f"{__file__}/out"}, "is a file"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"prompts": "no-such-folder"}, "no-such-folder"),
     ],
@@ -138,9 +143,125 @@ def test_bad_input_is_one_clear_error(
     if changes.get("model") == "base":
         changes = {"model": str(models / "base")}
     with pytest.raises(InputError) as caught:
-        evaluate(config(models, tmp_path / "out", **changes))
+        evaluate(config(models, **{"output": tmp_path / "out", **changes}))
     assert said in f"{caught.value.message} {caught.value.remedy}"
     assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_refused(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process"):
+        evaluate(config(models, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_control_needs_overwrite(models: Path, result: Result, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(result.folder, folder)
+    kept = (folder / "metrics.json").read_bytes()
+    for changes in ({"no_baseline": True}, {"baseline": str(models / "run")}):
+        with pytest.raises(InputError, match="another control"):
+            evaluate(config(models, folder, **changes))
+    assert (folder / "metrics.json").read_bytes() == kept
+    # Images and metrics of the model itself stay what they were.
+    images = {file.name: file.stat().st_mtime_ns for file in (folder / "images").iterdir()}
+    found = evaluate(config(models, folder, baseline=str(models / "run"), overwrite=True))
+    assert found.metrics["baseline"] == found.metrics["metrics"]
+    assert (
+        json.loads(kept)["metrics"] == json.loads((folder / "metrics.json").read_text())["metrics"]
+    )
+    assert images == {file.name: file.stat().st_mtime_ns for file in (folder / "images").iterdir()}
+
+
+def test_a_base_with_other_weights_is_no_control(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "run"
+    shutil.copytree(models / "run", model)
+    record = json.loads((model / "record.json").read_text())
+    record["base_fingerprint"] = resolve(str(models / "base")).fingerprint()
+    (model / "record.json").write_text(json.dumps(record))
+    settings = {"model": str(model), "images_per_class": 1}
+    same = evaluate(config(models, tmp_path / "same", **settings))
+    assert same.baseline is not None
+    assert capsys.readouterr().err == ""
+    record["base_fingerprint"] = "0" * 64
+    (model / "record.json").write_text(json.dumps(record))
+    without = evaluate(config(models, tmp_path / "without", **settings))
+    assert without.baseline is None
+    reason = json.loads((without.folder / "record.json").read_text())["baseline"]["reason"]
+    assert "its files differ" in reason
+    assert reason in without.report.read_text()
+    said = capsys.readouterr().err
+    assert said.startswith("Warning:")
+    assert "--baseline" in said
+    chosen = str(models / "base")
+    asked = evaluate(config(models, tmp_path / "asked", baseline=chosen, **settings))
+    assert asked.metrics["baseline"] == same.metrics["baseline"]
+
+
+def test_the_recorded_revision_of_the_base_is_the_control(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def find(model: str, revision: str | None = None) -> ModelSource:
+        asked.append((model, revision))
+        return resolve(str(models / "base") if model == "someone/base" else model)
+
+    model = tmp_path / "run"
+    shutil.copytree(models / "run", model)
+    record = json.loads((model / "record.json").read_text())
+    record |= {"base_model": "someone/base", "base_revision": "abc"}
+    (model / "record.json").write_text(json.dumps(record))
+    monkeypatch.setattr(run, "resolve", find)
+    evaluate(config(models, tmp_path / "out", model=str(model), images_per_class=1))
+    assert asked == [(str(model), None), ("someone/base", "abc")]
+
+
+def test_a_kill_while_clearing_leaves_a_folder_that_is_accepted(
+    models: Path, result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "killed"
+    shutil.copytree(result.folder, folder)
+    changed = config(models, folder, images_per_class=1, no_baseline=True, overwrite=True)
+    unlink, replace = Path.unlink, Path.replace
+
+    def kill_at(step: int) -> None:
+        """Stop at the step-th change of a file or the record."""
+        left = iter(range(step))
+
+        def patched(original: Any) -> Any:
+            def call(path: Path, *arguments: Any, **options: Any) -> Any:
+                if path.is_relative_to(folder) and next(left, None) is None:
+                    raise KeyboardInterrupt
+                return original(path, *arguments, **options)
+
+            return call
+
+        monkeypatch.setattr(Path, "unlink", patched(unlink))
+        monkeypatch.setattr(Path, "replace", patched(replace))
+
+    for step in range(6):
+        kill_at(step)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(changed)
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="another control"):
+            evaluate(config(models, folder, images_per_class=1, seed=5))
+    finished = evaluate(changed)
+    assert json.loads((folder / "record.json").read_text())["status"] == "finished"
+    assert finished.metrics["metrics"]["ua"]["n"] == 1
+
+
+def test_what_a_killed_write_left_is_no_content(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".record.json.partial-123").write_text("{")
+    evaluate(config(models, folder, images_per_class=1, no_baseline=True))
+    assert (folder / "metrics.json").is_file()
 
 
 def test_a_failure_is_recorded(models: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Imports only go downward (docs/design.md): the graph is read from the source, not guessed."""
+"""Imports only go downward through the layers of the design: read from the source, not guessed."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def imported(path: Path) -> list[str]:
     return found
 
 
+def packages(path: Path) -> set[str]:
+    """Every top-level package that a file imports, at the top or inside a function."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
 def name_of(path: Path) -> str:
     parts = ["erase", *path.relative_to(ROOT).with_suffix("").parts]
     return ".".join(part for part in parts if part != "__init__") or "erase"
@@ -62,6 +74,13 @@ def test_imports_go_downward(path: Path) -> None:
         if target in ("__init__", "__version__"):
             continue
         assert LAYERS[target] <= LAYERS[part], f"{name_of(path)} imports {module} from above"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if LAYERS.get(part_of(name_of(path))) == 0], ids=name_of
+)
+def test_the_bottom_layer_needs_no_library_but_yaml(path: Path) -> None:
+    assert packages(path) <= {*sys.stdlib_module_names, "yaml", "erase"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -13,8 +13,8 @@ from erase.errors import InputError, RunError
 from erase.record import read_jsonl
 from erase.tasks.text_to_image import Shard
 from erase.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from erase.training.concept import build_method
 from erase.training.loop import UnlearningLoop, build_optimizer
+from erase.training.plan import build_method
 from tests.tiny import tiny_task, tiny_unet
 
 CONFIG = LoopConfig(

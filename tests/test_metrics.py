@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from erase import registry
+from erase.core.frechet import frechet_distance
 from erase.core.scoring import Context, Reference, Sample, Scores, Verdicts
 from erase.errors import RunError
 from erase.metrics import fid
@@ -116,7 +117,7 @@ def test_fid_leaves_the_forgotten_class_out() -> None:
     assert given.verdicts is not None
     assert given.reference is not None
     real = given.reference.features[[label != "three" for label in given.reference.labels]]
-    assert summary.value == fid.frechet_distance(given.verdicts.features[:20], real)
+    assert summary.value == frechet_distance(given.verdicts.features[:20], real)
 
 
 class Identity(torch.nn.Module):
@@ -140,19 +141,19 @@ def test_frechet_distance_equals_torchmetrics(seed: int) -> None:
     other.update(torch.from_numpy(first), real=False)
     other.update(torch.from_numpy(second), real=True)
     expected = float(other.compute())
-    assert fid.frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
 
 
 def test_frechet_distance_in_closed_form() -> None:
     draw = np.random.default_rng(0)
     features = draw.normal(size=(50, 6))
-    assert fid.frechet_distance(features, features) == pytest.approx(0, abs=1e-12)
-    assert fid.frechet_distance(features, features + 2) == pytest.approx(24, rel=1e-12)
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-12)
+    assert frechet_distance(features, features + 2) == pytest.approx(24, rel=1e-12)
     trace = np.cov(features, rowvar=False).trace()
-    assert fid.frechet_distance(3 * features - 2 * features.mean(0), features) == pytest.approx(
+    assert frechet_distance(3 * features - 2 * features.mean(0), features) == pytest.approx(
         4 * trace, rel=1e-12
     )
     few = features[:4]  # fewer images than features: singular covariances
-    assert fid.frechet_distance(few, few) == pytest.approx(0, abs=1e-12)
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-12)
     with pytest.raises(RunError):
-        fid.frechet_distance(features[:1], features)
+        frechet_distance(features[:1], features)

@@ -2,24 +2,22 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
+from erase.cli.main import main
 from erase.data.digits import digit_captions
 from erase.errors import InputError
-from erase.models.digit_classifier import DigitClassifier
-from erase.models.mini_sd import (
-    ASSETS,
-    DIGITS_CLASSIFIER,
-    MINI_SD,
-    build_pipeline,
-    caption_words,
-    train_mini_sd,
-)
-from erase.models.mini_sd_quality import evaluation_renders, frechet_distance, render
+from erase.models import mini_sd
+from erase.models.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier
+from erase.models.loading import ASSETS, EMBEDDED
+from erase.models.mini_sd import build_pipeline, caption_words, train_mini_sd
+from erase.models.mini_sd_quality import evaluation_renders, render
 from erase.record import hash_file
+
+MINI_SD = EMBEDDED["mini-sd"]
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +117,94 @@ def test_architecture_stays_small() -> None:
     assert sum(sizes) < 3e6
 
 
-def test_frechet_distance_of_known_gaussians() -> None:
-    base = np.random.default_rng(0).standard_normal((400, 5))
-    assert frechet_distance(base, base) == pytest.approx(0.0, abs=1e-9)
-    assert frechet_distance(base, base + 2.0) == pytest.approx(20.0)  # 5 dimensions moved by 2
-    spread = np.trace(np.cov(base, rowvar=False))
-    assert frechet_distance(base, 3.0 * (base - base.mean(0)) + base.mean(0)) == pytest.approx(
-        4.0 * spread  # (3 - 1)² of the variance
-    )
-    with pytest.raises(InputError, match="at least two"):
-        frechet_distance(base[:1], base)
+def a_pipeline(folder: Path) -> None:
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "config.json").write_text("{}")
+    (folder / "model_index.json").write_text('{"_class_name": "X", "unet": ["diffusers", "Y"]}')
+    (folder / "README.md").write_text("the card")
+
+
+def a_classifier(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in ("model.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+
+
+def refused(output: Path, *arguments: str | Path) -> str:
+    """Output of a command that must end before it has trained, or changed, anything."""
+    before = sorted(output.parent.rglob("*"))
+    command = ["train", "mini-sd", "--output", output, "--steps", "1", "--vae-steps", "1"]
+    result = CliRunner().invoke(main, [str(item) for item in (*command, *arguments)])
+    assert result.exit_code == 2, result.output
+    assert sorted(output.parent.rglob("*")) == before
+    return result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--steps", "0"),
+        ("--vae-steps", "0"),
+        ("--images-per-class", "-1"),
+        ("--seed", "-1"),
+        ("--device", "cuda:99"),
+        ("--device", "meta"),
+    ],
+)
+def test_settings_are_checked_before_training(
+    tmp_path: Path, arguments: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini_sd, "train_vae", None)
+    said = refused(tmp_path / "out", *arguments)
+    assert (arguments[0] if arguments[0] != "--device" else arguments[1]) in said
+
+
+@pytest.mark.parametrize("option", ["--output", "--classifier-output"])
+def test_a_folder_with_something_else_is_never_replaced(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini_sd, "train_vae", None)
+    make = {"--output": a_pipeline, "--classifier-output": a_classifier}[option]
+    model, mine, home = tmp_path / "model", tmp_path / "mine", tmp_path / "home"
+    make(model)
+    make(mine)
+    (mine / "thesis.txt").write_text("precious")
+    home.mkdir()
+    (home / "notes.txt").write_text("precious")
+    for folder in (mine, home):
+        assert "something else" in refused(tmp_path / "out", option, folder, "--overwrite")
+    monkeypatch.chdir(home)
+    assert "something else" in refused(tmp_path / "out", option, ".", "--overwrite")
+    assert "--overwrite" in refused(tmp_path / "out", option, model)
+    assert "is a file" in refused(tmp_path / "out", option, home / "notes.txt", "--overwrite")
+    assert "is a file" in refused(tmp_path / "out", option, home / "notes.txt" / "below")
+
+
+def test_folders_in_one_another_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for inner in (out, out / "classifier", out.parent):
+        assert "lie in one another" in refused(out, "--classifier-output", inner, "--overwrite")
+
+
+def test_a_model_is_replaced_when_asked_for(tmp_path: Path) -> None:
+    def train(overwrite: bool) -> Path:
+        return train_mini_sd(
+            tmp_path / "link",
+            steps=1,
+            vae_steps=1,
+            images_a_class=0,
+            max_train_samples=64,
+            overwrite=overwrite,
+            quiet=True,
+        )
+
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    assert train(overwrite=False) == real  # empty
+    with pytest.raises(InputError, match="exists"):
+        train(overwrite=False)
+    (real / "unet" / "mark").touch()
+    assert train(overwrite=True) == real
+    assert not (real / "unet" / "mark").exists()
+    assert (tmp_path / "link").is_symlink()

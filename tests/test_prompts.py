@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from erase.data.prompts import find_concept, prompts_hash, prompts_root, read_prompts
+from erase.data.prompts import (
+    find_concept,
+    prompts_hash,
+    prompts_root,
+    read_class_list,
+    read_prompts,
+)
 from erase.errors import InputError
 
 ROOT = prompts_root()
@@ -73,3 +79,50 @@ def test_prompt_folder_is_checked_and_hashed(tmp_path: Path) -> None:
     before = prompts_hash(prompts_root(tmp_path))
     (tmp_path / "x.yaml").write_text("classes: [a]\n")
     assert prompts_hash(tmp_path) != before
+
+
+CLASSES = "classes: [{name: one, numeral: 1}, {name: 1.5}, {name: three, numeral: '3'}]\n"
+LISTS = "  forget: ['a {name}']\n  retain: ['{name}', 7]\n  evaluate: ['{name}!']\n"
+
+
+def test_bare_numbers_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(CLASSES + "templates:\n" + LISTS)
+    found = read_class_list(file)
+    assert found.names == ("one", "1.5", "three")
+    assert found.label("1") == 0
+    assert found.captions("retain", 1) == ["1.5", "7"]
+    assert find_concept("1", tmp_path).name == "one"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  forget: ['a {name}']\n", "", "lacks forget"),
+        ("  retain: ['{name}', 7]\n", "  retain: []\n", "lacks retain"),
+        ("  evaluate: ['{name}!']\n", "", "lacks evaluate"),
+        ("['a {name}']", "a photo", "`forget` are no list"),
+        ("a {name}", "a {nam}", "'a {nam}' does not fit 'one', which has {name}, {numeral}"),
+        ("a {name}", "a {numeral}", "does not fit '1.5'"),
+        ("a {name}", "a {name", "'a {name' does not fit"),
+        ("a {name}", "a {}", "'a {}' does not fit"),
+        ("a {name}", "a {name.x}", "'a {name.x}' does not fit"),
+        ("'{name}', 7", "'{name}', [7]", "`retain` has [7]"),
+        ("name: one", "name: no", "class 1 has False"),
+        ("name: one", "named: one", "class 1 has no `name`"),
+        ("{name: 1.5}", "two", "class 2 has no `name`"),
+        (CLASSES, "classes: three\n", "needs `classes` and `templates`"),
+        ("templates:\n" + LISTS, "templates: [a]\n", "needs `classes` and `templates`"),
+    ],
+)
+def test_broken_class_list_is_one_clear_error(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    text = CLASSES + "templates:\n" + LISTS
+    assert old in text
+    (tmp_path / "x.yaml").write_text(text.replace(old, new))
+    with pytest.raises(InputError) as caught:
+        find_concept("three", tmp_path)
+    assert said in caught.value.message
+    assert "x.yaml" in caught.value.message
+    assert "\n" not in caught.value.message

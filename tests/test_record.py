@@ -49,6 +49,8 @@ def test_jsonl_forgives_only_a_cut_last_line(tmp_path: Path) -> None:
     whole = path.read_text()
     path.write_text(whole + '{"st')
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}]
+    path.write_text(whole.rstrip("\n"))
+    assert read_jsonl(path) == [{"step": 1}, {"step": 2}]
     path.write_text('{"st\n' + whole)
     with pytest.raises(InputError, match="line 1"):
         read_jsonl(path)

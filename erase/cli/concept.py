@@ -10,23 +10,13 @@ from erase.cli.options import config_options, resolve, run_options
 from erase.config import ConceptConfig
 from erase.errors import InputError
 
-METHODS = "\n".join(
-    f"  {name}: {registry.summary('methods', name)}" for name in registry.names("methods")
-)
+METHODS = "\n".join(f"  {name}: {registry.summary('methods', name)}" for name in ("lur", "lur-b"))
 
 
-@click.command(
-    epilog="\b\nMethods:\n" + METHODS,
-)
+@click.command(epilog="\b\nMethods:\n" + METHODS)
 @run_options
 @config_options(
     ConceptConfig,
-    choices={
-        "meta_mode": ["hvp", "exact", "first-order", "joint"],
-        "mixed_precision": ["no", "bf16"],
-        "save_dtype": ["fp32", "fp16"],
-        "report_to": ["tensorboard", "wandb"],
-    },
     flags={"target_grad": "--target-grad/--detach-target"},
 )
 @click.option(
@@ -54,14 +44,25 @@ def concept(
     for name in ("model", "concept"):
         if not getattr(resolved, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    from erase.training.concept import erase_concept, plan
+    from erase.training.concept import KIND, erase_concept
+    from erase.training.folder import open_run_folder
+    from erase.training.plan import plan
 
     if dry_run:
         import yaml
 
-        planned, source, prompts = plan(resolved)
-        click.echo(yaml.safe_dump(planned.to_dict(), sort_keys=False), nl=False)
-        click.echo(f"# model folder: {source.path}")
+        planned = plan(resolved, device=device, fetch=False)
+        prompts = planned.concept
+        open_run_folder(
+            output,
+            planned.config,
+            kind=KIND,
+            overwrite=overwrite,
+            resume=resume,
+            inputs=planned.inputs,
+        )
+        click.echo(yaml.safe_dump(planned.config.to_dict(), sort_keys=False), nl=False)
+        click.echo(f"# model folder: {planned.source.path}")
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")

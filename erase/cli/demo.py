@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from erase.errors import InputError
+
 
 @click.command()
 @click.option("--concept", default="three", show_default=True, help="Digit to erase.")
@@ -15,7 +17,11 @@ import click
     help="Run folder.",
 )
 @click.option(
-    "--images-per-class", type=int, default=20, show_default=True, help="Images to judge a digit by."
+    "--images-per-class",
+    type=int,
+    default=20,
+    show_default=True,
+    help="Images a digit to judge by.",
 )
 @click.option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
 def demo(concept: str, output: Path, images_per_class: int, overwrite: bool) -> None:
@@ -33,7 +39,11 @@ def demo(concept: str, output: Path, images_per_class: int, overwrite: bool) -> 
 
     config = ConceptConfig(model="mini-sd", concept=concept, checkpointing_steps=50)
     resume = None if overwrite else "latest"
-    erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
+    try:
+        erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
+    except InputError as error:
+        remedy = "Give --overwrite to start again, or another --output."
+        raise InputError(error.message, remedy) from error
     click.echo(f"Erased {concept!r} from mini-sd: {output} is a complete diffusers pipeline.")
     evaluation = EvaluateConfig(
         model=str(output),

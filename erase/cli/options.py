@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from erase.config import Config, read_yaml
+from erase.errors import InputError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -43,8 +44,8 @@ def config_options(
             keywords: dict[str, Any] = {"default": None, "help": _help(item)}
             if kind is bool:
                 name = (flags or {}).get(item.name, f"--{dashed}/--no-{dashed}")
-            elif item.name in (choices or {}):
-                keywords["type"] = click.Choice((choices or {})[item.name])
+            elif allowed := (choices or {}).get(item.name) or item.metadata.get("choices"):
+                keywords["type"] = click.Choice(list(allowed))
             else:
                 keywords["type"] = kind
             command = click.option(name, item.name, **keywords)(command)
@@ -77,13 +78,44 @@ Resolved = TypeVar("Resolved", bound=Config)
 
 
 def resolve(config: type[Resolved], given: Mapping[str, Any], file: Path | None) -> Resolved:
-    """A configuration from a `--config` file, overridden by the options that were given."""
+    """A configuration from a `--config` file, overridden by the options that were given.
+
+    Raises InputError for an unknown setting, or a value of the wrong type or not among the
+    possible ones.
+    """
     values: dict[str, Any] = {}
     if file is not None:
         values = read_yaml(file)
         config.check_names(values, str(file))
     values |= {name: value for name, value in given.items() if value is not None}
-    return config(**values)
+    hints = typing.get_type_hints(config)
+    fields = {item.name: item for item in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return config(
+        **{
+            name: _typed(fields[name], _plain_type(hints[name]), value)
+            for name, value in values.items()
+        }
+    )
+
+
+def _typed(item: "dataclasses.Field[Any]", kind: type, value: Any) -> Any:
+    """A value as its field wants it: YAML reads `1e-4` as a word and `no` as false."""
+    choices = item.metadata.get("choices")
+    if value is False and choices and "no" in choices:
+        value = "no"
+    if value is None or kind not in (str, int, float, bool):
+        return value
+    try:
+        typed = kind(value) if kind in (int, float) and not isinstance(value, bool) else value
+    except ValueError:
+        typed = None
+    # A number is never cut short to fit.
+    if not isinstance(typed, kind) or (kind is int and typed != float(value)):
+        name = {int: "whole number", float: "number", bool: "yes or no", str: "text"}[kind]
+        raise InputError(f"{item.name} is {value!r}, which is no {name}.", "Correct the value.")
+    if choices and typed not in choices:
+        raise InputError(f"{item.name} is {value!r}.", f"Possible: {', '.join(choices)}.")
+    return typed
 
 
 def run_options(command: Command) -> Command:

@@ -5,8 +5,10 @@ starts one, without a word. Here that one becomes the N that were asked for.
 """
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 
 from erase.errors import InputError
@@ -40,20 +42,16 @@ def run_all(arguments: list[str]) -> int:
         )
         for rank in range(count)
     ]
-    waiting = list(ranks)
-    while waiting:
-        for process in waiting:
-            try:
-                code = process.wait(timeout=0.1)
-            except subprocess.TimeoutExpired:
-                continue
-            if code != 0:
-                # The others would wait for this one for ever.
-                for other in ranks:
-                    other.terminate()
-                return code
-        waiting = [process for process in waiting if process.poll() is None]
-    return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        while any(process.poll() is None for process in ranks):
+            if failed := [process.returncode for process in ranks if process.returncode]:
+                return failed[0]
+            time.sleep(0.1)
+        return next((process.returncode for process in ranks if process.returncode), 0)
+    finally:
+        for process in ranks:  # the others would wait for the missing one for ever
+            process.terminate()
 
 
 def _asked_processes() -> int:

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from erase.errors import InputError
-
 
 @click.command("mini-sd")
 @click.option(
@@ -16,20 +14,32 @@ from erase.errors import InputError
     type=click.Path(path_type=Path),
     help="Also train the digit classifier, into this folder.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-@click.option("--steps", type=int, help="Steps of the denoiser; default: the shipped model's.")
 @click.option(
-    "--vae-steps", type=int, help="Steps of the autoencoder; default: the shipped model's."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of everything random.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Steps of the denoiser; default: the shipped model's.",
+)
+@click.option(
+    "--vae-steps",
+    type=click.IntRange(min=1),
+    help="Steps of the autoencoder; default: the shipped model's.",
 )
 @click.option(
     "--images-per-class",
-    type=int,
+    type=click.IntRange(min=0),
     default=50,
     show_default=True,
     help="Images a digit rendered to measure the quality for the model card; 0: do not.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--overwrite", is_flag=True, help="Replace what the folders hold.")
+@click.option("--overwrite", is_flag=True, help="Replace the models that the folders hold.")
 def mini_sd(
     output: Path,
     classifier_output: Path | None,
@@ -45,18 +55,16 @@ def mini_sd(
     Needs no download: the digits are scikit-learn's. Takes about a quarter of an hour on two idle
     CPU cores; the model card states recipe, cost and measured quality.
     """
-    for folder in (output, classifier_output):
-        if folder and folder.exists() and not overwrite:
-            raise InputError(f"{folder} exists.", "Give another folder, or --overwrite.")
     from erase.models.mini_sd import DENOISER_STEPS, VAE_STEPS, train_mini_sd
 
-    train_mini_sd(
+    folder = train_mini_sd(
         output,
         seed=seed,
-        steps=steps or DENOISER_STEPS,
-        vae_steps=vae_steps or VAE_STEPS,
+        steps=DENOISER_STEPS if steps is None else steps,
+        vae_steps=VAE_STEPS if vae_steps is None else vae_steps,
         classifier_output=classifier_output,
         images_a_class=images_per_class,
         device=device,
+        overwrite=overwrite,
     )
-    click.echo(f"Saved {output}: a complete diffusers pipeline with its model card.")
+    click.echo(f"Saved {folder}: a complete diffusers pipeline with its model card.")

@@ -7,9 +7,10 @@ without one, from the given prompt.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from erase.errors import InputError
@@ -49,8 +50,8 @@ def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
             f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}).",
             "Give a folder of images.",
         )
-    listed = {row.get("file_name"): row.get("text") for row in read_jsonl(folder / METADATA)}
-    missing = [name for name in listed if name is None or not (folder / name).is_file()]
+    listed = _listed(folder / METADATA)
+    missing = [name for name in listed if not (folder / name).is_file()]
     if missing:
         raise InputError(
             f"{folder / METADATA} lists {missing[0]!r}, which is not there.",
@@ -61,7 +62,7 @@ def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
         beside = path.with_suffix(".txt")
         caption = listed.get(str(path.relative_to(folder)))
         if caption is None and beside.is_file():
-            caption = beside.read_text(encoding="utf-8").strip()
+            caption = _caption(beside)
         if caption is None and len(prompts) == 1:
             caption = prompts[0]
         if caption is None:
@@ -71,6 +72,38 @@ def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
             )
         captions.append(caption)
     return CaptionedImages(tuple(paths), tuple(captions))
+
+
+def _listed(path: Path) -> dict[str, str | None]:
+    """Captions by file name, as `metadata.jsonl` lists them; None where a row has no text."""
+    try:
+        rows: list[Any] = list(read_jsonl(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    listed = {}
+    for number, row in enumerate(rows, start=1):
+        fields = row if isinstance(row, dict) else {}
+        name, text = fields.get("file_name"), fields.get("text")
+        if not isinstance(name, str) or not isinstance(text, str | None):
+            raise InputError(
+                f"{path}, row {number} does not name a file and its caption.",
+                'Write each line as {"file_name": "NAME.png", "text": "CAPTION"}.',
+            )
+        listed[name] = text
+    return listed
+
+
+def _caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} cannot be read as text ({type(error).__name__}).", "Save it as UTF-8 text."
+    )
 
 
 def check_readable(images: CaptionedImages) -> None:
@@ -83,7 +116,7 @@ def _decode(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             return file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{path} is not a readable image ({type(error).__name__}).",
             "Remove or replace the file.",

@@ -5,6 +5,7 @@ of one of them, by name or numeral; the classes beside it are what has to stay.
 """
 
 import difflib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from erase.record import hash_files
 
 PACKAGED = Path(__file__).parent.parent / "prompts"
 SOURCE_TREE = Path(__file__).parent.parent.parent / "prompts"
+TEMPLATES = ("forget", "retain", "evaluate")
+"""The lists of templates that every class list has to hold; it may hold more."""
 
 
 def prompts_root(override: str | Path | None = None) -> Path:
@@ -75,15 +78,49 @@ class Concept:
 
 
 def read_class_list(path: Path) -> ClassList:
-    """Read a class list; InputError when a part is missing."""
+    """Read a class list; InputError when a part is missing or a template cannot be filled in."""
     content: dict[str, Any] = read_yaml(path)
-    if not content.get("classes") or not content.get("templates"):
-        raise InputError(f"{path} needs `classes` and `templates`.", "See prompts/digits.yaml.")
-    return ClassList(
-        suite=path.stem,
-        classes=tuple(content["classes"]),
-        templates={name: tuple(items) for name, items in content["templates"].items()},
-    )
+    found, lists = content.get("classes"), content.get("templates")
+    if not found or not lists or not isinstance(found, list) or not isinstance(lists, dict):
+        raise _unusable(path, "it needs `classes` and `templates`")
+    if missing := [name for name in TEMPLATES if not lists.get(name)]:
+        raise _unusable(path, f"`templates` lacks {' and '.join(missing)}")
+    classes = []
+    for number, spellings in enumerate(found, start=1):
+        if not isinstance(spellings, dict) or "name" not in spellings:
+            raise _unusable(path, f"class {number} has no `name`")
+        where = f"class {number}"
+        classes.append({_text(path, where, k): _text(path, where, v) for k, v in spellings.items()})
+    templates = {}
+    for name, items in lists.items():
+        if not isinstance(items, list):
+            raise _unusable(path, f"the templates `{name}` are no list")
+        templates[str(name)] = tuple(_text(path, f"the templates `{name}`", item) for item in items)
+        for template, spellings in itertools.product(templates[str(name)], classes):
+            _check_template(path, template, spellings)
+    return ClassList(suite=path.stem, classes=tuple(classes), templates=templates)
+
+
+def _text(path: Path, where: str, value: Any) -> str:
+    """A name or template as text; a bare `3` was meant as "3", a bare `no` may be anything."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _unusable(path, f"{where} has {value!r}, which YAML does not read as text: quote it")
+    return str(value)
+
+
+def _check_template(path: Path, template: str, spellings: dict[str, str]) -> None:
+    try:
+        template.format(**spellings)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        fields = ", ".join(f"{{{name}}}" for name in spellings)
+        raise _unusable(
+            path,
+            f"the template {template!r} does not fit {spellings['name']!r}, which has {fields}",
+        ) from error
+
+
+def _unusable(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is no class list: {why}.", "See prompts/digits.yaml.")
 
 
 def class_lists(root: Path) -> list[ClassList]:

@@ -15,8 +15,7 @@ from PIL import Image
 from erase.core.scoring import Reference, Verdicts
 from erase.data.digits import IMAGE_SIZE, load_digit_images
 from erase.errors import InputError
-from erase.models.digit_classifier import DigitClassifier
-from erase.models.loading import ASSETS
+from erase.models.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier
 from erase.record import hash_files
 
 BATCH = 256
@@ -45,7 +44,7 @@ class DigitJudge:
 
     def __init__(self, classes: Sequence[str], folder: Path | None = None) -> None:
         self.classes = tuple(classes)
-        self.folder = folder or ASSETS / "digits-classifier"
+        self.folder = folder or DIGITS_CLASSIFIER
         self.model = DigitClassifier.load(self.folder)
 
     def fingerprint(self) -> str:

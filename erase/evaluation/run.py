@@ -6,6 +6,7 @@ missing; with other settings it refuses the folder.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
+import click
 
 from erase import registry
+from erase.core.checks import check_device, check_writable
 from erase.core.scoring import Protocol, Sample, Scores, subset
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import EraseError, InputError
@@ -29,6 +31,8 @@ from erase.models.loading import ModelSource, load_pipeline, resolve
 from erase.record import RECORD, RunRecord, fingerprint, read_json, write_json, write_jsonl
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
+KIND = "evaluation"
+PARTIAL = re.compile(r"\..+\.partial-\d+")  # what a killed atomic write leaves
 StageProgress = Callable[[str, int, int], None]
 
 
@@ -110,26 +114,37 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
 
     Raises InputError for settings that cannot be used (an unknown model, suite, protocol or
     target; a model without a record and no target; a device that is not there; a folder with
-    something else), RunError when rendering or a metric fails; the record then says `failed`.
+    something else; several processes), RunError when rendering or a metric fails; the record then
+    says `failed`.
     """
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        raise InputError(
+            "An evaluation runs in one process, not in several.",
+            "Run erase evaluate without accelerate launch or torchrun.",
+        )
     suite = registry.load("suites", config.suite)
     source = resolve(config.model)
     root = prompts_root(config.prompts)
     plan = _plan(config, suite, source, root)
     baseline, note = _baseline(config, source)
     output = Path(config.output)
+    check_writable(output, "--output")
     images = plan.fingerprint(source)
+    control_images = None if baseline is None else plan.fingerprint(baseline)
     judged = plan.judge.fingerprint() if plan.judge else None
     identity = {
         "images": images,
         "protocol": plan.protocol.to_json(),
         "targets": sorted(plan.targets),
         "classifier": judged,
+        "control": control_images,
     }
+    if baseline is not None:
+        check_writable(_cache(config), "--cache-dir")
     _claim(output, fingerprint(identity), overwrite=config.overwrite)
     record = RunRecord(
         output,
-        kind="evaluation",
+        kind=KIND,
         config=config.to_dict(),
         model=config.model,
         target={"suite": config.suite, "concepts": sorted(plan.targets)},
@@ -145,10 +160,10 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
     try:
         files, scores = plan.run(source, images, output, "model", progress)
         control: tuple[list[Path], Scores] | None = None
-        if baseline is not None:
-            key = plan.fingerprint(baseline)
-            record.update(baseline={**note, "images_fingerprint": key})
-            control = plan.run(baseline, key, _cache(config) / key, "baseline", progress)
+        if baseline is not None and control_images is not None:
+            folder = _cache(config) / control_images
+            record.update(baseline={**note, "images_fingerprint": control_images})
+            control = plan.run(baseline, control_images, folder, "baseline", progress)
         return _write(plan, output, record, (files, scores), control)
     except EraseError as error:
         record.fail(error.message)
@@ -159,10 +174,9 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
 
 
 def _plan(config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path) -> _Plan:
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device {config.device!r} is not there.", "Try cpu.") from error
+    check_device(config.device)
+    if config.batch_size < 1:
+        raise InputError(f"--batch-size is {config.batch_size}.", "Give at least 1.")
     named = find_protocol(suite, config.protocol)
     protocol = named.replace(
         steps=config.steps,
@@ -179,15 +193,15 @@ def _plan(config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: 
     return _Plan(suite, named, protocol, samples, targets, judge, config)
 
 
-def _recorded(source: ModelSource) -> dict[str, Any]:
-    """The model folder's record, empty when it has none."""
-    file = source.path / RECORD
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The record that a folder holds, empty when it has none."""
+    file = folder / RECORD
     content = read_json(file) if file.exists() else {}
     return content if isinstance(content, dict) else {}
 
 
 def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
-    target = _recorded(source).get("target") or {}
+    target = _recorded(source.path).get("target") or {}
     if target.get("suite") != suite or not target.get("concepts"):
         raise InputError(
             f"{source.name} has no record of a concept of the suite {suite!r} that it forgot.",
@@ -199,18 +213,30 @@ def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
 def _baseline(
     config: EvaluateConfig, source: ModelSource
 ) -> tuple[ModelSource | None, dict[str, Any]]:
-    """The control and what the record says of it."""
-    name = config.baseline or _recorded(source).get("base_model")
-    if config.no_baseline or name is None:
-        reason = "--no-baseline" if config.no_baseline else "the model's record names no base model"
-        return None, {"model": None, "reason": reason}
+    """The control and what the evaluation's record says of it.
+
+    Without --baseline it has to be the very base that the model's record names: one that cannot be
+    found, or has other weights, is left out with a warning.
+    """
+    if config.no_baseline:
+        return None, {"model": None, "reason": "--no-baseline"}
+    if config.baseline:
+        return resolve(config.baseline), {"model": config.baseline}
+    recorded = _recorded(source.path)
+    if recorded.get("base_model") is None:
+        return None, {"model": None, "reason": "the model's record names no base model"}
+    name = str(recorded["base_model"])
     try:
-        found = resolve(str(name))
+        found = resolve(name, recorded.get("base_revision"))
+        weights = found.fingerprint()
     except InputError as error:
-        if config.baseline:
-            raise
-        return None, {"model": None, "reason": f"{name}: {error.message}"}
-    return found, {"model": str(name)}
+        reason = f"{name}: {error.message.rstrip('.')}"
+    else:
+        if recorded.get("base_fingerprint") in (None, weights):
+            return found, {"model": name}
+        reason = f"{name} is no longer the base that the model was made from: its files differ"
+    click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
+    return None, {"model": None, "reason": reason}
 
 
 def _cache(config: EvaluateConfig) -> Path:
@@ -222,12 +248,10 @@ def _cache(config: EvaluateConfig) -> Path:
 
 def _claim(output: Path, identity: str, *, overwrite: bool) -> None:
     """Refuse a folder that holds anything but this evaluation; `overwrite` clears another one."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file.", "Give a folder as --output.")
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists() or all(PARTIAL.fullmatch(item.name) for item in output.iterdir()):
         return
-    record = read_json(output / RECORD) if (output / RECORD).exists() else {}
-    if record.get("kind") != "evaluation":
+    record = _recorded(output)
+    if record.get("kind") != KIND:
         raise InputError(
             f"{output} is not empty, and no evaluation either.", "Give another --output."
         )
@@ -235,12 +259,14 @@ def _claim(output: Path, identity: str, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(
-            f"{output} holds an evaluation of another model or with other settings.",
+            f"{output} holds an evaluation of another model, with another control or settings.",
             "Give another --output, or --overwrite to replace it.",
         )
-    for name in (RECORD, METRICS, SAMPLES, REPORT):
+    for name in (METRICS, SAMPLES, REPORT):
         (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "plots", ignore_errors=True)
+    # Replaced last, and never missing: killed at any point, the folder is still an evaluation's.
+    write_json(output / RECORD, {"kind": KIND})
 
 
 def _write(

@@ -14,8 +14,10 @@ from tqdm import tqdm
 from erase.core.rng import batch_indices, derive_seed, generator
 from erase.data.digits import CLASSES, LabelledImages, jitter, split_digits
 from erase.errors import InputError
+from erase.models.loading import ASSETS
 from erase.record import atomic_directory, read_json
 
+DIGITS_CLASSIFIER = ASSETS / "digits-classifier"  # the one that ships
 FEATURES = 64
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 EPOCHS = 30

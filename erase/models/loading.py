@@ -32,12 +32,14 @@ WEIGHTS = ("*.safetensors", "*.json", "*.txt")
 class ModelSource:
     """A model that lies on this machine.
 
-    `name` is what the user called it, `path` its diffusers folder, `revision` the hub commit.
+    `name` is what the user called it, `path` its diffusers folder, `revision` the hub commit,
+    `is_folder` whether the user named a folder.
     """
 
     name: str
     path: Path
     revision: str | None = None
+    is_folder: bool = False
 
     def fingerprint(self) -> str:
         """SHA-256 over every weight, configuration and tokenizer file of the pipeline."""
@@ -50,16 +52,25 @@ class ModelSource:
         files = [file for part in parts for kind in WEIGHTS for file in part.glob(kind)]
         return hash_files({index, *files}, self.path)
 
+    def pipeline_class(self) -> str:
+        """Name of the diffusers class that `model_index.json` asks for."""
+        return str(read_json(self.path / "model_index.json").get("_class_name"))
+
+    def latent_factor(self) -> int:
+        """Pixels a side that one latent stands for."""
+        vae = read_json(self.path / "vae" / "config.json")
+        return int(2 ** (len(vae["block_out_channels"]) - 1))
+
     def resolution(self) -> int:
         """Pixels a side that the model was made for."""
         unet = read_json(self.path / "unet" / "config.json")
-        vae = read_json(self.path / "vae" / "config.json")
-        size: int = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
-        return size
+        return int(unet["sample_size"]) * self.latent_factor()
 
 
-def resolve(model: str, revision: str | None = None) -> ModelSource:
-    """Find a model: an alias, a local diffusers folder, or a hub id (fetched when missing).
+def resolve(model: str, revision: str | None = None, *, fetch: bool = True) -> ModelSource:
+    """Find a model: an alias, a local diffusers folder, or a hub id.
+
+    A hub model that is not on this machine is downloaded, unless `fetch` is off.
 
     Raises InputError when it is none of these, or is not here and cannot be fetched.
     """
@@ -72,36 +83,38 @@ def resolve(model: str, revision: str | None = None) -> ModelSource:
                 f"{model} is not a diffusers folder: it holds no model_index.json.",
                 "Give the folder that save_pretrained or an erase run wrote.",
             )
-        return ModelSource(model, folder)
+        return ModelSource(model, folder, is_folder=True)
     hub_id = HUB.get(model, model)
     if hub_id.count("/") != 1 or model.startswith((".", "/", "~")):
         raise InputError(
             f"There is no model {model!r}.",
             f"Use an alias ({', '.join([*EMBEDDED, *HUB])}), a folder or a hub id (owner/name).",
         )
-    return _from_hub(model, hub_id, revision)
+    return _from_hub(model, hub_id, revision, fetch)
 
 
-def _from_hub(model: str, hub_id: str, revision: str | None) -> ModelSource:
+def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> ModelSource:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
-        path = Path(
-            snapshot_download(
+    for local in (True, False) if fetch else (True,):
+        try:
+            path = snapshot_download(
                 hub_id,
                 revision=revision,
                 allow_patterns=PATTERNS,
-                ignore_patterns=["*.fp16.safetensors", "*non_ema*"],
+                ignore_patterns=["*.fp16.safetensors", "*non_ema*", "safety_checker/*"],
+                local_files_only=local,
             )
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"{model} ({hub_id}) is not on this machine and could not be fetched"
-            f" ({type(error).__name__}).",
-            f"On a machine with network: hf download {hub_id}; then give its folder as --model.",
-        ) from error
-    return ModelSource(model, path, revision=path.name)
+        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+            failure = error
+            continue
+        return ModelSource(model, Path(path), revision=Path(path).name)
+    raise InputError(
+        f"{model} is no folder, and the hub model {hub_id} is not on this machine"
+        + (f" and could not be fetched ({type(failure).__name__})." if fetch else "."),
+        f"On a machine with network: hf download {hub_id}; then give its folder as --model.",
+    ) from failure
 
 
 def load_pipeline(

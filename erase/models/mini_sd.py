@@ -18,6 +18,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from erase.core.checks import check_device, check_writable
 from erase.core.rng import derive_seed
 from erase.data.digits import (
     CLASSES,
@@ -27,17 +28,22 @@ from erase.data.digits import (
     split_digits,
 )
 from erase.data.prompts import ClassList
-from erase.models.digit_classifier import DigitClassifier, train_classifier
+from erase.errors import InputError
+from erase.models.digit_classifier import (
+    DESCRIPTION,
+    DIGITS_CLASSIFIER,
+    WEIGHTS,
+    DigitClassifier,
+    train_classifier,
+)
 from erase.models.digit_tokenizer import MAX_TOKENS, build_tokenizer
 from erase.models.loading import save_pipeline
 from erase.models.mini_sd_card import Training, model_card
 from erase.models.mini_sd_quality import measure_quality
 from erase.models.mini_sd_stages import decode, encode, train_denoiser, train_vae
-from erase.record import atomic_directory
+from erase.record import atomic_directory, read_json
 
-ASSETS = Path(__file__).resolve().parent / "assets"
-MINI_SD = ASSETS / "mini-sd"
-DIGITS_CLASSIFIER = ASSETS / "digits-classifier"
+INDEX, CARD = "model_index.json", "README.md"
 VAE_STEPS = 700
 DENOISER_STEPS = 2000
 TEXT_WIDTH = 64
@@ -129,6 +135,7 @@ def train_mini_sd(
     images_a_class: int = 50,
     max_train_samples: int | None = None,
     device: str = "cpu",
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Train `mini-sd` on the digits' training images and write it as a diffusers folder.
@@ -137,7 +144,7 @@ def train_mini_sd(
     training has finished.
 
     Args:
-        output: Folder to write (replaced if it exists): fp16 safetensors and a model card.
+        output: Folder to write: fp16 safetensors and a model card.
         seed: Seed of the initial weights, batches, captions and noise.
         steps: Optimizer steps of the denoiser with its text encoder.
         vae_steps: Optimizer steps of the autoencoder.
@@ -147,11 +154,27 @@ def train_mini_sd(
             not measure.
         max_train_samples: Use only so many training images; default: all.
         device: "cpu" or "cuda".
+        overwrite: Replace a pipeline at `output` and a classifier at `classifier_output`.
         quiet: Show no progress bars.
 
     Returns:
-        `output`.
+        `output`, absolute and without symbolic links.
+
+    Raises:
+        InputError: Before training, when the device is not there or a folder cannot be used: it
+            holds something, unless that is to be replaced; one lies in the other.
     """
+    check_device(device)
+    output = output.resolve()
+    _check_folder(output, "--output", _is_pipeline, overwrite=overwrite)
+    if classifier_output is not None:
+        classifier_output = classifier_output.resolve()
+        _check_folder(classifier_output, "--classifier-output", _is_classifier, overwrite=overwrite)
+        if output.is_relative_to(classifier_output) or classifier_output.is_relative_to(output):
+            raise InputError(
+                f"{output} and {classifier_output} lie in one another.",
+                "Give two folders side by side.",
+            )
     if images_a_class and classifier_output is None:
         DigitClassifier.load(DIGITS_CLASSIFIER)  # a missing judge is found out before training
     captions = digit_captions()
@@ -201,8 +224,40 @@ def train_mini_sd(
             reconstruction_error=reconstruction_error,
             loss=loss,
         )
-        (folder / "README.md").write_text(model_card(training, quality), encoding="utf-8")
+        (folder / CARD).write_text(model_card(training, quality), encoding="utf-8")
     return output
+
+
+def _is_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a pipeline, its card and nothing else."""
+    index = folder / INDEX
+    parts = read_json(index) if index.is_file() else None
+    return isinstance(parts, dict) and _names(folder) <= {INDEX, CARD, *parts}
+
+
+def _is_classifier(folder: Path) -> bool:
+    """Whether a folder holds a digit classifier and nothing else."""
+    return _names(folder) == {WEIGHTS, DESCRIPTION}
+
+
+def _check_folder(
+    folder: Path, option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
+) -> None:
+    """InputError unless the folder is absent, empty, or `is_ours` and to be overwritten."""
+    check_writable(folder, option)
+    check_writable(folder.parent, option)
+    if not folder.exists() or not _names(folder):
+        return
+    if not is_ours(folder):
+        raise InputError(
+            f"{folder} holds something else, which is not replaced.", f"Give another {option}."
+        )
+    if not overwrite:
+        raise InputError(f"{folder} exists.", "Give another folder, or --overwrite.")
+
+
+def _names(folder: Path) -> set[str]:
+    return {item.name for item in folder.iterdir()}
 
 
 def _timed(seconds: dict[str, tuple[float, float]], name: str, work: Callable[[], float]) -> float:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
+from erase.core.frechet import frechet_distance
 from erase.core.rng import derive_seed
+from erase.core.scoring import Floats
 from erase.data.digits import CLASSES, digit_captions, split_digits
 from erase.errors import InputError
 from erase.models.digit_classifier import DigitClassifier
@@ -122,21 +122,8 @@ def measure_quality(
     )
 
 
-def frechet_distance(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """Return |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½) of Gaussians fitted to `[N, D]`."""
-    if min(len(first), len(second)) < 2:
-        raise InputError("a Fréchet distance needs at least two images on each side", "use more")
-    cov_first, cov_second = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_first)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    # C1 C2 has the eigenvalues of the symmetric matrix C1^½ C2 C1^½, which eigvalsh takes safely
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_second @ root).clip(0)).sum()
-    shift = first.mean(0) - second.mean(0)
-    return float(shift @ shift + np.trace(cov_first) + np.trace(cov_second) - 2.0 * cross)
-
-
 @torch.no_grad()
-def _features(classifier: DigitClassifier, images: torch.Tensor) -> npt.NDArray[np.float64]:
+def _features(classifier: DigitClassifier, images: torch.Tensor) -> Floats:
     """Return the classifier's features `[N, 64]` in float64."""
     parts = [classifier.features(part) for part in torch.split(images, 256)]
     return torch.cat(parts).double().cpu().numpy()

@@ -40,12 +40,23 @@ def save_checkpoint(
     """Write `checkpoint-<step>`, then remove all but the newest `keep` (0 keeps all)."""
     path = folder / f"checkpoint-{step}"
     with atomic_directory(path) as aside:
-        save_file({k: t.detach().contiguous() for k, t in tensors.items()}, aside / TENSORS)
+        save_file(_unshared(tensors), aside / TENSORS)
         write_json(aside / META, {"step": step, **meta})
     if keep:
         for old in list_checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
     return path
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, copied where two share memory, which safetensors refuses."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().contiguous()
+        result[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return result
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

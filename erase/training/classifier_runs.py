@@ -22,7 +22,7 @@ from erase.models.classifiers import (
     import_weights,
     save_classifier,
 )
-from erase.record import RunRecord, hash_file, read_json, write_json
+from erase.record import RECORD, RunRecord, hash_file, read_json, write_json
 from erase.training.checkpoint import find_checkpoint
 from erase.training.classifier import Original, described, open_original, run_method
 from erase.training.classifier_config import (
@@ -81,7 +81,7 @@ def train_original(
     if config.weights:
         import_weights(start, Path(config.weights))
         run = run.replace(epochs=0)
-    if not _open(output, config, overwrite, resume):
+    if not _open(output, config, "train classifier", overwrite, resume):
         return output
     record = RunRecord(output, kind="train classifier", seed=config.seed, device=str(where))
     with _failing(record):
@@ -164,7 +164,7 @@ def erase_classifier(
     original = open_original(Path(config.model), pick_device(device), config.data_dir)
     forget = choose_forget(original, config)
     config = fill(config, original.data.recipe, len(forget) / len(original.trained_on))
-    if not _open(output, config, overwrite, resume):
+    if not _open(output, config, "classifier", overwrite, resume):
         found = read_json(output / METRICS)
         return output, Scores(**found["scores"])
     write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
@@ -228,13 +228,14 @@ def score(
     )
 
 
-def _open(output: Path, config: Config, overwrite: bool, resume: str | None) -> bool:
+def _open(output: Path, config: Config, kind: str, overwrite: bool, resume: str | None) -> bool:
     """Make the run folder ready; False when the run in it is finished already."""
-    continued = open_run_folder(output, config, overwrite=overwrite, resume=resume is not None)
+    continued = open_run_folder(output, config, kind=kind, overwrite=overwrite, resume=resume)
     if continued and is_finished(output):
         return False
     if not continued:
         clear_run_folder(output)
+        write_json(output / RECORD, {"kind": kind})  # what the folder is, should the run end here
     config.write(output / CONFIG)
     return True
 

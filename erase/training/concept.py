@@ -1,29 +1,25 @@
 """`erase concept`: forget and retain sets, cached latents, the loop, and a complete pipeline."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from tqdm import tqdm
 
-from erase import registry
 from erase.config import ConceptConfig
 from erase.core.params import select_parameters
 from erase.core.rng import derive_seed
 from erase.core.scoring import Sample
-from erase.data.captioned import CaptionedImages, check_readable, read_folder, write_captions
-from erase.data.prompts import Concept, find_concept, prompts_hash, prompts_root, read_prompts
-from erase.errors import EraseError, InputError
+from erase.data.captioned import CaptionedImages, read_folder, write_captions
+from erase.data.prompts import Concept, prompts_hash, prompts_root
 from erase.evaluation.render import render
-from erase.models.loading import ModelSource, load_pipeline, resolve, save_pipeline
+from erase.models.loading import ModelSource, load_pipeline, save_pipeline
 from erase.record import RunRecord, atomic_directory, fingerprint
-from erase.tasks.protocol import Method
 from erase.tasks.text_to_image import LatentCache, Shard, TextToImageTask, encode
 from erase.training.card import model_card
 from erase.training.checkpoint import find_checkpoint
@@ -32,100 +28,14 @@ from erase.training.folder import (
     clear_run_folder,
     deciding,
     is_finished,
+    lock_run_folder,
     open_run_folder,
 )
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.recipes import recipe
+from erase.training.plan import Plan, build_method, plan
 
-ALIASES = {"joint": "lur-b"}
+KIND = "concept"
 CACHE = "latents.safetensors"
-
-
-def plan(config: ConceptConfig) -> tuple[ConceptConfig, ModelSource, Concept]:
-    """Resolve the model, the concept and all defaults; touches nothing.
-
-    Raises InputError for anything that cannot be used.
-    """
-    source = resolve(config.model, config.revision)
-    root = prompts_root(config.prompts)
-    concept = find_concept(
-        config.concept,
-        root,
-        anchor=config.anchor,
-        forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
-        retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
-    )
-    for folder, prompts in (
-        (config.forget_images, concept.forget),
-        (config.retain_images, concept.retain),
-    ):
-        if folder:
-            check_readable(read_folder(Path(folder), prompts))
-    config = config.replace(method=ALIASES.get(config.method, config.method))
-    resolution = config.resolution or source.resolution()
-    config = config.replace(resolution=resolution).with_defaults(recipe(resolution))
-    settings = registry.load("methods", config.method).Settings()
-    config = config.with_defaults(
-        {name: getattr(settings, name, None) for name in ("alpha", "forget_weight", "meta_mode")}
-    )
-    _check_ranges(config)
-    with torch.device("meta"):
-        # Names and shapes only: a selection that matches nothing shows before anything is rendered.
-        settings = UNet2DConditionModel.load_config(str(source.path / "unet"))
-        unet = UNet2DConditionModel.from_config(settings)
-    select_parameters(unet, config.trainable)
-    return config, source, concept
-
-
-def _check_ranges(config: ConceptConfig) -> None:
-    least: Mapping[str, float] = {
-        "max_train_steps": 1,
-        "train_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "num_forget_images": 1,
-        "num_retain_images": 1,
-        "render_steps": 1,
-        "render_batch_size": 1,
-        "lr_warmup_steps": 0,
-        "checkpointing_steps": 0,
-        "checkpoints_total_limit": 0,
-        "learning_rate": 0,
-        "alpha": 0,
-        "forget_weight": 0,
-        "max_grad_norm": 0,
-        "weight_decay": 0,
-        "seed": 0,
-        "forget_guidance": 1,
-        "retain_guidance": 1,
-    }
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and not value >= low:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} is {value}.", f"Give a value of at least {low:g}.")
-    for name in ("caption_dropout", "ema_decay"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} is {value}.", "Give a value from 0 to below 1.")
-
-
-def build_method(config: ConceptConfig, family: str) -> Method:
-    """The method with its settings; InputError when it is not defined for the task's family."""
-    module = registry.load("methods", config.method)
-    if family not in module.Method.families:
-        raise InputError(
-            f"The method {config.method!r} is not defined for {family} models.",
-            "Choose another --method.",
-        )
-    names = set(module.Settings.__dataclass_fields__)
-    given = {
-        name: getattr(config, name)
-        for name in ("alpha", "forget_weight", "meta_mode")
-        if name in names and getattr(config, name) is not None
-    }
-    method: Method = module.Method(module.Settings(**given))
-    return method
 
 
 def erase_concept(
@@ -141,55 +51,66 @@ def erase_concept(
     With `resume` (`latest` or a checkpoint), a run that was interrupted at any point goes on and
     ends with the weights that it would have had undisturbed.
     """
-    config, source, concept = plan(config)
-    accelerator = _accelerator(config, device)
-    continued = open_run_folder(output, config, overwrite=overwrite, resume=resume is not None)
+    planned = plan(config, device=device)
+    accelerator = _accelerator(planned.config, output, device)
+    facts = {**planned.facts, "processes": accelerator.num_processes}
+    continued = open_run_folder(
+        output,
+        planned.config,
+        kind=KIND,
+        overwrite=overwrite,
+        resume=resume,
+        facts=facts,
+        inputs=planned.inputs,
+    )
     checkpoint = find_checkpoint(output, resume) if resume and continued else None
+    finished = continued and is_finished(output)
     accelerator.wait_for_everyone()
-    if continued and is_finished(output):
+    if finished:
         accelerator.print(f"The run in {output} is finished; there is nothing to resume.")
         return output
-    record = None
-    if accelerator.is_main_process:
-        if not continued:
-            clear_run_folder(output)
-        config.write(output / CONFIG)
-        record = RunRecord(output, **_provenance(config, source, concept, accelerator))
-    accelerator.wait_for_everyone()
-    try:
-        _run(config, source, concept, output, accelerator, checkpoint)
-    except (EraseError, KeyboardInterrupt) as error:
+    with contextlib.ExitStack() as held:
+        record = None
+        if accelerator.is_main_process:
+            held.enter_context(lock_run_folder(output))
+            if not continued:
+                clear_run_folder(output)
+            record = RunRecord(output, **_provenance(planned, accelerator), facts=facts)
+            planned.config.write(output / CONFIG)
+        accelerator.wait_for_everyone()
+        try:
+            _run(planned, output, accelerator, checkpoint)
+        except BaseException as error:
+            if record:
+                record.fail(str(error) or type(error).__name__)
+            raise
         if record:
-            record.fail(str(error) or type(error).__name__)
-        raise
-    if record:
-        record.finish(device_peak_memory_bytes=_device_peak(accelerator.device))
+            record.finish(device_peak_memory_bytes=_device_peak(accelerator.device))
     accelerator.end_training()
     return output
 
 
-def _accelerator(config: ConceptConfig, device: str | None) -> Accelerator:
+def _accelerator(config: ConceptConfig, output: Path, device: str | None) -> Accelerator:
     if device and device != "cpu":
         # accelerate reads the device from here; it has no argument for it.
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    set_seed(config.seed)
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.mixed_precision,
         log_with=config.report_to,
-        project_dir=None,
+        project_dir=output / "tensorboard" if config.report_to == "tensorboard" else None,
     )
 
 
-def _provenance(
-    config: ConceptConfig, source: ModelSource, concept: Concept, accelerator: Accelerator
-) -> dict[str, Any]:
+def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
+    config, source, concept = planned.config, planned.source, planned.concept
     return {
-        "kind": "concept",
+        "kind": KIND,
         "method": config.method,
-        "base_model": source.name,
+        # A folder by its whole path: the record is read from other working directories too.
+        "base_model": str(source.path.resolve()) if source.is_folder else source.name,
         "base_revision": source.revision,
-        "base_fingerprint": source.fingerprint(),
+        "base_fingerprint": planned.facts["base"],
         "target": {"suite": concept.suite, "concepts": [concept.name]},
         "seed": config.seed,
         "device": str(accelerator.device),
@@ -203,15 +124,9 @@ def _device_peak(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def _run(
-    config: ConceptConfig,
-    source: ModelSource,
-    concept: Concept,
-    output: Path,
-    accelerator: Accelerator,
-    checkpoint: Path | None,
-) -> None:
-    cache = _latents(config, source, concept, output, accelerator)
+def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> None:
+    config, source, concept = planned.config, planned.source, planned.concept
+    cache = _latents(planned, output, accelerator)
     pipeline = load_pipeline(source, vae=None, text_encoder=None)
     unet = pipeline.unet.to(accelerator.device)
     unet.train()
@@ -239,7 +154,8 @@ def _run(
         autocast=accelerator.autocast,
     )
     if config.report_to:
-        accelerator.init_trackers("erase", config=config.to_dict())
+        settings = {name: value for name, value in config.to_dict().items() if value is not None}
+        accelerator.init_trackers("erase", config=settings)
     loop = UnlearningLoop(
         task,
         build_method(config, task.family),
@@ -255,20 +171,17 @@ def _run(
     accelerator.wait_for_everyone()
 
 
-def _latents(
-    config: ConceptConfig,
-    source: ModelSource,
-    concept: Concept,
-    output: Path,
-    accelerator: Accelerator,
-) -> LatentCache:
+def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCache:
     """The cache of the run folder, made on first use: render or read both sets, encode once."""
+    config, source, concept = planned.config, planned.source, planned.concept
     path = output / CACHE
-    if not path.is_file():
+    cached = path.is_file()
+    accelerator.wait_for_everyone()  # all processes have looked before one writes
+    if not cached:
         pipeline = load_pipeline(source)
         pipeline.to(accelerator.device)
-        forget = _images(config, concept, "forget", pipeline, output, accelerator)
-        retain = _images(config, concept, "retain", pipeline, output, accelerator)
+        forget = _images(planned, "forget", pipeline, output, accelerator)
+        retain = _images(planned, "retain", pipeline, output, accelerator)
         if accelerator.is_main_process:
             encode(
                 pipeline,
@@ -284,14 +197,10 @@ def _latents(
 
 
 def _images(
-    config: ConceptConfig,
-    concept: Concept,
-    name: str,
-    pipeline: Any,
-    output: Path,
-    accelerator: Accelerator,
+    planned: Plan, name: str, pipeline: Any, output: Path, accelerator: Accelerator
 ) -> CaptionedImages:
-    prompts: tuple[str, ...] = getattr(concept, name)
+    config = planned.config
+    prompts: tuple[str, ...] = getattr(planned.concept, name)
     folder = getattr(config, f"{name}_images")
     if folder:
         return read_folder(Path(folder), prompts)
@@ -319,8 +228,7 @@ def _images(
             batch_size=config.render_batch_size or 1,
             size=config.resolution,
             device=str(accelerator.device),
-            # The model cannot change within a run folder, and resuming checks the settings.
-            fingerprint=fingerprint([deciding(config), name]),
+            fingerprint=fingerprint([deciding(config), planned.facts, name]),
             progress=lambda done, _: bar.update(done - bar.n),
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,

@@ -37,6 +37,7 @@ from erase.training.checkpoint import (
 )
 
 LOG = "log.jsonl"
+REMEDY = "Lower --learning-rate or --alpha, or check the images; earlier checkpoints stay."
 
 
 def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) -> Optimizer:
@@ -143,6 +144,7 @@ class UnlearningLoop:
                 self._keep(step + 1, row)
         if self.ema:
             self.ema.copy_to(self.parameters)
+        self._check_finite(self.total)
         self.method.finish(self.task)
 
     @property
@@ -161,7 +163,7 @@ class UnlearningLoop:
         except RunError as error:
             raise RunError(
                 f"Step {step + 1}: {error.message}",
-                "Lower --learning-rate or --alpha, or check the images; earlier checkpoints stay.",
+                REMEDY,
             ) from error
         if self.config.max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
@@ -182,7 +184,13 @@ class UnlearningLoop:
         if self.on_step:
             self.on_step(done, row)
 
+    def _check_finite(self, done: int) -> None:
+        """A step checks its loss before it moves the weights: look at them before they are kept."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters):
+            raise RunError(f"Step {done}: a weight is no longer finite.", REMEDY)
+
     def _save(self, folder: Path, done: int) -> None:
+        self._check_finite(done)
         optimizer, meta = pack_optimizer(self.optimizer)
         tensors = {
             **with_prefix("parameter", self.task.parameters),

@@ -1,0 +1,25 @@
+"""What has to hold before anything that takes long begins; nothing here changes anything."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from erase.errors import InputError
+
+
+def check_device(device: str) -> None:
+    """InputError for a torch device that is not there, or that nothing can be read back from."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"The device {device!r} is not there.", "Try cpu.") from error
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """InputError, naming the option, for a folder in which, or as which, nothing can be made."""
+    folder = folder.absolute()
+    nearest = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "may not be written to" if nearest.is_dir() else "is a file"
+        raise InputError(f"{folder} cannot be used: {nearest} {why}.", f"Give another {option}.")
