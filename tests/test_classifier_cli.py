@@ -97,7 +97,6 @@ def test_a_model_of_other_classes_than_the_data(trained: Path, tmp_path: Path) -
 
 
 def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     out = tmp_path / "compare"
     common = (
         "compare", "classifier", "--model", trained, "--forget", "class:3", "--epochs", "1",

@@ -53,3 +53,8 @@ def test_documented_command_exists(page: str, line: str) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in(page: Path) -> None:
+    assert not re.findall(r"\b[A-Z]+_TABLE\b|\bTABLE_[A-Z_]+\b|\bTODO\b", page.read_text())

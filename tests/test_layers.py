@@ -26,7 +26,7 @@ LAYERS = {
     "__main__": 5,
 }
 PLUGINS = ("methods", "suites", "metrics")
-ALLOWED_TO_PLUGINS = {"erase.tasks.protocol", "erase.data.prompts"}
+ALLOWED_TO_PLUGINS = {"erase.tasks.protocol", "erase.tasks.method", "erase.data.prompts"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

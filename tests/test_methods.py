@@ -10,7 +10,7 @@ from erase import registry
 from erase.core.objectives import cross_entropy
 from erase.evaluation.classifier_metrics import accuracy, predict
 from erase.models.classifiers import Classifier
-from erase.tasks.protocol import TwoLossMethod
+from erase.tasks.method import TwoLossMethod
 from erase.training.classifier import run_method
 from erase.training.classifier_config import ClassifierConfig, fill, method_module
 from erase.training.loop import LOG

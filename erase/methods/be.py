@@ -9,7 +9,8 @@ from torch import nn
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import generator
-from erase.tasks.protocol import BaseMethod, ClassifierTask, Reduce, one_loss
+from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The SHs paper's: 1e-6 at 10%; at 50%, 5e-6 (CIFAR-10) and 1e-5 (CIFAR-100).

@@ -10,7 +10,8 @@ from torch.nn import Module
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.protocol import BaseMethod, Batch, ClassifierTask, Reduce, one_loss
+from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.protocol import Batch, ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The SHs paper's, as for BE.

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.protocol import BaseMethod, ClassifierTask, Reduce, one_loss
+from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # As the SalUn and SHs papers run it.

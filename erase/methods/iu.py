@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.errors import InputError
-from erase.tasks.protocol import BaseMethod, Batch, ClassifierTask, Reduce, Subset, gradient_of
+from erase.tasks.method import ClosedForm, gradient_of
+from erase.tasks.protocol import Batch, ClassifierTask, Subset
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The SHs paper's α; CIFAR-100: 20 at 10%, 2 at 50%.
@@ -40,11 +40,10 @@ class Settings:
     )
 
 
-class Method(BaseMethod):
+class Method(ClosedForm):
     """θ + α (I + Σ g gᵀ / N)⁻¹ v with v the difference of the mean gradients that D_f makes."""
 
     families: ClassVar = frozenset({"classifier"})
-    closed_form: ClassVar = True
 
     def __init__(self, settings: Settings) -> None:
         if settings.solver not in SOLVERS:
@@ -75,10 +74,6 @@ class Method(BaseMethod):
         with torch.no_grad():
             for p, move in zip(parameters, moves, strict=True):
                 p.add_(move.view_as(p), alpha=self.settings.alpha)
-
-    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
-        """Never called: the method is a closed form."""
-        raise NotImplementedError
 
 
 def source_recursion(v: Tensor, gradients: Any, count: int) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.protocol import BaseMethod, ClassifierTask, Reduce, one_loss
+from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The SHs paper's; α 2e-4 at 50% of CIFAR-100.

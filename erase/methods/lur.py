@@ -11,7 +11,8 @@ from erase.core.objectives import negative_cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import trim
 from erase.errors import InputError
-from erase.tasks.protocol import Reduce, Split, StepLosses, Task, TwoLossMethod, gradient_of
+from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.protocol import Reduce, StepLosses, Task
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The paper gives α (figure 5) and λ; the learning rates are those found here (docs).

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 
 from erase.core.meta import Stats, meta_gradient
-from erase.tasks.protocol import Loss, Reduce, Split, Task, TwoLossMethod, gradient_of
+from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.protocol import Loss, Reduce, Task
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # As LUR: the two differ in the inner step alone.

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import derive_seed
-from erase.tasks.protocol import BaseMethod, ClassifierTask, Reduce, one_loss
+from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # SalUn's CIFAR recipe: 182 epochs, the rate ×0.1 at 91 and 136.

@@ -11,13 +11,8 @@ from erase.core.objectives import cross_entropy, negative_cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import Mask, top_share
 from erase.errors import InputError
-from erase.tasks.protocol import (
-    Batch,
-    ClassifierTask,
-    Split,
-    TwoLossMethod,
-    gradient_of,
-)
+from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.protocol import Batch, ClassifierTask
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # SalUn's own repository: 0.013 and a mask of 0.5; at 50%, SHs' 5e-2 and 0.2, 1e-2 and 0.5.

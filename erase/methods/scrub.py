@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.protocol import Batch, ClassifierTask, Split, TwoLossMethod, gradient_of
+from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.protocol import Batch, ClassifierTask
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The authors' repository: three epochs, the first two of which begin with an ascent.

@@ -12,13 +12,8 @@ from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy, negative_cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import trim
-from erase.tasks.protocol import (
-    Batch,
-    ClassifierTask,
-    Split,
-    TwoLossMethod,
-    gradient_of,
-)
+from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.protocol import Batch, ClassifierTask
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The SHs paper's learning rate / sparsity / λ.

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.protocol import BaseMethod, Batch, ClassifierTask, Reduce, gradient_of
+from erase.tasks.method import ClosedForm, gradient_of
+from erase.tasks.protocol import Batch, ClassifierTask
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # The paper's α = 10 and λ = 1 for ResNet-18.
@@ -34,11 +34,10 @@ class Settings:
     )
 
 
-class Method(BaseMethod):
+class Method(ClosedForm):
     """Weights with F_f > α F_D are multiplied by min(λ F_D / F_f, 1)."""
 
     families: ClassVar = frozenset({"classifier"})
-    closed_form: ClassVar = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -52,10 +51,6 @@ class Method(BaseMethod):
         parameters = task.parameters.values()
         for p, f, d in zip(parameters, forget, everything, strict=True):
             dampen(p, f, d, self.settings)
-
-    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
-        """Never called: the method is a closed form."""
-        raise NotImplementedError
 
 
 @torch.no_grad()

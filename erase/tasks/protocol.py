@@ -1,16 +1,14 @@
 """What a method may ask of a task, and what the loop asks of a method."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
-from erase.core.meta import Mode, NonFiniteLossError, Stats
+from erase.core.meta import Mode, Stats
 
 Loss = Callable[[], Tensor]
 Reduce = Callable[[Tensor], Tensor]
@@ -138,95 +136,3 @@ class Method(Protocol):
 
     def finish(self, task: Any) -> None:
         """Called after the last step, e.g. to drop a head that was only for training."""
-
-
-class BaseMethod:
-    """What most methods share: hooks that do nothing, and an epoch that goes over D_r."""
-
-    closed_form: ClassVar[bool] = False
-    """Whether `prepare` does everything and no step follows."""
-    epoch_over: ClassVar[Literal["forget", "retain", "all"]] = "retain"
-    """The set that one epoch goes through once."""
-
-    def prepare(self, task: Any) -> None:
-        """Nothing to prepare."""
-
-    def after_step(self, task: Any) -> None:
-        """Nothing to do after a step."""
-
-    def finish(self, task: Any) -> None:
-        """Nothing to finish."""
-
-    def total_steps(self, task: ClassifierTask) -> int:
-        """Optimizer steps of the task's epochs; 0 for a closed form."""
-        return 0 if self.closed_form else task.epochs * self.steps_per_epoch(task)
-
-    def steps_per_epoch(self, task: ClassifierTask) -> int:
-        """Batches that it takes to go once through the epoch's set, the last one full."""
-        both = self.epoch_over == "all"
-        subsets: tuple[Subset, ...] = ("forget", "retain") if both else (self.epoch_over,)  # type: ignore[assignment]
-        return math.ceil(sum(task.size(name) for name in subsets) / task.batch_size)
-
-
-def one_loss(task: Task, loss: Loss, reduce: Reduce | None, *, retain: bool) -> Stats:
-    """Leave the gradient of one loss in `.grad`; its value is reported as L_r or as L_f.
-
-    Raises:
-        NonFiniteLossError: the loss or its gradient is not finite.
-    """
-    gradients, value, norm = gradient_of(task, loss)
-    put_gradients(task, gradients, reduce)
-    nan = math.nan
-    return Stats(value if retain else nan, nan if retain else value, norm)
-
-
-def gradient_of(task: Task, loss: Loss) -> tuple[list[Tensor], float, float]:
-    """Gradient of a loss with respect to the trained parameters, its value, the gradient's norm.
-
-    Raises:
-        NonFiniteLossError: the loss or its gradient is not finite.
-    """
-    parameters = list(task.parameters.values())
-    with torch.enable_grad():
-        result = loss()
-        found = torch.autograd.grad(result, parameters, allow_unused=True, materialize_grads=True)
-    gradients = list(found)
-    value = float(result.detach())
-    norm = float(torch.stack([g.double().norm() for g in gradients]).norm())
-    if not (math.isfinite(value) and math.isfinite(norm)):
-        raise NonFiniteLossError(
-            f"the loss is {value}, its gradient's norm {norm}; the parameters are unchanged",
-            "Lower the learning rate, or check the data for broken samples.",
-        )
-    return gradients, value, norm
-
-
-@dataclass(frozen=True)
-class Split:
-    """The gradients of one step kept apart; None for a set that the step leaves out."""
-
-    retain: list[Tensor] | None
-    forget: list[Tensor] | None
-    stats: Stats
-
-
-class TwoLossMethod(BaseMethod):
-    """A method whose gradient has a retain part and a forget part (for DualOptim's two momenta)."""
-
-    def split(self, task: Any, step: int) -> Split:
-        """The two parts of the gradient of a step; their sum is what `step` leaves in `.grad`."""
-        raise NotImplementedError
-
-    def step(self, task: Any, step: int, reduce: Reduce | None) -> Stats:
-        """The sum of the two parts, in `.grad`."""
-        parts = self.split(task, step)
-        given = [part for part in (parts.retain, parts.forget) if part is not None]
-        total = [torch.stack(pair).sum(0) for pair in zip(*given, strict=True)]
-        put_gradients(task, total, reduce)
-        return parts.stats
-
-
-def put_gradients(task: Task, gradients: Sequence[Tensor], reduce: Reduce | None) -> None:
-    """Make these the parameters' `.grad`, averaged over processes."""
-    for parameter, gradient in zip(task.parameters.values(), gradients, strict=True):
-        parameter.grad = gradient if reduce is None else reduce(gradient)

@@ -23,7 +23,8 @@ from erase.data.classification import ClassificationData, LabelledSet, load_data
 from erase.errors import InputError
 from erase.models.classifiers import Classifier, Description, build, load_classifier
 from erase.tasks.classifier import ClassifierTask
-from erase.tasks.protocol import Reduce, TwoLossMethod
+from erase.tasks.method import TwoLossMethod
+from erase.tasks.protocol import Reduce
 from erase.training.classifier_config import ClassifierConfig, method_module
 from erase.training.loop import UnlearningLoop
 
