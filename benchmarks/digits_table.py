@@ -71,7 +71,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['concept']} | {row['method']} | {100 * row['ua']:.1f} | {100 * row['ra']:.1f}"
             f" | {100 * (row['ra'] - row['ra_base']):+.1f} | {row['fid']:.3f}"
-            f" | {row['fid'] / row['fid_base']:.2f} | {row['cosine']:+.2f} |"
+            f" | {row['fid'] / row['fid_base']:.2f} | {row['cosine']:+.3f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -64,8 +64,9 @@ def test_longest_caption_fits(pipeline: StableDiffusionPipeline) -> None:
 
 def test_rendering_follows_the_seed(pipeline: StableDiffusionPipeline) -> None:
     both = render(pipeline, ["the digit 3"] * 3, [7, 7, 8], steps=4)
-    assert torch.equal(both[0], both[1])
-    assert not torch.equal(both[0], both[2])
+    # Not to the bit: several threads share a batch out by place.
+    torch.testing.assert_close(both[0], both[1], atol=1e-3, rtol=0.0)
+    assert (both[0] - both[2]).abs().max() > 0.1
     alone = render(pipeline, ["the digit 3"], [7], steps=4)
     torch.testing.assert_close(alone[0], both[0], atol=1e-3, rtol=0.0)
 

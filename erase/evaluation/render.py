@@ -2,8 +2,8 @@
 
 Every sample has its own CPU generator, and every batch is made up from the list of samples alone
 and filled up to the full batch size, so that neither a resumed run nor the number of processes
-changes an image by a bit. Another batch size or device may: there, expect most pixels equal and
-single ones off by a few of 255 levels.
+changes an image by a bit. Another batch size, place in the batch (other samples) or device may:
+there, expect most pixels equal and single ones off by a few of 255 levels.
 """
 
 import io
