@@ -123,8 +123,9 @@ def test_guidance_scales_are_grouped(pipeline: Any, tmp_path: Path) -> None:
     mixed = [Sample(f"m{i}", "a three", 7, guidance=(1.0, 3.0, 5.0)[i % 3]) for i in range(6)]
     images = content(pipeline, tmp_path, mixed)
     assert levels_apart(images["m0"], images["m3"]) <= 2
-    assert images["m1"] == images["m4"]
-    assert len(set(images.values())) == 3
+    assert levels_apart(images["m1"], images["m4"]) <= 2
+    assert levels_apart(images["m0"], images["m1"]) > 2
+    assert levels_apart(images["m1"], images["m2"]) > 2
 
 
 def test_negative_and_empty_prompts(pipeline: Any, tmp_path: Path) -> None:
