@@ -7,6 +7,7 @@ import click
 
 from erase import registry
 from erase.cli.options import config_options, resolve, run_options
+from erase.cli.processes import speaks
 from erase.config import ConceptConfig
 from erase.errors import InputError
 
@@ -68,4 +69,5 @@ def concept(
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")
         return
     folder = erase_concept(resolved, output, overwrite=overwrite, resume=resume, device=device)
-    click.echo(f"Saved {folder}: a complete diffusers pipeline, with its record.")
+    if speaks():
+        click.echo(f"Saved {folder}: a complete diffusers pipeline, with its record.")

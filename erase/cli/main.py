@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import erase
-from erase.cli.processes import asked_for_more, run_all
+from erase.cli.processes import asked_for_more, run_all, speaks
 from erase.errors import EraseError
 
 COMMANDS = {
@@ -55,7 +55,7 @@ class Main(LazyGroup):
         except EraseError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            if os.environ.get("RANK", "0") == "0":  # accelerate launch: one message, not N
+            if speaks():
                 click.secho(f"Error: {error.message}", err=True, fg="red")
                 if error.remedy:
                     click.echo(error.remedy, err=True)

@@ -14,6 +14,11 @@ from collections.abc import Mapping
 from erase.errors import InputError
 
 
+def speaks() -> bool:
+    """Whether this process is the one of several that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def asked_for_more(environment: Mapping[str, str]) -> bool:
     """Whether accelerate was asked for several CPU processes and this is the only one.
 
