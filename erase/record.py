@@ -114,13 +114,37 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
+def _tidy(path: Path) -> None:
+    """Undo what a process that died inside `atomic_directory(path)` left beside `path`."""
+    for left in path.parent.glob(f".{path.name}.*-*"):
+        kind, _, process = left.name.removeprefix(f".{path.name}.").partition("-")
+        if kind not in ("partial", "old") or not process.isdigit() or _alive(int(process)):
+            continue
+        if kind == "old" and not path.exists():  # it died between the two renames
+            left.rename(path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; on success it is synced and renamed to `path`, replacing it.
 
-    On an exception what was written aside is removed and `path` stays as it was.
+    On an exception what was written aside is removed and `path` stays as it was. What a process
+    that was killed in here left behind is tidied up by the next one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(path)
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()

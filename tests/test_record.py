@@ -1,6 +1,8 @@
 """Atomic files, fingerprints and the run record."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,25 @@ def test_atomic_directory_replaces_or_leaves(tmp_path: Path) -> None:
         fail()
     assert (target / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_leftovers_of_a_killed_process_are_tidied_up(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    partial, old = (tmp_path / f".made.{kind}-{ended.pid}" for kind in ("partial", "old"))
+    for folder in (partial, old):
+        folder.mkdir()
+        (folder / "file").write_text("before")
+
+    def fail() -> None:
+        with atomic_directory(tmp_path / "made"):
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
+    # It had died between its two renames: the old folder is back, the half-written one gone.
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made" / "file").read_text() == "before"
 
 
 def test_fingerprint_ignores_order_and_sees_content(tmp_path: Path) -> None:
