@@ -168,6 +168,14 @@ def test_dry_run_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_joint_is_another_name_for_lur_b(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    common = ("--model", "mini-sd", "--concept", "three", "--output", output, "--dry-run")
+    result = run("concept", *common, "--method", "joint")
+    assert result.exit_code == 0, result.output
+    assert "method: lur-b" in result.output
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "erase", "--debug", "concept", "--model", "nothing"]
     result = subprocess.run(
