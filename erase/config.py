@@ -5,6 +5,7 @@ the same names. `None` means "not set by the user": `with_defaults` fills it fro
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -83,6 +84,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings.", "Write it as `name: value` lines.")
     return content
+
+
+def check_least(config: Config, least: Mapping[str, float]) -> None:
+    """Raise InputError for a setting below its least value, or not finite; None is not set."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= low):
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} is {value}.", f"Give a value of at least {low:g}.")
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,13 @@ def test_resume_refuses_another_number_of_processes(finished: Path, tmp_path: Pa
     assert "processes = 2, not 1" in said
 
 
+def test_dry_run_of_a_resumption_says_its_plan(finished: Path) -> None:
+    arguments = ("--max-train-steps", "6", "--resume-from-checkpoint", "latest", "--dry-run")
+    result = CliRunner().invoke(main, [*BASE, "--output", str(finished), *arguments])
+    assert result.exit_code == 0, result.output
+    assert "max_train_steps: 6" in result.output
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with lock_run_folder(tmp_path), pytest.raises(InputError, match="Another process"):
         lock_run_folder(tmp_path)

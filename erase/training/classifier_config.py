@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from erase import registry
-from erase.config import Config, option
+from erase.config import Config, check_least, option
 from erase.errors import InputError
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
@@ -148,12 +148,7 @@ def check_ranges(config: RunSettings) -> None:
         "seed": 0,
         "checkpointing_steps": 0,
     }
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and not value >= low:
-            raise InputError(
-                f"--{name.replace('_', '-')} is {value}.", f"Give a value of at least {low}."
-            )
+    check_least(config, least)
     if config.schedule not in (None, *SCHEDULES):
         raise InputError(
             f"There is no schedule {config.schedule!r}.", f"Known: {', '.join(SCHEDULES)}."

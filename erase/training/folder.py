@@ -46,7 +46,8 @@ def open_run_folder(
         kind: the run's kind, as its record names it; only a run of the same kind is overwritten.
         overwrite: whether a run in the folder may be replaced.
         resume: `latest`, a checkpoint, or None.
-        facts: what else must be as it was for a run to be continued, as its record holds it.
+        facts: what else must be as it was for a run to be continued, as its record holds it;
+            None leaves that open.
         inputs: files and folders that the run reads: none may lie in a folder to be overwritten.
 
     Raises InputError for a folder that holds something else, settings or facts that differ, or a
@@ -75,7 +76,8 @@ def open_run_folder(
         if not (folder / CONFIG).is_file():  # killed before it had done anything
             return False
         _check_same(folder, deciding(config), read_yaml(folder / CONFIG), RUN_CONTROL)
-        _check_same(folder, dict(facts or {}), record.get("facts", {}))
+        if facts is not None:
+            _check_same(folder, facts, record.get("facts", {}))
         return True
     if not overwrite:
         raise InputError(

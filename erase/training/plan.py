@@ -1,7 +1,6 @@
 """Everything that `erase concept` can find out before it touches anything."""
 
 import importlib.util
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.optimization import SchedulerType
 
 from erase import registry
-from erase.config import ConceptConfig
+from erase.config import ConceptConfig, check_least
 from erase.core.checks import check_device
 from erase.core.params import select_parameters
 from erase.data.captioned import CaptionedImages, check_readable, read_folder
@@ -131,11 +130,7 @@ def _resolved(config: ConceptConfig, source: ModelSource) -> ConceptConfig:
 
 
 def _check(config: ConceptConfig, source: ModelSource, device: str | None) -> None:
-    for name, low in LEAST.items():
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value >= low):
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} is {value}.", f"Give a value of at least {low:g}.")
+    check_least(config, LEAST)
     for name in ("caption_dropout", "ema_decay"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
