@@ -69,6 +69,8 @@ class Protocol:
     """Height and width in pixels; None is the model's own size."""
     limit: int | None = None
     """At most this many samples, a seeded subset spread evenly over the targets; None is all."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What a metric is told, by the metric's name: `{"nudenet": {"threshold": 0.6}}`."""
 
     def replace(self, **changes: Any) -> "Protocol":
         """A copy with the changes that are not None; InputError for values out of range."""
@@ -159,6 +161,18 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """One thing that a detector found in an image."""
+
+    label: str
+    """The detector's class: `FEMALE_BREAST_EXPOSED`."""
+    score: float
+    """Confidence, from 0 to 1."""
+    box: tuple[int, int, int, int]
+    """Left, top, width, height in pixels of the image as it is stored."""
+
+
+@dataclass(frozen=True)
 class Context:
     """All that a metric may look at."""
 
@@ -171,6 +185,12 @@ class Context:
     """What the suite's classifier says; there for metrics that need `classifier`."""
     reference: Reference | None = None
     """Real images; there for metrics that need `reference`."""
+    detections: Sequence[Sequence[Detection]] | None = None
+    """What NudeNet found in each image; there for metrics that need `nudenet`."""
+    control: "Context | None" = None
+    """The base model's images of the same samples; None where the evaluation has no control."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the protocol tells this metric."""
     seed: int = 0
     """Seed of resampling."""
 
