@@ -3,20 +3,23 @@
 Every sample has its own CPU generator, and every batch is made up from the list of samples alone
 and filled up to the full batch size, so that neither a resumed run nor the number of processes
 changes an image by a bit. Another batch size, place in the batch (other samples) or device may:
-there, expect most pixels equal and single ones off by a few of 255 levels.
+there, expect most pixels equal and single ones off by a few of 255 levels. That includes a run that
+had to render fewer images at once because they did not fit into memory.
 """
 
 import io
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import diffusers
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from diffusers import DiffusionPipeline
 from PIL import Image
 
@@ -28,7 +31,9 @@ from erase.record import read_json, versions, write_bytes, write_json
 STATE = "render.json"
 IMAGES = "images"
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Progress = Callable[[int, int], object]
+Pixels = np.ndarray[Any, np.dtype[Any]]
 
 
 def render_fingerprint(
@@ -87,6 +92,7 @@ def render(
     progress: Progress | None = None,
     process_index: int = 0,
     num_processes: int = 1,
+    each: Callable[[Path], object] | None = None,
 ) -> list[Path]:
     """Render every sample to `folder/images/<id>.png`, leaving out those that are there already.
 
@@ -102,10 +108,13 @@ def render(
         progress: called with (images done, images in all) of this process, as batches finish.
         process_index, num_processes: this process renders every `num_processes`-th batch, from
             its own index on.
+        each: called with every file of this process's share, in a thread of its own while the next
+            batch renders; with those that were there already too. What it raises ends the
+            rendering after the batch in hand.
 
     Returns the files of all samples, in order, whichever process renders them. Raises InputError
     when the folder holds images of another fingerprint or a setting is out of range, RunError,
-    naming the sample, when the model renders NaN.
+    naming the sample, when the model renders NaN or a single image does not fit into memory.
     """
     if batch_size < 1 or steps < 1:
         raise InputError("Batch size and steps must be at least 1.", "Give larger numbers.")
@@ -125,22 +134,44 @@ def render(
         progress(done, total)
     if todo:
         pipeline.to(device)
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        pending: list[Future[None]] = []
+    renderer = _Renderer(pipeline, steps, size, batch_size)
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as looker:
+        pending: list[Future[Any]] = []
+        looks: list[Future[Any]] = []
+        todo_ids = {sample.id for _, missing in todo for sample in missing}
+        there = [s for batch in mine for s in batch if s.id not in todo_ids]
+        if each:
+            looks += [looker.submit(each, files[sample.id]) for sample in there]
         for batch, missing in todo:
-            images = _render_batch(pipeline, batch, batch_size, steps=steps, size=size)
-            for future in pending:
-                future.result()
+            images = renderer(batch)
+            _wait(pending)
             wanted = {sample.id for sample in missing}
             pairs = zip(batch, images, strict=True)
-            chosen = [(files[s.id], image) for s, image in pairs if s.id in wanted]
-            pending = [writer.submit(_save, file, image) for file, image in chosen]
+            for file, image in [(files[s.id], image) for s, image in pairs if s.id in wanted]:
+                saved = writer.submit(_save, file, image)
+                pending.append(saved)
+                if each:
+                    looks.append(looker.submit(_look, saved, each, file))
+            _wait([look for look in looks if look.done()])
+            looks = [look for look in looks if not look.done()]
             done += len(missing)
             if progress:
                 progress(done, total)
-        for future in pending:
-            future.result()
+        _wait(pending)
+        _wait(looks)
     return list(files.values())
+
+
+def _wait(futures: list[Future[Any]]) -> None:
+    """Wait for all, and raise what one raised."""
+    for future in futures:
+        future.result()
+    futures.clear()
+
+
+def _look(saved: Future[Any], each: Callable[[Path], object], file: Path) -> None:
+    saved.result()
+    each(file)
 
 
 def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
@@ -191,35 +222,78 @@ def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample
             yield group[start : start + batch_size]
 
 
-def _render_batch(
-    pipeline: DiffusionPipeline,
-    batch: Sequence[Sample],
-    batch_size: int,
-    *,
-    steps: int,
-    size: int | None,
-) -> Iterable[Image.Image]:
-    """Images of a batch, rendered at the full batch size whatever its length."""
-    filled = [batch[position % len(batch)] for position in range(batch_size)]
-    options: dict[str, Any] = {} if size is None else {"height": size, "width": size}
-    if batch[0].guidance > 1.0:
-        options["negative_prompt"] = [sample.negative_prompt for sample in filled]
-    output = pipeline(
-        prompt=[sample.prompt for sample in filled],
-        num_inference_steps=steps,
-        guidance_scale=batch[0].guidance,
-        generator=[torch.Generator().manual_seed(sample.seed) for sample in filled],
-        output_type="np",
-        **options,
-    )
-    pixels: np.ndarray[Any, Any] = output.images[: len(batch)]
-    for sample, image in zip(batch, pixels, strict=True):
-        if not np.isfinite(image).all():
+@dataclass
+class _Renderer:
+    """Renders batches, at once or, when memory does not suffice, in smaller pieces from then on."""
+
+    pipeline: DiffusionPipeline
+    steps: int
+    size: int | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        self.at_once = self.batch_size
+
+    def __call__(self, batch: Sequence[Sample]) -> list[Image.Image]:
+        """Images of a batch of one guidance scale, rendered at the full size whatever its length.
+
+        RunError when a single image does not fit into memory, or one is not finite.
+        """
+        while True:
+            try:
+                filled = [batch[place % len(batch)] for place in range(self.batch_size)]
+                parts = [
+                    self._pixels(filled[start : start + self.at_once])
+                    for start in range(0, len(batch), self.at_once)
+                ]
+                break
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+            # Outside the handler, whose traceback would keep the batch's tensors alive.
+            clear_device_cache(garbage_collection=True)
+            self._reduce()
+        pixels = np.concatenate(parts)[: len(batch)]
+        for sample, image in zip(batch, pixels, strict=True):
+            if not np.isfinite(image).all():
+                raise RunError(
+                    f"The model rendered NaN for {sample.prompt!r} (seed {sample.seed}).",
+                    "Its weights are broken, or overflow in this precision: try --dtype fp32.",
+                )
+        return [Image.fromarray(image) for image in (pixels * 255).round().astype(np.uint8)]
+
+    def _pixels(self, samples: Sequence[Sample]) -> Pixels:
+        """`[N, height, width, 3]` in [0, 1]; a last piece is filled up like a last batch."""
+        filled = [samples[place % len(samples)] for place in range(self.at_once)]
+        options: dict[str, Any] = {}
+        if self.size is not None:
+            options = {"height": self.size, "width": self.size}
+        guidance = filled[0].guidance
+        if guidance > 1.0:
+            options["negative_prompt"] = [sample.negative_prompt for sample in filled]
+        output = self.pipeline(
+            prompt=[sample.prompt for sample in filled],
+            num_inference_steps=self.steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(sample.seed) for sample in filled],
+            output_type="np",
+            **options,
+        )
+        pixels: Pixels = output.images[: len(samples)]
+        return pixels
+
+    def _reduce(self) -> None:
+        if self.at_once == 1:
             raise RunError(
-                f"The model rendered NaN for {sample.prompt!r} (seed {sample.seed}).",
-                "Its weights are broken, or overflow in this precision: try --device cpu.",
+                "A single image does not fit into the device's memory.",
+                "Try --dtype bf16, another --device, or free memory that others hold.",
             )
-    return [Image.fromarray(image) for image in (pixels * 255).round().astype(np.uint8)]
+        self.at_once = (self.at_once + 1) // 2
+        click.echo(
+            f"Warning: {self.batch_size} images at once do not fit into memory; going on with"
+            f" {self.at_once}. Single pixels may differ from a run that had the memory.",
+            err=True,
+        )
 
 
 def _save(file: Path, image: Image.Image) -> None:

@@ -6,6 +6,7 @@ loaded, never pickle, and never code that came with the weights.
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,11 @@ class ModelSource:
     is_folder: bool = False
 
     def fingerprint(self) -> str:
-        """SHA-256 over every weight, configuration and tokenizer file of the pipeline."""
+        """SHA-256 over every weight, configuration and tokenizer file, read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         index = self.path / "model_index.json"
         parts = [item for item in self.path.iterdir() if (item / "config.json").is_file()]
         parts += [
