@@ -148,15 +148,6 @@ def test_bad_input_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_several_processes_are_refused(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one process"):
-        evaluate(config(models, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
 def test_another_control_needs_overwrite(models: Path, result: Result, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(result.folder, folder)

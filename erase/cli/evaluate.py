@@ -48,6 +48,13 @@ if TYPE_CHECKING:
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Precision to render in; another one gives other images.",
+)
+@click.option(
     "--cache-dir",
     help="Folder of the controls' images, shared by evaluations. [default: ~/.cache/erase/renders]",
 )
@@ -64,11 +71,12 @@ def evaluate(**options: Any) -> None:
     options["output"] = options["output"] or default_output(options["model"], options["suite"])
     config = EvaluateConfig(**options)
 
+    from erase.cli.processes import speaks
     from erase.cli.progress import stages
     from erase.evaluation.run import evaluate as run
 
     with stages() as progress:
-        result = run(config, progress)
+        result = run(config, progress if speaks() else None)
     show(result)
 
 
@@ -79,8 +87,10 @@ def default_output(model: str, suite: str) -> str:
     return f"evaluation-{suite}-{model.replace('/', '--')}"
 
 
-def show(result: Result) -> None:
-    """Print the summary as a table, and where the report lies."""
+def show(result: Result | None) -> None:
+    """Print the summary as a table, and where the report lies; nothing where there is no result."""
+    if result is None:  # this process helped to render for another one
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -23,12 +23,15 @@ from erase.core.scoring import Protocol, Sample, Scores, subset
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import EraseError, InputError
 from erase.evaluation.judges import Judge
-from erase.evaluation.render import render, render_fingerprint, rendered, use_scheduler
+from erase.evaluation.render import DTYPES, render_fingerprint
 from erase.evaluation.report import ReportData, write_report
 from erase.evaluation.score import check_targets, find_protocol, needed_judge, score_images
 from erase.evaluation.settings import EvaluateConfig
-from erase.models.loading import ModelSource, load_pipeline, resolve
+from erase.evaluation.share import own_folder, render_together
+from erase.evaluation.world import World, joined
+from erase.models.loading import ModelSource, resolve
 from erase.record import RECORD, RunRecord, fingerprint, read_json, write_json, write_jsonl
+from erase.training.folder import LOCK
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
 KIND = "evaluation"
@@ -74,54 +77,60 @@ class _Plan:
             size=self.protocol.size,
             scheduler=self.protocol.scheduler,
             device=self.config.device,
+            dtype=DTYPES[self.config.dtype],
         )
 
-    def run(
+    def render(
         self,
+        world: World,
         source: ModelSource,
         images: str,
         folder: Path,
         stage: str,
         progress: StageProgress | None,
-    ) -> tuple[list[Path], Scores]:
-        """Render into the folder what it lacks, and score it; a whole folder needs no model."""
-        files = rendered(folder, self.samples, images)
-        if files is None:
-            pipeline = load_pipeline(source)
-            use_scheduler(pipeline, self.protocol.scheduler)
-            files = render(
-                pipeline,
-                self.samples,
-                folder,
-                steps=self.protocol.steps,
-                size=self.protocol.size,
-                fingerprint=images,
-                batch_size=self.config.batch_size,
-                device=self.config.device,
-                overwrite=self.config.overwrite,
-                progress=None if progress is None else partial(progress, stage),
-            )
-        scores = score_images(self.protocol, self.samples, files, self.targets, self.judge)
-        return files, scores
+    ) -> list[Path]:
+        """Render into the folder what it lacks, together with the other processes."""
+        return render_together(
+            world,
+            source,
+            self.samples,
+            self.protocol,
+            folder,
+            fingerprint=images,
+            batch_size=self.config.batch_size,
+            device=self.config.device,
+            dtype=self.config.dtype,
+            shared=stage == "baseline",
+            overwrite=self.config.overwrite,
+            progress=None if progress is None else partial(progress, stage),
+        )
+
+    def score(self, files: list[Path]) -> Scores:
+        """What the protocol's metrics say about one model's images."""
+        return score_images(self.protocol, self.samples, files, self.targets, self.judge)
 
 
-def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> Result:
+def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> Result | None:
     """Render, score and report; see the module's docstring for what is left in the folder.
+
+    Under `accelerate launch` or torchrun all processes render, and the first one does the rest.
 
     Args:
         config: what to evaluate and how; `config.output` is the folder.
-        progress: called with (stage, images done, images in all).
+        progress: called with (stage, images done, images in all) of this process.
 
-    Raises InputError for settings that cannot be used (an unknown model, suite, protocol or
-    target; a model without a record and no target; a device that is not there; a folder with
-    something else; several processes), RunError when rendering or a metric fails; the record then
-    says `failed`.
+    Returns what was found; None in processes that only helped to render. Raises InputError for
+    settings that cannot be used (an unknown model, suite, protocol or target; a model without a
+    record and no target; a device that is not there; a folder with something else, or that another
+    process writes into), RunError when rendering or a metric fails; the record then says `failed`.
     """
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
-        raise InputError(
-            "An evaluation runs in one process, not in several.",
-            "Run erase evaluate without accelerate launch or torchrun.",
-        )
+    with joined() as world:
+        return _evaluate(config, world, progress)
+
+
+def _evaluate(
+    config: EvaluateConfig, world: World, progress: StageProgress | None
+) -> Result | None:
     suite = registry.load("suites", config.suite)
     source = resolve(config.model)
     root = prompts_root(config.prompts)
@@ -129,8 +138,8 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
     baseline, note = _baseline(config, source)
     output = Path(config.output)
     check_writable(output, "--output")
-    images = plan.fingerprint(source)
-    control_images = None if baseline is None else plan.fingerprint(baseline)
+    images = world.first(lambda: plan.fingerprint(source))
+    control_images = world.first(lambda: None if baseline is None else plan.fingerprint(baseline))
     judged = plan.judge.fingerprint() if plan.judge else None
     identity = {
         "images": images,
@@ -141,42 +150,60 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
     }
     if baseline is not None:
         check_writable(_cache(config), "--cache-dir")
-    _claim(output, fingerprint(identity), overwrite=config.overwrite)
-    record = RunRecord(
+    key = fingerprint(identity)
+    facts = {
+        "kind": KIND,
+        "config": config.to_dict(),
+        "model": config.model,
+        "target": {"suite": config.suite, "concepts": sorted(plan.targets)},
+        "fingerprint": key,
+        "images_fingerprint": images,
+        "classifier_sha256": judged,
+        "prompts_sha256": prompts_hash(root),
+        "protocol": plan.protocol.to_json(),
+        "deviations": plan.protocol.deviations(plan.named),
+        "baseline": note | ({"images_fingerprint": control_images} if control_images else {}),
+        "device": config.device,
+        "dtype": config.dtype,
+        "processes": world.count,
+    }
+    with own_folder(
         output,
-        kind=KIND,
-        config=config.to_dict(),
-        model=config.model,
-        target={"suite": config.suite, "concepts": sorted(plan.targets)},
-        fingerprint=fingerprint(identity),
-        images_fingerprint=images,
-        classifier_sha256=judged,
-        prompts_sha256=prompts_hash(root),
-        protocol=plan.protocol.to_json(),
-        deviations=plan.protocol.deviations(plan.named),
-        baseline=note,
-        device=config.device,
-    )
-    try:
-        files, scores = plan.run(source, images, output, "model", progress)
-        control: tuple[list[Path], Scores] | None = None
-        if baseline is not None and control_images is not None:
-            folder = _cache(config) / control_images
-            record.update(baseline={**note, "images_fingerprint": control_images})
-            control = plan.run(baseline, control_images, folder, "baseline", progress)
-        return _write(plan, output, record, (files, scores), control)
-    except EraseError as error:
-        record.fail(error.message)
-        raise
-    except BaseException as error:
-        record.fail(f"{type(error).__name__}: {error}")
-        raise
+        world,
+        check=lambda: _check(output, key, overwrite=config.overwrite),
+        claim=lambda: _claim(output, key, overwrite=config.overwrite),
+    ):
+        record = RunRecord(output, **facts) if world.leads else None
+        try:
+            files = plan.render(world, source, images, output, "model", progress)
+            control_files = None
+            if baseline is not None and control_images is not None:
+                folder = _cache(config) / control_images
+                control_files = plan.render(
+                    world, baseline, control_images, folder, "baseline", progress
+                )
+            if record is None:
+                return None
+            control = None
+            if control_files is not None:
+                control = control_files, plan.score(control_files)
+            return _write(plan, output, record, (files, plan.score(files)), control)
+        except EraseError as error:
+            if record:
+                record.fail(error.message)
+            raise
+        except BaseException as error:
+            if record:
+                record.fail(f"{type(error).__name__}: {error}")
+            raise
 
 
 def _plan(config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path) -> _Plan:
     check_device(config.device)
     if config.batch_size < 1:
         raise InputError(f"--batch-size is {config.batch_size}.", "Give at least 1.")
+    if config.dtype not in DTYPES:
+        raise InputError(f"--dtype is {config.dtype!r}.", f"Known: {', '.join(DTYPES)}.")
     named = find_protocol(suite, config.protocol)
     protocol = named.replace(
         steps=config.steps,
@@ -246,25 +273,39 @@ def _cache(config: EvaluateConfig) -> Path:
     return Path(home) / "erase" / "renders"
 
 
-def _claim(output: Path, identity: str, *, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but this evaluation; `overwrite` clears another one."""
-    if not output.exists() or all(PARTIAL.fullmatch(item.name) for item in output.iterdir()):
-        return
+def _check(output: Path, identity: str, *, overwrite: bool) -> bool:
+    """Whether another evaluation has to be cleared away first; changes nothing.
+
+    InputError for a folder that holds anything but an evaluation, or another one and no
+    `overwrite`.
+    """
+    if not output.exists() or all(
+        item.name == LOCK or PARTIAL.fullmatch(item.name) for item in output.iterdir()
+    ):
+        return False
     record = _recorded(output)
     if record.get("kind") != KIND:
         raise InputError(
             f"{output} is not empty, and no evaluation either.", "Give another --output."
         )
     if record.get("fingerprint") == identity:
-        return
+        return False
     if not overwrite:
         raise InputError(
             f"{output} holds an evaluation of another model, with another control or settings.",
             "Give another --output, or --overwrite to replace it.",
         )
+    return True
+
+
+def _claim(output: Path, identity: str, *, overwrite: bool) -> None:
+    """Make the folder this evaluation's: another one's results are cleared away."""
+    if not _check(output, identity, overwrite=overwrite):
+        return
     for name in (METRICS, SAMPLES, REPORT):
         (output / name).unlink(missing_ok=True)
-    shutil.rmtree(output / "plots", ignore_errors=True)
+    for name in ("plots", "tables"):
+        shutil.rmtree(output / name, ignore_errors=True)
     # Replaced last, and never missing: killed at any point, the folder is still an evaluation's.
     write_json(output / RECORD, {"kind": KIND})
 

@@ -23,6 +23,7 @@ class EvaluateConfig(Config):
     limit: int | None = option(None, "At most this many images, spread evenly over the classes.")
     batch_size: int = option(50, "Images rendered at once.")
     device: str = option("cpu", "Device to render on: cpu, cuda, cuda:1, mps.")
+    dtype: str = option("fp32", "Precision to render in: fp32, bf16 or fp16.")
     cache_dir: str | None = option(None, "Folder of the baselines' images.")
     overwrite: bool = option(False, "Replace another evaluation in the output folder.")
     prompts: str | None = option(None, "Folder that replaces the built-in prompts.")

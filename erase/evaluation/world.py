@@ -76,9 +76,9 @@ class World:
         dist.all_gather_object(errors, said)
         if own is not None:
             raise own
-        for error in errors:
-            if error is not None:
-                raise error
+        for other in errors:
+            if other is not None:
+                raise other
         return result[0]
 
     def device(self, device: str) -> str:
