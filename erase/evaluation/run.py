@@ -19,13 +19,14 @@ import click
 
 from erase import registry
 from erase.core.checks import check_device, check_writable
-from erase.core.scoring import Protocol, Sample, Scores, subset
-from erase.data.prompts import prompts_hash, prompts_root
+from erase.core.scoring import Protocol, Sample, Scores
+from erase.data.prompt_table import Unusable, listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError
-from erase.evaluation.judges import Judge
-from erase.evaluation.render import DTYPES, render_fingerprint
+from erase.evaluation.observe import Observers, find_observers, needs
+from erase.evaluation.protocols import change, find_protocol
+from erase.evaluation.render import DTYPES, check_scheduler, render_fingerprint
 from erase.evaluation.report import ReportData, write_report
-from erase.evaluation.score import check_targets, find_protocol, needed_judge, score_images
+from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
 from erase.evaluation.settings import EvaluateConfig
 from erase.evaluation.share import own_folder, render_together
 from erase.evaluation.world import World, joined
@@ -64,8 +65,10 @@ class _Plan:
     named: Protocol
     protocol: Protocol
     samples: Sequence[Sample]
+    unusable: Sequence[Unusable]
+    """Rows of the prompt table that are left out."""
     targets: frozenset[str]
-    judge: Judge | None
+    observers: Observers
     config: EvaluateConfig
 
     def fingerprint(self, source: ModelSource) -> str:
@@ -105,9 +108,9 @@ class _Plan:
             progress=None if progress is None else partial(progress, stage),
         )
 
-    def score(self, files: list[Path]) -> Scores:
-        """What the protocol's metrics say about one model's images."""
-        return score_images(self.protocol, self.samples, files, self.targets, self.judge)
+    def score(self, files: list[Path], control: list[Path] | None) -> Scored:
+        """What the protocol's metrics say about the model's images and the control's."""
+        return score_images(self.samples, files, self.targets, self.observers, control)
 
 
 def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> Result | None:
@@ -133,19 +136,26 @@ def _evaluate(
 ) -> Result | None:
     suite = registry.load("suites", config.suite)
     source = resolve(config.model)
-    root = prompts_root(config.prompts)
-    plan = _plan(config, suite, source, root)
+    root = prompt_source(config.prompts)
     baseline, note = _baseline(config, source)
+    plan = _plan(config, suite, source, root, control=baseline is not None)
+    if plan.unusable and world.leads:
+        first = plan.unusable[0]
+        click.echo(
+            f"Warning: {len(plan.unusable)} of the prompt table's rows cannot be used"
+            f" (row {first.row}: {first.why}); record.json lists them.",
+            err=True,
+        )
     output = Path(config.output)
     check_writable(output, "--output")
     images = world.first(lambda: plan.fingerprint(source))
     control_images = world.first(lambda: None if baseline is None else plan.fingerprint(baseline))
-    judged = plan.judge.fingerprint() if plan.judge else None
+    observers = plan.observers.fingerprints()
     identity = {
         "images": images,
         "protocol": plan.protocol.to_json(),
         "targets": sorted(plan.targets),
-        "classifier": judged,
+        "observers": observers,
         "control": control_images,
     }
     if baseline is not None:
@@ -158,11 +168,22 @@ def _evaluate(
         "target": {"suite": config.suite, "concepts": sorted(plan.targets)},
         "fingerprint": key,
         "images_fingerprint": images,
-        "classifier_sha256": judged,
-        "prompts_sha256": prompts_hash(root),
+        "classifier_sha256": observers.get("classifier"),
+        "observers_sha256": observers,
+        "reference": plan.observers.real.facts() if plan.observers.real else None,
+        "prompts_sha256": source_hash(root),
+        "prompts_unusable": {"n": len(plan.unusable), "rows": listed(plan.unusable)},
         "protocol": plan.protocol.to_json(),
         "deviations": plan.protocol.deviations(plan.named),
-        "baseline": note | ({"images_fingerprint": control_images} if control_images else {}),
+        "baseline": note
+        | (
+            {
+                "images_fingerprint": control_images,
+                "images_folder": str((_cache(config) / control_images).absolute()),
+            }
+            if control_images
+            else {}
+        ),
         "device": config.device,
         "dtype": config.dtype,
         "processes": world.count,
@@ -184,10 +205,8 @@ def _evaluate(
                 )
             if record is None:
                 return None
-            control = None
-            if control_files is not None:
-                control = control_files, plan.score(control_files)
-            return _write(plan, output, record, (files, plan.score(files)), control)
+            scored = plan.score(files, control_files)
+            return _write(plan, output, record, scored, files, control_files)
         except EraseError as error:
             if record:
                 record.fail(error.message)
@@ -198,26 +217,72 @@ def _evaluate(
             raise
 
 
-def _plan(config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path) -> _Plan:
+def _plan(
+    config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path, *, control: bool
+) -> _Plan:
     check_device(config.device)
     if config.batch_size < 1:
         raise InputError(f"--batch-size is {config.batch_size}.", "Give at least 1.")
     if config.dtype not in DTYPES:
         raise InputError(f"--dtype is {config.dtype!r}.", f"Known: {', '.join(DTYPES)}.")
     named = find_protocol(suite, config.protocol)
-    protocol = named.replace(
+    protocol = change(
+        suite,
+        named,
+        metrics=config.metrics,
+        settings=config.settings,
+        told=_told(config),
         steps=config.steps,
         guidance=config.guidance,
         images=config.images_per_class,
         seed=config.seed,
         limit=config.limit,
+        scheduler=config.scheduler,
+        size=config.size,
+        classifier=config.classifier,
     )
-    targets = check_targets(
-        config.target or _recorded_targets(source, config.suite), suite.classes(root)
+    check_scheduler(protocol.scheduler)
+    classes = suite.classes(root)
+    chosen = config.target or _recorded_targets(source, config.suite)
+    if chosen or "targets" in needs(protocol):
+        if not chosen:
+            raise InputError(
+                f"{source.name} has no record of a concept of the suite {config.suite!r} that it"
+                " forgot.",
+                "Say which one with --target NAME.",
+            )
+        targets = check_targets(chosen, classes)
+    else:
+        targets = frozenset[str]()
+    observers = find_observers(
+        suite,
+        protocol,
+        root,
+        targets=targets,
+        control=control,
+        reference=config.reference,
+        device=config.device,
     )
-    samples = subset(suite.samples(protocol, root), protocol.limit, protocol.seed)
-    judge = needed_judge(suite, protocol, root)
-    return _Plan(suite, named, protocol, samples, targets, judge, config)
+    samples = choose_samples(suite, protocol, root, targets)
+    unusable: list[Unusable] = getattr(suite, "unusable", lambda *_: [])(protocol, root)
+    return _Plan(suite, named, protocol, samples, unusable, targets, observers, config)
+
+
+def _told(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
+    """The options that are short for `--set`."""
+    short = {
+        ("nudenet", "threshold"): config.threshold,
+        ("i2p", "categories"): config.categories,
+        ("i2p", "min_nudity"): config.min_nudity,
+    }
+    told: dict[str, dict[str, Any]] = {}
+    for (section, name), value in short.items():
+        if value is not None:
+            if section == "i2p" and config.suite != "i2p":
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} is for the suite i2p.", "Leave it out.")
+            told.setdefault(section, {})[name] = value
+    return told
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
@@ -228,13 +293,9 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 
 def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
+    """The concepts of the suite that the model's record says it forgot; none without a record."""
     target = _recorded(source.path).get("target") or {}
-    if target.get("suite") != suite or not target.get("concepts"):
-        raise InputError(
-            f"{source.name} has no record of a concept of the suite {suite!r} that it forgot.",
-            "Say which one with --target NAME.",
-        )
-    return tuple(target["concepts"])
+    return tuple(target.get("concepts") or ()) if target.get("suite") == suite else ()
 
 
 def _baseline(
@@ -314,10 +375,12 @@ def _write(
     plan: _Plan,
     output: Path,
     record: RunRecord,
-    model: tuple[list[Path], Scores],
-    control: tuple[list[Path], Scores] | None,
+    scored: Scored,
+    files: list[Path],
+    control_files: list[Path] | None,
 ) -> Result:
-    files, scores = model
+    scores, control = scored.model, scored.control
+    lost = {item["id"] for item in scored.unreadable}
     rows = []
     for sample, file in zip(plan.samples, files, strict=True):
         row: dict[str, Any] = {
@@ -326,29 +389,40 @@ def _write(
             "forget": sample.target in plan.targets,
             **scores.rows.get(sample.id, {}),
         }
+        if sample.id in lost:
+            row["unreadable"] = True
         if control:
-            row["baseline"] = dict(control[1].rows.get(sample.id, {}))
+            row["baseline"] = dict(control.rows.get(sample.id, {}))
         rows.append(row)
     metrics = {
         "suite": plan.config.suite,
         "model": plan.config.model,
         "protocol": plan.protocol.to_json(),
         "metrics": _json(scores),
-        "baseline": _json(control[1]) if control else None,
+        "baseline": _json(control) if control else None,
+        "differences": {name: found.to_json() for name, found in scores.differences.items()},
+        "images": {"n": len(files), "unreadable": list(scored.unreadable)},
     }
+    if lost:
+        click.echo(
+            f"Warning: {len(lost)} of {len(files)} samples have an image that cannot be read and"
+            " are left out; metrics.json lists them.",
+            err=True,
+        )
     write_jsonl(output / SAMPLES, rows)
     write_json(output / METRICS, metrics)
     record.finish()
+    shown = [index for index, sample in enumerate(plan.samples) if sample.id not in lost]
     data = ReportData(
         record=record.content,
         metrics=metrics,
-        rows=rows,
-        images=files,
-        baseline_images=control[0] if control else None,
+        rows=[rows[index] for index in shown],
+        images=[files[index] for index in shown],
+        baseline_images=control_files and [control_files[index] for index in shown],
     )
     write_report(output / REPORT, data)
     targets = tuple(sorted(plan.targets))
-    return Result(output, targets, scores, control[1] if control else None, metrics)
+    return Result(output, targets, scores, control, metrics)
 
 
 def _json(scores: Scores) -> dict[str, Any]:

@@ -69,6 +69,14 @@ def render_together(
     return [folder / "images" / f"{sample.id}.png" for sample in samples]
 
 
+def _tidy(folder: Path) -> None:
+    """Remove what atomic writes of a killed process left; only for who holds the folder."""
+    for parent in (folder, *(folder / name for name in ("images", "plots", "tables"))):
+        for left in parent.glob(".*.partial-*"):
+            if left.is_file():
+                left.unlink()
+
+
 @contextlib.contextmanager
 def _turn(folder: Path, world: World) -> Iterator[None]:
     """Hold the folder, after waiting for whoever holds it; the first process does so for all."""
@@ -81,6 +89,7 @@ def _turn(folder: Path, world: World) -> Iterator[None]:
         except OSError:
             click.echo(f"Waiting for another process that writes into {folder}.", err=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        _tidy(folder)
 
     with contextlib.ExitStack() as stack:
         world.first(hold)
@@ -100,6 +109,7 @@ def own_folder(
     def hold() -> None:
         check()
         stack.enter_context(lock_run_folder(folder))
+        _tidy(folder)
         claim()
 
     with contextlib.ExitStack() as stack:
