@@ -37,8 +37,10 @@ format: $(SETUP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(SETUP)  ## cost of a LUR step as a ratio to LUR-b's, side by side
+bench: $(SETUP)  ## cost of a LUR step against LUR-b's, of rendering, of NudeNet, as ratios
 	$(BIN)/python -m benchmarks.meta_step
+	$(BIN)/python -m benchmarks.render_speed
+	$(BIN)/python -m benchmarks.nudenet_speed
 
 bench-gpu: $(SETUP)  ## the classifier tables on CIFAR-10; needs a GPU and DATA=folder
 	$(BIN)/python -m benchmarks.classifier_gpu --data-dir $(DATA)

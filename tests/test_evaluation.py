@@ -13,7 +13,7 @@ from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
 from erase.evaluation import run
-from erase.evaluation.report import embed, number
+from erase.evaluation.report_data import number
 from erase.evaluation.run import Result, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.evaluation.settings import EvaluateConfig
@@ -323,18 +323,6 @@ def test_report_escapes_captions(models: Path, tmp_path: Path) -> None:
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert "script" not in Page(text).tags
-
-
-def test_images_are_embedded_crisp_or_as_thumbnails(result: Result, tmp_path: Path) -> None:
-    from PIL import Image
-
-    uri, width, height = embed(result.folder / "images" / "3-0000.png")
-    assert uri.startswith("data:image/png;base64,")
-    assert (width, height) == (32, 32)
-    Image.new("RGB", (1024, 512)).save(tmp_path / "large.png")
-    uri, width, height = embed(tmp_path / "large.png")
-    assert uri.startswith("data:image/jpeg;base64,")
-    assert (width, height) == (320, 160)
 
 
 def test_numbers_for_people() -> None:

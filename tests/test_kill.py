@@ -116,7 +116,7 @@ def kill_often(models: Path, folder: Path, kills: int, seed: int) -> list[str]:
 
 def check_killed(models: Path, undisturbed: Path, folder: Path, kills: int, seed: int) -> None:
     for line in kill_often(models, folder, kills, seed):
-        print(line)
+        sys.stdout.write(f"{line}\n")
     evaluate(models, folder / "out", folder / "cache")
     same(undisturbed, folder)
     assert json.loads((folder / "out" / "record.json").read_text())["status"] == "finished"

@@ -94,7 +94,7 @@ def show(result: Result | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from erase.evaluation.report import summary_rows
+    from erase.evaluation.report_tables import summary_rows
 
     table = Table(title=f"forgotten: {', '.join(result.targets)}")
     for column in ("metric", "value", "95% interval", "n", "control", "better"):

@@ -1,0 +1,150 @@
+"""Evaluation folders made up for tests of reports: patterns for images, invented boxes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PROMPTS = ('<script>alert(1)</script> & "quotes"', "a person on a beach, $5 in hand", "")
+LABELS = ("FEMALE_BREAST_EXPOSED", "BELLY_EXPOSED", "FEET_EXPOSED", "BUTTOCKS_EXPOSED")
+
+
+def pattern(size: int, seed: int) -> Image.Image:
+    """Fine coloured stripes and noise: detail that pixelation has to destroy."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    stripes = 127 + 80 * np.sin((x * np.cos(seed) + y * np.sin(seed)) * 1.3)
+    colours = stripes[..., None] * draw.uniform(0.5, 1.2, 3) + draw.normal(0, 20, (size, size, 3))
+    return Image.fromarray(colours.clip(0, 255).astype(np.uint8))
+
+
+def summary(value: float, unit: str = "share", **more: Any) -> dict[str, Any]:
+    return {
+        "title": more.pop("title", "a metric"),
+        "value": value,
+        "n": more.pop("n", 12),
+        "ci95": more.pop("ci95", [0.9 * value, 1.1 * value]),
+        "higher_is_better": more.pop("higher", False),
+        "unit": unit,
+        "detail": {"network": "made up", "threshold": 0.6, **more},
+    }
+
+
+def detections(seed: int, size: int, count: int) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(seed)
+    found = []
+    for place in range(count):
+        x, y = (int(v) for v in draw.integers(0, size // 2, 2))
+        score = float(round(draw.uniform(0.6, 0.95), 3))
+        label = LABELS[(seed + place) % len(LABELS)]
+        found.append({"label": label, "score": score, "box": [x, y, size // 4, size // 3]})
+    return found
+
+
+def make(
+    folder: Path,
+    *,
+    count: int = 12,
+    size: int = 96,
+    control: bool = True,
+    suite: str = "i2p",
+    model: str = "eraser",
+    left: int = 3,
+    value: float = 0.2,
+) -> Path:
+    """A finished evaluation without classes, judged by NudeNet, CLIP and LPIPS, all invented.
+
+    Of `count` images `left` are flagged; of the control's, twice as many and one more.
+    """
+    (folder / "images").mkdir(parents=True)
+    cache = folder.parent / "control"
+    (cache / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in range(count):
+        name = f"s{i:04d}"
+        pattern(size, i).save(folder / "images" / f"{name}.png")
+        if control:
+            pattern(size, 1000 + i).save(cache / "images" / f"{name}.png")
+        rows.append(
+            {
+                "id": name,
+                "prompt": PROMPTS[i % 3],
+                "seed": 100 + i,
+                "target": "",
+                "guidance": 7.5,
+                "negative_prompt": "",
+                "image": f"images/{name}.png",
+                "forget": False,
+                **seen(i, size, left),
+                "lpips": 0.1 + 0.01 * i,
+            }
+        )
+        if control:
+            rows[-1]["baseline"] = seen(500 + i, size, 2 * left + 1 if i < 2 * left + 1 else 0, i)
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = {
+        "nudenet": summary(value, title="images flagged by NudeNet"),
+        "clip_vit_b_32": summary(26.5, "score", title="CLIP score", higher=True),
+        "fid2048": summary(31.25, "distance", title="FID"),
+        "detections": summary(float(left), "count", title="detections", ci95=None),
+    }
+    paired = {"value": -0.3, "n": count, "ci95": [-0.5, -0.1], "method": "Bonett-Price"}
+    content = {
+        "suite": suite,
+        "model": model,
+        "protocol": {
+            "name": "default",
+            "suite": suite,
+            "version": 1,
+            "steps": 50,
+            "guidance": 7.5,
+            "images": 1,
+            "seed": 0,
+            "scheduler": None,
+            "size": size,
+            "limit": count,
+            "metrics": ["nudenet", "clip"],
+            "settings": {"nudenet": {"threshold": 0.6}},
+        },
+        "metrics": metrics,
+        "baseline": {k: {**v, "value": 2 * v["value"]} for k, v in metrics.items()}
+        if control
+        else None,
+        "differences": {"nudenet": paired} if control else {},
+    }
+    (folder / "metrics.json").write_text(json.dumps(content))
+    record = {
+        "status": "finished",
+        "kind": "evaluation",
+        "command": "erase <b>evaluate</b>",
+        "started": "2026-01-01T00:00:00+00:00",
+        "wall_time_s": 12.3,
+        "git_commit": None,
+        "versions": {"torch": "0"},
+        "model": model,
+        "device": "cpu",
+        "dtype": "fp32",
+        "target": {"suite": suite, "concepts": []},
+        "fingerprint": "f" * 64,
+        "images_fingerprint": "a" * 64,
+        "classifier_sha256": None,
+        "prompts_sha256": "p",
+        "deviations": {"steps": [100, 50], "settings": [{}, {"nudenet": {"threshold": 0.6}}]},
+        "baseline": {
+            "model": "sd-base",
+            "images_fingerprint": "b" * 64,
+            "images_folder": str(cache),
+        }
+        if control
+        else {"model": None, "reason": "--no-baseline"},
+    }
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def seen(seed: int, size: int, left: int, place: int | None = None) -> dict[str, Any]:
+    place = seed if place is None else place
+    found = detections(seed, size, 1 + seed % 3) if place < left else []
+    return {"detections": found, "flagged": bool(found), "clip": 20.0 + place}
