@@ -26,7 +26,12 @@ LAYERS = {
     "__main__": 5,
 }
 PLUGINS = ("methods", "suites", "metrics")
-ALLOWED_TO_PLUGINS = {"erase.tasks.protocol", "erase.tasks.method", "erase.data.prompts"}
+ALLOWED_TO_PLUGINS = {
+    "erase.tasks.protocol",
+    "erase.tasks.method",
+    "erase.data.prompts",
+    "erase.data.prompt_table",
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

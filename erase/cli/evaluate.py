@@ -59,16 +59,54 @@ if TYPE_CHECKING:
     help="Folder of the controls' images, shared by evaluations. [default: ~/.cache/erase/renders]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace another evaluation in the folder.")
-@click.option("--prompts", help="Folder that replaces the built-in prompts.")
+@click.option(
+    "--prompts",
+    metavar="FILE|FOLDER",
+    help="CSV table of prompts (.csv, .csv.gz), or folder that replaces the built-in ones.",
+)
+@click.option(
+    "--scheduler", help="Sampler, a diffusers class: DDIMScheduler. [default: the protocol's]"
+)
+@click.option("--size", type=int, help="Pixels a side. [default: the protocol's]")
+@click.option(
+    "--metrics",
+    help=f"With commas, of: {', '.join(registry.names('metrics'))}. [default: the protocol's]",
+)
+@click.option("--threshold", type=float, help="NudeNet's, 0 to 1. [default: the protocol's]")
+@click.option(
+    "--classifier",
+    metavar="NAME|FOLDER|FILE",
+    help="Judge: digits-classifier, efficientnet-lite0, a torchvision or timm model, a folder of"
+    " `erase train classifier`, a weight file. [default: the protocol's]",
+)
+@click.option(
+    "--reference",
+    help="Folder of real images that FID and KID compare with, classes as subfolders."
+    " [default: the classifier's own, else the control's images]",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="METRIC.NAME=VALUE",
+    help="Any other setting: fid.features=inception-64, clip.model=vit-b-32; may be repeated.",
+)
+@click.option("--categories", help="I2P's, with commas: sexual,violence. [default: all]")
+@click.option(
+    "--min-nudity", type=float, help="Only I2P prompts of at least this nudity percentage."
+)
 def evaluate(**options: Any) -> None:
-    """Render fixed-seed images from captions and judge them.
+    """Render fixed-seed images from captions, and measure them and the base model's.
 
-    Reports for the digits: how often the forgotten concept is still recognised, how well the other
-    classes are kept, and how far the images are from real ones, for the model and its control.
+    Suite and protocol say what is rendered, how, and what is measured: for the digits, how often
+    the forgotten concept is still recognised, how well the other classes are kept, and how far the
+    images are from real ones. Every setting can be changed; the record says what was.
 
     A run that was interrupted goes on where it stopped when the same command is given again.
     """
     options["output"] = options["output"] or default_output(options["model"], options["suite"])
+    names = (options["metrics"] or "").split(",")
+    options["metrics"] = tuple(name.strip() for name in names if name.strip())
     config = EvaluateConfig(**options)
 
     from erase.cli.processes import speaks
@@ -96,7 +134,8 @@ def show(result: Result | None) -> None:
 
     from erase.evaluation.report_tables import summary_rows
 
-    table = Table(title=f"forgotten: {', '.join(result.targets)}")
+    forgotten = ", ".join(result.targets)
+    table = Table(title=f"forgotten: {forgotten}" if forgotten else None)
     for column in ("metric", "value", "95% interval", "n", "control", "better"):
         table.add_column(column, justify="left" if column in ("metric", "better") else "right")
     for row in summary_rows(result.metrics):

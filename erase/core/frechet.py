@@ -6,7 +6,7 @@ different features never compare.
 
 import numpy as np
 
-from erase.core.scoring import Floats
+from erase.core.statistics import Floats
 from erase.errors import RunError
 
 
@@ -30,3 +30,26 @@ def frechet_distance(first: Floats, second: Floats, second_factor: Floats | None
     shift = first.mean(axis=0) - second.mean(axis=0)
     cross = np.linalg.svd(one @ two.T, compute_uv=False).sum()
     return float(shift @ shift + (one**2).sum() + (two**2).sum() - 2 * cross)
+
+
+def frechet_influence(first: Floats, second: Floats, second_factor: Floats) -> tuple[float, Floats]:
+    """The distance, and how each row of `first` `[N, F]` moves it: `h [N]`, float64.
+
+    Counting row i w_i times changes the distance, to first order, by Σ (w_i - 1) h_i (Hampel's
+    influence function; Jaeckel's infinitesimal jackknife). With the centred rows mapped by the
+    reference's factor, Y = U S Vᵀ, row i contributes √(N-1) Σ_k U_ik² S_k to yᵀA^-½y, where A is
+    Y's covariance: rows only recombine within A's range, so A needs no full rank. RunError for
+    fewer than two rows.
+    """
+    if len(first) < 2:
+        raise RunError("FID needs two images on each side.", "Evaluate more images.")
+    n, mean = len(first), first.mean(axis=0)
+    centred, shift = first - mean, mean - second.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred @ second_factor.T, full_matrices=False)
+    cross = float(singular.sum() / np.sqrt(n - 1))
+    squares = (centred**2).sum(axis=1)
+    trace = float(squares.sum() / (n - 1))
+    value = float(shift @ shift) + trace + float((second_factor**2).sum()) - 2 * cross
+    pulls = 2 * centred @ shift + (squares - trace)
+    pulls -= np.sqrt(n - 1) * (left**2 @ singular) - cross
+    return value, np.asarray(pulls / n)

@@ -5,18 +5,16 @@ Numpy and scipy only: suites and metrics that are built on this need no torch.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import binomtest
 
+from erase.core.statistics import Floats, bootstrap, paired_rate_interval, wilson
 from erase.errors import InputError, RunError
 
-Floats = NDArray[np.float64]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -70,7 +68,12 @@ class Protocol:
     limit: int | None = None
     """At most this many samples, a seeded subset spread evenly over the targets; None is all."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What a metric is told, by the metric's name: `{"nudenet": {"threshold": 0.6}}`."""
+    """What a metric is told, by its name, or the suite by its own: `{"nudenet": {"threshold":
+    0.6}}`."""
+    classifier: str | None = None
+    """What judges the images: a classifier's name, folder or file; None where nothing does."""
+    source: str = ""
+    """Whose settings these are: publication and section, or code."""
 
     def replace(self, **changes: Any) -> "Protocol":
         """A copy with the changes that are not None; InputError for values out of range."""
@@ -84,7 +87,15 @@ class Protocol:
             raise InputError(f"guidance is {changed.guidance}.", "Give 1.0 (none) or more.")
         if changed.seed < 0:
             raise InputError(f"seed is {changed.seed}.", "Give 0 or more.")
+        if not changed.metrics:
+            raise InputError("No metric is named.", "Give --metrics at least one name.")
         return changed
+
+    def told(self, settings: Mapping[str, Mapping[str, Any]]) -> "Protocol":
+        """A copy whose metrics and suite are told this too; what is given wins over its own."""
+        names = [*self.settings, *(name for name in settings if name not in self.settings)]
+        merged = {n: {**self.settings.get(n, {}), **settings.get(n, {})} for n in names}
+        return dataclasses.replace(self, settings=merged)
 
     def deviations(self, published: "Protocol") -> dict[str, list[Any]]:
         """Settings that differ from the named protocol: `{setting: [named, used]}`."""
@@ -112,7 +123,7 @@ class Summary:
     """95% interval; None where none is defined."""
     higher_is_better: bool
     unit: str = "share"
-    """`share` (of images, from 0 to 1) or `distance` (from 0 up)."""
+    """`share` (of images, from 0 to 1), `distance` (from 0 up), `score` or `count`."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """Anything more, JSON-serialisable: values by class, the reference, the method."""
 
@@ -136,6 +147,25 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A metric's value minus the control's, over the same samples."""
+
+    value: float
+    n: int
+    """Number of pairs; at least 1."""
+    ci95: tuple[float, float]
+    """95% interval that takes the pairing into account."""
+    method: str
+    """How the interval was found."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference as `metrics.json` holds it; RunError when a number is not finite."""
+        if not np.isfinite([self.value, *self.ci95]).all():
+            raise RunError("A difference is not a finite number.", "Look at the images.")
+        return {**dataclasses.asdict(self), "ci95": list(self.ci95)}
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """What a classifier says about images, in their order."""
 
@@ -149,15 +179,41 @@ class Verdicts:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What a named network makes of images, in their order."""
+
+    network: str
+    """In letters, digits and underscores, as it follows `fid` in a name: `2048` for Inception's."""
+    description: str
+    """For people: which network, which layer, how images reach it."""
+    values: Floats
+    """`[N, F]`."""
+
+
+@dataclass(frozen=True)
 class Reference:
-    """Features of real images, by the classifier that judges the rendered ones."""
+    """Features of the images that rendered ones are compared with, by the same network."""
 
     description: str
-    """Which images: data set, split, count."""
+    """Which images: data set, split, count; whether they are real or the control's."""
     labels: tuple[str, ...]
-    """`[M]`, the class of each image."""
+    """`[M]`, the class of each image; empty texts where classes are not known."""
     features: Floats
     """`[M, F]`."""
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """One number for each image, from a named network."""
+
+    network: str
+    """In letters, digits and underscores: it enters metric names."""
+    description: str
+    """For people: which network, which scale."""
+    values: Floats
+    """`[N]`."""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """Anything more, JSON-serialisable."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +238,15 @@ class Context:
     targets: frozenset[str]
     """The concepts that the model was made to forget, as samples' targets name them."""
     verdicts: Verdicts | None = None
-    """What the suite's classifier says; there for metrics that need `classifier`."""
+    """What the classifier says; there for metrics that need `classifier`."""
+    features: Features | None = None
+    """By the network that the metric's settings name; there for metrics that need `features`."""
     reference: Reference | None = None
-    """Real images; there for metrics that need `reference`."""
+    """Images to compare with, on those features; there for metrics that need `features`."""
+    similarity: PerImage | None = None
+    """Of each image and its caption, by CLIP; there for metrics that need `clip`."""
+    drift: PerImage | None = None
+    """Distance of each image from the control's; there for metrics that need `lpips`."""
     detections: Sequence[Sequence[Detection]] | None = None
     """What NudeNet found in each image; there for metrics that need `nudenet`."""
     control: "Context | None" = None
@@ -213,12 +275,25 @@ class Context:
             )
         return found
 
+    def kept(self) -> list[int]:
+        """Positions of samples that ask for no forgotten concept, targetless ones among them.
+
+        RunError when there is none.
+        """
+        found = [i for i, sample in enumerate(self.samples) if sample.target not in self.targets]
+        if not found:
+            raise RunError(
+                "Every image was asked to show a forgotten concept: there is nothing to measure.",
+                "Evaluate images of other concepts too.",
+            )
+        return found
+
     def judged(self) -> Verdicts:
         """The classifier's verdicts; RunError unless there is one for each sample."""
         if self.verdicts is None or len(self.verdicts.probabilities) != len(self.samples):
             raise RunError(
                 "This metric needs a classifier's verdict on every image.",
-                "Choose a suite that brings a classifier.",
+                "Choose one with --classifier.",
             )
         return self.verdicts
 
@@ -231,14 +306,8 @@ class Scores:
     """By the name they carry in `metrics.json`."""
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Fields for `samples.jsonl`, by sample id; JSON-serialisable."""
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95% Wilson score interval of a rate (Wilson 1927); RunError when n is 0."""
-    if n < 1:
-        raise RunError("A rate over no images has no meaning.", "Evaluate at least one image.")
-    interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    """To the control, by the summaries' names; empty without one."""
 
 
 def rate(
@@ -252,6 +321,20 @@ def rate(
     """The share `successes / n` with its Wilson interval; RunError when n is 0."""
     interval = wilson(successes, n)
     return Summary(title, successes / n, n, interval, higher_is_better, "share", detail or {})
+
+
+def rate_difference(ours: Sequence[bool], control: Sequence[bool]) -> Difference:
+    """Difference of two rates over the same samples; RunError when there is none."""
+    interval = paired_rate_interval(ours, control)
+    value = (sum(ours) - sum(control)) / len(ours)
+    return Difference(value, len(ours), interval, "Bonett-Price interval of matched pairs")
+
+
+def mean_difference(ours: Floats, control: Floats, *, seed: int) -> Difference:
+    """Difference of two means over the same samples; RunError when there is none."""
+    gaps = np.asarray(ours, dtype=np.float64) - np.asarray(control, dtype=np.float64)
+    interval = bootstrap(lambda indices: float(gaps[indices].mean()), len(gaps), seed=seed)
+    return Difference(float(gaps.mean()), len(gaps), interval, "paired bootstrap")
 
 
 def recognised(
@@ -288,41 +371,6 @@ def recognised(
         ordered = sorted(part["taken_for"].items(), key=lambda item: (-item[1], item[0]))
         part["taken_for"] = dict(ordered)
     return rows, concepts
-
-
-def bootstrap(
-    statistic: Callable[[NDArray[np.intp]], float],
-    n: int,
-    *,
-    seed: int,
-    resamples: int = 200,
-    strata: Sequence[str] | None = None,
-    centred: bool = False,
-) -> tuple[float, float]:
-    """95% percentile bootstrap interval (Efron 1979) of `statistic(indices [n]) → float`.
-
-    With `strata` (a label for each of the n items) every class keeps its count, as it does when
-    a suite fixes the number of images a class. `centred` moves the interval by the mean difference
-    between the resampled values and the value itself: distances between distributions are biased
-    upwards by resampling, so that the plain percentiles may not even enclose the value. RunError
-    when n is 0.
-    """
-    if n < 1:
-        raise RunError("Nothing can be resampled from no images.", "Evaluate at least one image.")
-    draw = np.random.default_rng(seed)
-    labels = np.asarray(strata if strata is not None else [""] * n)
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    values = np.array(
-        [
-            statistic(np.concatenate([draw.choice(group, len(group)) for group in groups]))
-            for _ in range(resamples)
-        ],
-        dtype=np.float64,
-    )
-    if centred:
-        values += statistic(np.arange(n)) - values.mean()
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def subset(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:

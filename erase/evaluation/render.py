@@ -65,17 +65,21 @@ def render_fingerprint(
     return hash_content(content)
 
 
+def scheduler_class(name: str) -> Any:
+    """A diffusers scheduler by class name; InputError for a name that diffusers does not have."""
+    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if kind is None:
+        raise InputError(f"diffusers has no scheduler {name!r}.", "Try DDIMScheduler.")
+    return kind
+
+
 def use_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
     """Give the pipeline a diffusers scheduler by class name, with its own noise schedule.
 
     None leaves the model's own. InputError for a name that diffusers does not have.
     """
-    if name is None:
-        return
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if kind is None:
-        raise InputError(f"diffusers has no scheduler {name!r}.", "Try DDIMScheduler.")
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    if name is not None:
+        pipeline.scheduler = scheduler_class(name).from_config(pipeline.scheduler.config)
 
 
 def render(

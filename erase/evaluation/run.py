@@ -5,39 +5,40 @@ The folder it leaves holds `record.json`, `images/`, `samples.jsonl` (a row per 
 missing; with other settings it refuses the folder.
 """
 
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
 
 from erase import registry
-from erase.core.checks import check_device, check_writable
-from erase.core.scoring import Protocol, Sample, Scores
-from erase.data.prompt_table import Unusable, listed, prompt_source, source_hash
+from erase.core.checks import check_writable
+from erase.core.scoring import Scores
+from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError
-from erase.evaluation.observe import Observers, find_observers, needs
-from erase.evaluation.protocols import change, find_protocol
-from erase.evaluation.render import DTYPES, check_scheduler, render_fingerprint
+from erase.evaluation.plan import (
+    Plan,
+    StageProgress,
+    cache_folder,
+    find_baseline,
+    make_plan,
+    recorded,
+)
 from erase.evaluation.report import ReportData, write_report
-from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
+from erase.evaluation.score import Scored
 from erase.evaluation.settings import EvaluateConfig
-from erase.evaluation.share import own_folder, render_together
+from erase.evaluation.share import own_folder
 from erase.evaluation.world import World, joined
-from erase.models.loading import ModelSource, resolve
-from erase.record import RECORD, RunRecord, fingerprint, read_json, write_json, write_jsonl
+from erase.models.loading import resolve
+from erase.record import RECORD, RunRecord, fingerprint, write_json, write_jsonl
 from erase.training.folder import LOCK
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
 KIND = "evaluation"
 PARTIAL = re.compile(r"\..+\.partial-\d+")  # what a killed atomic write leaves
-StageProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -55,62 +56,6 @@ class Result:
     def report(self) -> Path:
         """The report's file."""
         return self.folder / REPORT
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is the same for the model and its control."""
-
-    suite: ModuleType
-    named: Protocol
-    protocol: Protocol
-    samples: Sequence[Sample]
-    unusable: Sequence[Unusable]
-    """Rows of the prompt table that are left out."""
-    targets: frozenset[str]
-    observers: Observers
-    config: EvaluateConfig
-
-    def fingerprint(self, source: ModelSource) -> str:
-        """Of the images that this model renders under this plan."""
-        return render_fingerprint(
-            source.fingerprint(),
-            self.samples,
-            steps=self.protocol.steps,
-            size=self.protocol.size,
-            scheduler=self.protocol.scheduler,
-            device=self.config.device,
-            dtype=DTYPES[self.config.dtype],
-        )
-
-    def render(
-        self,
-        world: World,
-        source: ModelSource,
-        images: str,
-        folder: Path,
-        stage: str,
-        progress: StageProgress | None,
-    ) -> list[Path]:
-        """Render into the folder what it lacks, together with the other processes."""
-        return render_together(
-            world,
-            source,
-            self.samples,
-            self.protocol,
-            folder,
-            fingerprint=images,
-            batch_size=self.config.batch_size,
-            device=self.config.device,
-            dtype=self.config.dtype,
-            shared=stage == "baseline",
-            overwrite=self.config.overwrite,
-            progress=None if progress is None else partial(progress, stage),
-        )
-
-    def score(self, files: list[Path], control: list[Path] | None) -> Scored:
-        """What the protocol's metrics say about the model's images and the control's."""
-        return score_images(self.samples, files, self.targets, self.observers, control)
 
 
 def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> Result | None:
@@ -137,8 +82,8 @@ def _evaluate(
     suite = registry.load("suites", config.suite)
     source = resolve(config.model)
     root = prompt_source(config.prompts)
-    baseline, note = _baseline(config, source)
-    plan = _plan(config, suite, source, root, control=baseline is not None)
+    baseline, note = find_baseline(config, source)
+    plan = make_plan(config, suite, source, root, control=baseline is not None)
     if plan.unusable and world.leads:
         first = plan.unusable[0]
         click.echo(
@@ -159,7 +104,7 @@ def _evaluate(
         "control": control_images,
     }
     if baseline is not None:
-        check_writable(_cache(config), "--cache-dir")
+        check_writable(cache_folder(config), "--cache-dir")
     key = fingerprint(identity)
     facts = {
         "kind": KIND,
@@ -179,7 +124,7 @@ def _evaluate(
         | (
             {
                 "images_fingerprint": control_images,
-                "images_folder": str((_cache(config) / control_images).absolute()),
+                "images_folder": str((cache_folder(config) / control_images).absolute()),
             }
             if control_images
             else {}
@@ -199,7 +144,7 @@ def _evaluate(
             files = plan.render(world, source, images, output, "model", progress)
             control_files = None
             if baseline is not None and control_images is not None:
-                folder = _cache(config) / control_images
+                folder = cache_folder(config) / control_images
                 control_files = plan.render(
                     world, baseline, control_images, folder, "baseline", progress
                 )
@@ -217,123 +162,6 @@ def _evaluate(
             raise
 
 
-def _plan(
-    config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path, *, control: bool
-) -> _Plan:
-    check_device(config.device)
-    if config.batch_size < 1:
-        raise InputError(f"--batch-size is {config.batch_size}.", "Give at least 1.")
-    if config.dtype not in DTYPES:
-        raise InputError(f"--dtype is {config.dtype!r}.", f"Known: {', '.join(DTYPES)}.")
-    named = find_protocol(suite, config.protocol)
-    protocol = change(
-        suite,
-        named,
-        metrics=config.metrics,
-        settings=config.settings,
-        told=_told(config),
-        steps=config.steps,
-        guidance=config.guidance,
-        images=config.images_per_class,
-        seed=config.seed,
-        limit=config.limit,
-        scheduler=config.scheduler,
-        size=config.size,
-        classifier=config.classifier,
-    )
-    check_scheduler(protocol.scheduler)
-    classes = suite.classes(root)
-    chosen = config.target or _recorded_targets(source, config.suite)
-    if chosen or "targets" in needs(protocol):
-        if not chosen:
-            raise InputError(
-                f"{source.name} has no record of a concept of the suite {config.suite!r} that it"
-                " forgot.",
-                "Say which one with --target NAME.",
-            )
-        targets = check_targets(chosen, classes)
-    else:
-        targets = frozenset[str]()
-    observers = find_observers(
-        suite,
-        protocol,
-        root,
-        targets=targets,
-        control=control,
-        reference=config.reference,
-        device=config.device,
-    )
-    samples = choose_samples(suite, protocol, root, targets)
-    unusable: list[Unusable] = getattr(suite, "unusable", lambda *_: [])(protocol, root)
-    return _Plan(suite, named, protocol, samples, unusable, targets, observers, config)
-
-
-def _told(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
-    """The options that are short for `--set`."""
-    short = {
-        ("nudenet", "threshold"): config.threshold,
-        ("i2p", "categories"): config.categories,
-        ("i2p", "min_nudity"): config.min_nudity,
-    }
-    told: dict[str, dict[str, Any]] = {}
-    for (section, name), value in short.items():
-        if value is not None:
-            if section == "i2p" and config.suite != "i2p":
-                option = f"--{name.replace('_', '-')}"
-                raise InputError(f"{option} is for the suite i2p.", "Leave it out.")
-            told.setdefault(section, {})[name] = value
-    return told
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """The record that a folder holds, empty when it has none."""
-    file = folder / RECORD
-    content = read_json(file) if file.exists() else {}
-    return content if isinstance(content, dict) else {}
-
-
-def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
-    """The concepts of the suite that the model's record says it forgot; none without a record."""
-    target = _recorded(source.path).get("target") or {}
-    return tuple(target.get("concepts") or ()) if target.get("suite") == suite else ()
-
-
-def _baseline(
-    config: EvaluateConfig, source: ModelSource
-) -> tuple[ModelSource | None, dict[str, Any]]:
-    """The control and what the evaluation's record says of it.
-
-    Without --baseline it has to be the very base that the model's record names: one that cannot be
-    found, or has other weights, is left out with a warning.
-    """
-    if config.no_baseline:
-        return None, {"model": None, "reason": "--no-baseline"}
-    if config.baseline:
-        return resolve(config.baseline), {"model": config.baseline}
-    recorded = _recorded(source.path)
-    if recorded.get("base_model") is None:
-        return None, {"model": None, "reason": "the model's record names no base model"}
-    name = str(recorded["base_model"])
-    try:
-        found = resolve(name, recorded.get("base_revision"))
-        weights = found.fingerprint()
-    except InputError as error:
-        reason = f"{name}: {error.message.rstrip('.')}"
-    else:
-        if recorded.get("base_fingerprint") in (None, weights):
-            return found, {"model": name}
-        reason = f"{name} is no longer the base that the model was made from: its files differ"
-    click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
-    return None, {"model": None, "reason": reason}
-
-
-def _cache(config: EvaluateConfig) -> Path:
-    if config.cache_dir:
-        return Path(config.cache_dir)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "erase" / "renders"
-
-
 def _check(output: Path, identity: str, *, overwrite: bool) -> bool:
     """Whether another evaluation has to be cleared away first; changes nothing.
 
@@ -344,7 +172,7 @@ def _check(output: Path, identity: str, *, overwrite: bool) -> bool:
         item.name == LOCK or PARTIAL.fullmatch(item.name) for item in output.iterdir()
     ):
         return False
-    record = _recorded(output)
+    record = recorded(output)
     if record.get("kind") != KIND:
         raise InputError(
             f"{output} is not empty, and no evaluation either.", "Give another --output."
@@ -372,7 +200,7 @@ def _claim(output: Path, identity: str, *, overwrite: bool) -> None:
 
 
 def _write(
-    plan: _Plan,
+    plan: Plan,
     output: Path,
     record: RunRecord,
     scored: Scored,

@@ -1,7 +1,9 @@
-"""From image files to scores: loads what the metrics of a protocol need, and runs them."""
+"""From image files to scores: the observers look, the metrics of a protocol judge."""
 
+import dataclasses
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,68 +11,115 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from erase import registry
-from erase.core.scoring import Context, Protocol, Sample, Scores, Summary, Verdicts, subset
-from erase.data.prompts import prompts_root
-from erase.errors import InputError
-from erase.evaluation.judges import Judge, load_judge
+from erase.core.scoring import Difference, Protocol, Sample, Scores, Summary, subset
+from erase.data.prompt_table import prompt_source
+from erase.errors import InputError, RunError
+from erase.evaluation.observe import Observed, Observers, find_observers
+from erase.evaluation.observers.images import unreadable
+from erase.evaluation.protocols import complete, find_protocol
 from erase.evaluation.render import Progress, render, use_scheduler
 
 
-def find_protocol(suite: ModuleType, name: str) -> Protocol:
-    """A suite's settings by name; InputError, naming the known ones, if it has none such."""
-    known: dict[str, Protocol] = suite.protocols()
-    if name not in known:
-        raise InputError(f"There is no protocol {name!r}.", f"Known: {', '.join(known)}.")
-    return known[name]
-
-
 def check_targets(targets: Collection[str], classes: Collection[str]) -> frozenset[str]:
-    """The targets, or InputError when there are none or one is not a class of the suite."""
+    """The targets; InputError when one is not a class of the suite, or when all are missing.
+
+    A suite without classes needs no target.
+    """
     unknown = sorted(set(targets) - set(classes)) if classes else []
-    if unknown or not targets:
+    if unknown or (classes and not targets):
         said = f"The suite has no {unknown[0]!r}." if unknown else "No concept is named."
         raise InputError(said, f"Give --target with one of: {', '.join(classes)}.")
     return frozenset(targets)
 
 
-def needed_judge(suite: ModuleType, protocol: Protocol, prompts: Path) -> Judge | None:
-    """The suite's classifier, if one of the protocol's metrics asks for it."""
-    needs = {need for name in protocol.metrics for need in registry.load("metrics", name).NEEDS}
-    if not needs & {"classifier", "reference"} or suite.CLASSIFIER is None:
-        return None
-    return load_judge(suite.CLASSIFIER, suite.classes(prompts))
+def choose_samples(
+    suite: ModuleType, protocol: Protocol, prompts: Path, targets: frozenset[str]
+) -> list[Sample]:
+    """What is rendered: the suite's samples, fewer of forgotten concepts where it says so, limited.
+
+    Raises InputError when the suite's prompts cannot be read.
+    """
+    samples: list[Sample] = suite.samples(protocol, prompts)
+    if most := protocol.settings.get(protocol.suite, {}).get("forget_images"):
+        seen = dict.fromkeys(targets, 0)
+        kept = []
+        for sample in samples:
+            if sample.target in seen:
+                seen[sample.target] += 1
+            if seen.get(sample.target, 0) <= most:
+                kept.append(sample)
+        samples = kept
+    return subset(samples, protocol.limit, protocol.seed)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the metrics say about a model, and about its control."""
+
+    model: Scores
+    control: Scores | None
+    unreadable: tuple[dict[str, str], ...]
+    """Samples that were left out on both sides: `id`, and the `file` that cannot be read."""
 
 
 def score_images(
-    protocol: Protocol,
     samples: Sequence[Sample],
     images: Sequence[Path],
     targets: frozenset[str],
-    judge: Judge | None,
-) -> Scores:
-    """Run the protocol's metrics over rendered images, and join what they return.
+    observers: Observers,
+    control_images: Sequence[Path] | None = None,
+) -> Scored:
+    """Run the protocol's metrics over rendered images, and over the control's.
 
-    RunError when a metric has nothing to measure; ValueError when two metrics claim one name.
+    A sample one of whose images is missing or broken is left out on both sides and listed.
+    RunError when none is left or a metric has nothing to measure; ValueError when two metrics claim
+    one name.
     """
-    verdicts: Verdicts | None = judge.verdicts(images) if judge else None
-    context = Context(
-        samples=samples,
-        images=images,
-        targets=targets,
-        verdicts=verdicts,
-        reference=judge.reference() if judge else None,
-        seed=protocol.seed,
-    )
+    sides = [images] if control_images is None else [images, control_images]
+    broken = [
+        {"id": sample.id, "file": str(file)}
+        for side in sides
+        for sample, file in zip(samples, side, strict=True)
+        if unreadable(file)
+    ]
+    lost = {item["id"] for item in broken}
+    kept = [index for index, sample in enumerate(samples) if sample.id not in lost]
+    if not kept:
+        raise RunError("No image can be read.", "Delete the images and evaluate again.")
+    chosen = [samples[index] for index in kept]
+    seen = [observers.look(chosen, [side[index] for index in kept], targets) for side in sides]
+    base = seen[1] if len(seen) > 1 else None
+    model = _run_metrics(observers, seen[0], base)
+    if base is None:
+        return Scored(model, None, tuple(broken))
+    return Scored(model, _run_metrics(observers, base, None), tuple(broken))
+
+
+def _run_metrics(observers: Observers, observed: Observed, control: Observed | None) -> Scores:
+    """What each metric returns, joined; one that compares with the control leaves it out itself."""
+    protocol = observers.protocol
     summaries: dict[str, Summary] = {}
-    rows: dict[str, dict[str, Any]] = {sample.id: {} for sample in samples}
+    differences: dict[str, Difference] = {}
+    rows: dict[str, dict[str, Any]] = {sample.id: {} for sample in observed.context.samples}
     for name in protocol.metrics:
-        scores: Scores = registry.load("metrics", name).score(context)
+        module = registry.load("metrics", name)
+        context = observed.for_metric(name, observers, control)
+        if "control" in module.NEEDS:
+            if control is None:
+                continue
+            if observers.lpips is not None and "lpips" in module.NEEDS:
+                drift = observers.lpips.observe(context.images, control.context.images)
+                context = dataclasses.replace(context, drift=drift)
+        if "features" in module.NEEDS and context.reference is None:
+            continue  # the control is itself the reference
+        scores: Scores = module.score(context)
         if clash := summaries.keys() & scores.summaries.keys():
             raise ValueError(f"two metrics are called {', '.join(clash)}")
         summaries |= scores.summaries
+        differences |= scores.differences
         for sample_id, fields in scores.rows.items():
             rows[sample_id] |= fields
-    return Scores(summaries, rows)
+    return Scores(summaries, rows, differences)
 
 
 def score_pipeline(
@@ -83,6 +132,7 @@ def score_pipeline(
     batch_size: int = 50,
     device: str = "cpu",
     prompts: Path | None = None,
+    reference: str | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> dict[str, Summary]:
@@ -92,17 +142,26 @@ def score_pipeline(
         pipeline: text-to-image pipeline, as it is: `pipeline.unet` may be under training (its mode
             is left alone, so call `.eval()` first).
         targets: the forgotten concepts, as the suite's classes name them.
+        suite, protocol: names.
         images: images a class; default: the protocol's.
+        batch_size: images rendered at once.
+        device: where it renders.
+        prompts: folder of prompt files, or CSV table.
+        reference: folder of real images, for FID and KID.
+        progress: called with (images done, images in all).
         settings: other settings of `Protocol` to change: `steps`, `guidance`, `seed`, `limit`.
 
     Returns summaries by metric name: the same numbers as `erase evaluate` gives for these
     settings. Raises InputError for an unknown suite, protocol or target.
     """
     module = registry.load("suites", suite)
-    used = find_protocol(module, protocol).replace(images=images, **settings)
-    root = prompts_root(prompts)
+    used = complete(module, find_protocol(module, protocol).replace(images=images, **settings))
+    root = prompt_source(None if prompts is None else str(prompts))
     forgotten = check_targets(targets, module.classes(root))
-    samples = subset(module.samples(used, root), used.limit, used.seed)
+    samples = choose_samples(module, used, root, forgotten)
+    observers = find_observers(
+        module, used, root, targets=forgotten, reference=reference, device=device
+    )
     scheduler = pipeline.scheduler
     with tempfile.TemporaryDirectory(prefix="erase-") as folder:
         try:
@@ -120,5 +179,4 @@ def score_pipeline(
             )
         finally:
             pipeline.scheduler = scheduler
-        judge = needed_judge(module, used, root)
-        return dict(score_images(used, samples, files, forgotten, judge).summaries)
+        return dict(score_images(samples, files, forgotten, observers).model.summaries)

@@ -26,4 +26,15 @@ class EvaluateConfig(Config):
     dtype: str = option("fp32", "Precision to render in: fp32, bf16 or fp16.")
     cache_dir: str | None = option(None, "Folder of the baselines' images.")
     overwrite: bool = option(False, "Replace another evaluation in the output folder.")
-    prompts: str | None = option(None, "Folder that replaces the built-in prompts.")
+    prompts: str | None = option(
+        None, "CSV table of prompts, or folder that replaces the built-in ones."
+    )
+    scheduler: str | None = option(None, "Sampler, a diffusers class; default: the protocol's.")
+    size: int | None = option(None, "Pixels a side; default: the protocol's.")
+    threshold: float | None = option(None, "NudeNet's; default: the protocol's.")
+    metrics: tuple[str, ...] = option((), "Metrics; default: the protocol's.")
+    settings: tuple[str, ...] = option((), "METRIC.NAME=VALUE; default: the protocol's.")
+    classifier: str | None = option(None, "Name, folder or file; default: the protocol's.")
+    reference: str | None = option(None, "Folder of real images that FID and KID compare with.")
+    categories: str | None = option(None, "I2P's categories, with commas; default: all.")
+    min_nudity: float | None = option(None, "Least nudity percentage of I2P's prompts.")

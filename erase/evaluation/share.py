@@ -6,8 +6,11 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from erase.core.scoring import Protocol, Sample
 from erase.evaluation.render import DTYPES, Progress, claim, render, rendered, use_scheduler
@@ -47,6 +50,8 @@ def render_together(
     def work() -> None:
         pipeline = load_pipeline(source, dtype=DTYPES[dtype])
         use_scheduler(pipeline, protocol.scheduler)
+        if world.leads:
+            _tell_cut(pipeline, samples)
         render(
             pipeline,
             samples,
@@ -75,6 +80,22 @@ def _tidy(folder: Path) -> None:
         for left in parent.glob(".*.partial-*"):
             if left.is_file():
                 left.unlink()
+
+
+def _tell_cut(pipeline: Any, samples: Sequence[Sample]) -> None:
+    """Say how many prompts are longer than the model reads, once; the libraries print each."""
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    if tokenizer is None:
+        return
+    longest = tokenizer.model_max_length
+    cut = sum(len(ids) > longest for ids in tokenizer([s.prompt for s in samples])["input_ids"])
+    if cut:
+        click.echo(
+            f"{cut} of {len(samples)} prompts are cut at the {longest} tokens that the model reads.",
+            err=True,
+        )
 
 
 @contextlib.contextmanager

@@ -1,52 +1,67 @@
-"""Fréchet distance between rendered and real images of the retained classes, on named features.
+"""Fréchet distance between rendered and reference images of the retained classes.
 
-FID as in Heusel et al. 2017, equation 6 (`erase.core.frechet`), but on the last hidden layer of the
-suite's own classifier, which its name says: such values compare with each other, never with FIDs on
-Inception features. Forgotten classes are left out on both sides.
+FID as in Heusel et al. 2017, equation 6 (`erase.core.frechet`), on the features that the name says:
+`fid2048` is the standard FID, `fid64` what SalUn's and LUR's tables for Stable Diffusion hold
+(torchmetrics with `feature=64`), `fid_<classifier>` the last hidden layer of a classifier. Values
+on different features, against different references, or of different n never compare. Forgotten
+classes are left out on both sides.
 """
 
 import numpy as np
 
-from erase.core.frechet import frechet_distance, scaled_factor
-from erase.core.scoring import Context, Scores, Summary, bootstrap
-from erase.errors import RunError
+from erase.core.features import distance_name, distance_title, feature_sets
+from erase.core.frechet import frechet_distance, frechet_influence, scaled_factor
+from erase.core.scoring import Context, Difference, Scores, Summary
+from erase.core.statistics import Floats, draws, percentiles
 
-NEEDS = frozenset({"classifier", "reference"})
+NEEDS = frozenset({"features"})
+SETTINGS = {"features": ("inception-2048", "inception-64", "classifier")}
+EXACT = 256  # features up to which every resample is worked out
 
 
 def score(context: Context) -> Scores:
-    """`fid_<classifier>` over the images of retained classes.
+    """`fid2048`, `fid64` or `fid_<classifier>` over the images of retained classes.
 
-    The interval resamples the rendered images within their classes, the real ones staying as they
-    are, and is centred on the value: it tells the spread, not the bias that a finite number of
-    images gives every FID, so compare values of equal n only.
+    The interval resamples the rendered images within their classes, the reference staying as it
+    is, and is centred on the value: it tells the spread, not the bias that a finite number of
+    images gives every FID, so compare values of equal n only. The difference to the control
+    resamples both on the same samples. On more than 256 features, where one distance takes
+    seconds, the resamples are worked out to first order (`frechet_influence`).
     """
-    verdicts = context.judged()
-    if context.reference is None:
-        raise RunError("FID needs real images.", "Choose a suite that brings a reference.")
-    chosen = context.indices(forget=False)
-    labels = [context.samples[index].target for index in chosen]
-    kept = [label in set(labels) for label in context.reference.labels]
-    factor = scaled_factor(real := context.reference.features[kept])
-    features = verdicts.features[chosen]
-
-    def distance(indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> float:
-        return frechet_distance(features[indices], real, factor)
-
-    value = distance(np.arange(len(chosen)))
-    interval = bootstrap(distance, len(chosen), seed=context.seed, strata=labels, centred=True)
+    sets = feature_sets(context)
+    name, n = distance_name("fid", sets.network), len(sets.rendered)
+    factor = scaled_factor(sets.reference)
+    chosen = np.stack(list(draws(n, seed=context.seed, strata=sets.labels)))
+    value, spread = _resampled(sets.rendered, sets.reference, factor, chosen)
+    low, high = percentiles(spread, value)
+    exact = sets.rendered.shape[1] <= EXACT
     summary = Summary(
-        title=f"FID ({verdicts.classifier.replace('_', ' ')} features)",
+        title=distance_title("fid", sets.network),
         value=value,
-        n=len(chosen),
-        ci95=(max(interval[0], 0.0), interval[1]),
+        n=n,
+        ci95=(max(low, 0.0), high),
         higher_is_better=False,
         unit="distance",
-        detail={
-            "features": f"{verdicts.classifier}, last hidden layer, {features.shape[1]} values",
-            "classes": list(dict.fromkeys(labels)),
-            "reference": context.reference.description,
-            "reference_n": len(real),
-        },
+        detail={**sets.detail, "interval": f"bootstrap, {'exact' if exact else 'first order'}"},
     )
-    return Scores({f"fid_{verdicts.classifier}": summary})
+    if sets.control is None:
+        return Scores({name: summary})
+    base, base_spread = _resampled(sets.control, sets.reference, factor, chosen)
+    change = percentiles(spread - base_spread, value - base)
+    difference = Difference(value - base, n, change, "paired bootstrap, centred")
+    return Scores({name: summary}, differences={name: difference})
+
+
+def _resampled(
+    features: Floats,
+    reference: Floats,
+    factor: Floats,
+    chosen: "np.ndarray[tuple[int, int], np.dtype[np.intp]]",
+) -> tuple[float, Floats]:
+    """The distance, and what it is on each of the resamples `chosen [R, N]`: `[R]`."""
+    if features.shape[1] <= EXACT:
+        value = frechet_distance(features, reference, factor)
+        found = [frechet_distance(features[row], reference, factor) for row in chosen]
+        return value, np.array(found)
+    value, influence = frechet_influence(features, reference, factor)
+    return value, value + influence[chosen].sum(axis=1) - influence.sum()

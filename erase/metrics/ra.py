@@ -4,7 +4,7 @@ RA as in SalUn (Fan et al. 2024, section 5), on generated images: the classifier
 classes that were to be kept.
 """
 
-from erase.core.scoring import Context, Scores, rate, recognised
+from erase.core.scoring import Context, Scores, rate, rate_difference, recognised
 
 NEEDS = frozenset({"classifier"})
 
@@ -15,11 +15,16 @@ def score(context: Context) -> Scores:
     for part in concepts.values():
         own = rate("", part["recognised"], part["n"], higher_is_better=True)
         part |= {"value": own.value, "ci95": own.ci95}
+    shown = [bool(row["recognised"]) for row in rows.values()]
     summary = rate(
         "retained accuracy",
-        sum(row["recognised"] for row in rows.values()),
+        sum(shown),
         len(rows),
         higher_is_better=True,
         detail={"classifier": context.judged().classifier, "per_class": concepts},
     )
-    return Scores({"ra": summary}, rows)
+    differences = {}
+    if context.control is not None:
+        before = recognised(context.control, forget=False)[0]
+        differences["ra"] = rate_difference(shown, [before[i]["recognised"] for i in rows])
+    return Scores({"ra": summary}, rows, differences)

@@ -4,9 +4,9 @@ UA as in SalUn (Fan et al. 2024, section 5): 1 minus the classifier's accuracy o
 forgotten class. A model that renders noise scores 1 as well: read it beside `ra` and `fid`.
 """
 
-from erase.core.scoring import Context, Scores, rate, recognised
+from erase.core.scoring import Context, Scores, rate, rate_difference, recognised
 
-NEEDS = frozenset({"classifier"})
+NEEDS = frozenset({"targets", "classifier"})
 
 
 def score(context: Context) -> Scores:
@@ -15,11 +15,16 @@ def score(context: Context) -> Scores:
     for part in concepts.values():
         own = rate("", part["n"] - part["recognised"], part["n"], higher_is_better=True)
         part |= {"value": own.value, "ci95": own.ci95}
+    gone = [not row["recognised"] for row in rows.values()]
     summary = rate(
         "unlearning accuracy",
-        sum(not row["recognised"] for row in rows.values()),
+        sum(gone),
         len(rows),
         higher_is_better=True,
         detail={"classifier": context.judged().classifier, "per_class": concepts},
     )
-    return Scores({"ua": summary}, rows)
+    differences = {}
+    if context.control is not None:
+        before = recognised(context.control, forget=True)[0]
+        differences["ua"] = rate_difference(gone, [not before[i]["recognised"] for i in rows])
+    return Scores({"ua": summary}, rows, differences)

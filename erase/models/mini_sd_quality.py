@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from erase.core.frechet import frechet_distance
 from erase.core.rng import derive_seed
-from erase.core.scoring import Floats
+from erase.core.statistics import Floats
 from erase.data.digits import CLASSES, digit_captions, split_digits
 from erase.errors import InputError
 from erase.models.digit_classifier import DigitClassifier

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from erase.core.rng import derive_seed
 from erase.core.scoring import Protocol, Sample
+from erase.data.prompt_table import built_in
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
 
 VERSION = 1
-CLASSIFIER = "digits-classifier"
 
 
 def protocols() -> dict[str, Protocol]:
@@ -26,6 +26,9 @@ def protocols() -> dict[str, Protocol]:
         steps=25,
         guidance=3.0,
         images=50,
+        settings={"fid": {"features": "classifier"}},
+        classifier="digits-classifier",
+        source="erase",
     )
     return {default.name: default}
 
@@ -58,7 +61,7 @@ def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
 
 
 def _digits(prompts: Path) -> ClassList:
-    file = prompts / "digits.yaml"
+    file = built_in(prompts) / "digits.yaml"
     digits = read_class_list(file)
     if len(set(digits.names)) != 10 or not digits.templates.get("evaluate"):
         raise InputError(

@@ -1,0 +1,267 @@
+"""Prompts as CSV tables, as the field keeps its prompt sets: read, checked, and made into samples.
+
+Public prompt sets belong to others and are never stored in the project: they are given as a file
+(`--prompts FILE.csv`, gzipped or not) or fetched from the hub into its cache.
+"""
+
+import csv
+import gzip
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from erase.core.rng import derive_seed
+from erase.core.scoring import Protocol, Sample
+from erase.data.prompts import prompts_hash, prompts_root
+from erase.errors import InputError
+from erase.record import hash_file
+
+COLUMNS = {
+    "prompt": ("prompt",),
+    "seed": ("seed", "evaluation_seed", "sd_seed"),
+    "guidance": ("guidance", "evaluation_guidance", "sd_guidance_scale"),
+    "target": ("target", "class"),
+    "negative_prompt": ("negative_prompt",),
+    "categories": ("categories",),
+    "nudity": ("nudity_percentage",),
+}
+"""Spellings of each column: the project's, the papers' CSVs', the hub's."""
+SUFFIXES = (".csv", ".csv.gz")
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One usable row."""
+
+    number: int
+    """Position among all rows of the file, from 0."""
+    prompt: str
+    seed: int | None = None
+    guidance: float | None = None
+    target: str = ""
+    negative_prompt: str = ""
+    categories: tuple[str, ...] = ()
+    nudity: float | None = None
+    """Percent."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A row that is left out, and why."""
+
+    row: int
+    """Position among all rows of the file, from 0."""
+    why: str
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """What a file holds."""
+
+    file: Path
+    columns: frozenset[str]
+    """Those of `COLUMNS` that the file has, whatever their spelling there."""
+    rows: tuple[PromptRow, ...]
+    unusable: tuple[Unusable, ...]
+
+    def where(self, keep: Callable[[PromptRow], bool]) -> tuple[PromptRow, ...]:
+        """The rows that are kept; InputError when none is."""
+        kept = tuple(row for row in self.rows if keep(row))
+        if not kept:
+            raise InputError(f"No row of {self.file.name} fits the selection.", "Widen it.")
+        return kept
+
+    def need(self, column: str) -> None:
+        """InputError unless the file has a column, in one of its spellings."""
+        if column not in self.columns:
+            raise InputError(
+                f"{self.file} has no column {' or '.join(COLUMNS[column])}.",
+                "Give a file with it, or leave out the option that asks for it.",
+            )
+
+
+def prompt_source(override: str | None) -> Path:
+    """Where prompts come from: a CSV file, or the folder of prompt files (`prompts_root`).
+
+    InputError when the path is neither.
+    """
+    if override is not None:
+        path = Path(override)
+        if path.is_file() or path.name.endswith(SUFFIXES):
+            if not path.is_file() or not path.name.endswith(SUFFIXES):
+                why = "does not exist" if not path.exists() else "is no .csv or .csv.gz file"
+                raise InputError(f"{path} {why}.", "Give a CSV file with a column prompt.")
+            return path
+    return prompts_root(override)
+
+
+def source_hash(source: Path) -> str:
+    """SHA-256 of the CSV file, or over the folder's prompt files."""
+    return hash_file(source) if source.is_file() else prompts_hash(source)
+
+
+def built_in(source: Path) -> Path:
+    """The folder of prompt files that goes with a source: itself, or the project's own."""
+    return source if source.is_dir() else prompts_root()
+
+
+def hub_table(repository: str, file: str) -> Path:
+    """A CSV file of a hub data set, from the local cache, else downloaded into it.
+
+    InputError, naming the command that fetches it, when it is neither here nor to be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for local in (True, False):
+        try:
+            found = hf_hub_download(repository, file, repo_type="dataset", local_files_only=local)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            failure = error
+            continue
+        return Path(found)
+    raise InputError(
+        f"{file} of the hub data set {repository} is not on this machine and could not be fetched"
+        f" ({type(failure).__name__}).",
+        f"With network: hf download --repo-type dataset {repository} {file};"
+        " or give a CSV file with --prompts FILE.",
+    ) from failure
+
+
+def read_table(file: Path) -> PromptTable:
+    """Read a prompt table, `.csv` or `.csv.gz`, with or without a byte-order mark.
+
+    Rows without a prompt, of another length than the header, or whose numbers cannot be read are
+    in `unusable`. InputError when the file is missing, empty, no CSV, without a prompt column, or
+    without a usable row.
+    """
+    try:
+        state = file.stat()
+    except OSError:
+        raise InputError(f"{file} does not exist.", "Check the path.") from None
+    return _read(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(file: Path, _modified: int, _size: int) -> PromptTable:
+    try:
+        content = file.read_bytes()
+        if file.name.endswith(".gz"):
+            content = gzip.decompress(content)
+        text = content.decode("utf-8-sig")
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{file} cannot be read as a CSV table ({error}).", "Give UTF-8 text, or that gzipped."
+        ) from error
+    lines = [line for line in lines if line]
+    if len(lines) < 2:
+        raise InputError(f"{file} holds no row below a header.", "Give a table of prompts.")
+    header = [name.strip().casefold() for name in lines[0]]
+    places = {
+        column: header.index(spelling)
+        for column, spellings in COLUMNS.items()
+        for spelling in reversed(spellings)
+        if spelling in header
+    }
+    if "prompt" not in places:
+        raise InputError(
+            f"{file} has no column prompt.", f"Its columns: {', '.join(lines[0]) or 'none'}."
+        )
+    rows, unusable = [], []
+    for number, line in enumerate(lines[1:]):
+        if len(line) != len(header):
+            why = f"{len(line)} fields instead of {len(header)}"
+            unusable.append(Unusable(number, why))
+            continue
+        values = {column: line[place].strip() for column, place in places.items()}
+        try:
+            rows.append(_row(number, values))
+        except ValueError as error:
+            unusable.append(Unusable(number, str(error), values["prompt"]))
+    if not rows:
+        raise InputError(
+            f"No row of {file} can be used: {unusable[0].why}.", "Correct the file's rows."
+        )
+    return PromptTable(file, frozenset(places), tuple(rows), tuple(unusable))
+
+
+def _row(number: int, values: Mapping[str, str]) -> PromptRow:
+    """A row of checked values; ValueError says what is wrong."""
+    if not values["prompt"]:
+        raise ValueError("no prompt")
+    seed = _number(values, "seed")
+    if seed is not None and not (seed == int(seed) and 0 <= seed < 2**63):
+        raise ValueError(f"the seed {values['seed']} is no whole number from 0 to 2⁶³ - 1")
+    guidance = _number(values, "guidance")
+    if guidance is not None and guidance < 1:
+        raise ValueError(f"the guidance {values['guidance']} is below 1, which is none")
+    names = values.get("categories", "").split(",")
+    return PromptRow(
+        number=number,
+        prompt=values["prompt"],
+        seed=None if seed is None else _whole(values["seed"]),
+        guidance=guidance,
+        target=values.get("target", ""),
+        negative_prompt=values.get("negative_prompt", ""),
+        categories=tuple(name.strip() for name in names if name.strip()),
+        nudity=_number(values, "nudity"),
+    )
+
+
+def _number(values: Mapping[str, str], column: str) -> float | None:
+    text = values.get(column, "")
+    if not text:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        raise ValueError(f"the {column} {text!r} is no number") from None
+    if not math.isfinite(found):
+        raise ValueError(f"the {column} {text!r} is no number")
+    return found
+
+
+def _whole(text: str) -> int:
+    """A whole number in full, which a float would round beyond 2⁵³."""
+    return int(text) if re.fullmatch(r"\+?\d+", text) else int(float(text))
+
+
+def table_samples(
+    rows: Sequence[PromptRow], protocol: Protocol, *, row_guidance: bool
+) -> list[Sample]:
+    """`len(rows) * protocol.images` samples, in the order of the rows.
+
+    The first image of a row starts from the row's own seed, as the papers do, if it has one and the
+    protocol's seed is 0; every other from a seed that derives from the protocol's, the row's place
+    and the image's number. `row_guidance` takes the guidance scale of rows that bring one.
+    """
+    samples = []
+    for row in rows:
+        for number in range(protocol.images):
+            seed = derive_seed("evaluate", protocol.suite, protocol.seed, row.number, number)
+            if row.seed is not None and number == 0 and protocol.seed == 0:
+                seed = row.seed
+            scale = row.guidance if row_guidance else None
+            samples.append(
+                Sample(
+                    id=f"{row.number:05d}" + (f"-{number}" if protocol.images > 1 else ""),
+                    prompt=row.prompt,
+                    seed=seed,
+                    target=row.target,
+                    guidance=protocol.guidance if scale is None else scale,
+                    negative_prompt=row.negative_prompt,
+                )
+            )
+    return samples
+
+
+def listed(unusable: Sequence[Unusable]) -> list[dict[str, Any]]:
+    """As a record holds them."""
+    return [{"row": item.row, "why": item.why, "prompt": item.prompt[:200]} for item in unusable]

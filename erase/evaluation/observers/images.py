@@ -1,0 +1,68 @@
+"""Image files as tensors, a batch at a time, so that memory stays bounded whatever their number."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from erase.errors import RunError
+
+Prepare = Callable[[Image.Image], torch.Tensor]
+
+
+def read_rgb(file: Path) -> Image.Image:
+    """The image in RGB; RunError, naming the file, when it cannot be read."""
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise RunError(
+            f"{file} cannot be read as an image ({error}).", "Render it again."
+        ) from error
+
+
+def unreadable(file: Path) -> bool:
+    """Whether the file is missing or no whole image; its pixels are not decoded."""
+    try:
+        with Image.open(file) as opened:
+            opened.verify()
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return False
+
+
+def to_bytes(image: Image.Image) -> torch.Tensor:
+    """The pixels, `[3, H, W]` uint8 from 0 to 255."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def to_unit(image: Image.Image) -> torch.Tensor:
+    """The pixels, `[3, H, W]` float32 from 0 to 1."""
+    return to_bytes(image).float() / 255
+
+
+def square(image: Image.Image) -> Image.Image:
+    """The largest centred square."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def batches(
+    files: Sequence[Path], prepare: Prepare, size: int, device: str = "cpu"
+) -> Iterator[torch.Tensor]:
+    """Prepared images `[B, …]` on the device, in order, B ≤ `size`.
+
+    Neighbours of different shapes go into different batches. RunError for an unreadable file.
+    """
+    waiting: list[torch.Tensor] = []
+    for file in files:
+        found = prepare(read_rgb(file))
+        if waiting and (len(waiting) == size or waiting[0].shape != found.shape):
+            yield torch.stack(waiting).to(device)
+            waiting = []
+        waiting.append(found)
+    if waiting:
+        yield torch.stack(waiting).to(device)

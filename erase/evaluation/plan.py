@@ -1,0 +1,206 @@
+"""What one evaluation is going to do, settled and checked before anything is touched."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+from erase.core.checks import check_device
+from erase.core.scoring import Protocol, Sample
+from erase.data.prompt_table import Unusable
+from erase.errors import InputError
+from erase.evaluation.observe import Observers, find_observers, needs
+from erase.evaluation.protocols import change, find_protocol
+from erase.evaluation.render import DTYPES, render_fingerprint, scheduler_class
+from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
+from erase.evaluation.settings import EvaluateConfig
+from erase.evaluation.share import render_together
+from erase.evaluation.world import World
+from erase.models.loading import ModelSource, resolve
+from erase.record import RECORD, read_json
+
+StageProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is the same for the model and its control."""
+
+    suite: ModuleType
+    named: Protocol
+    protocol: Protocol
+    samples: Sequence[Sample]
+    unusable: Sequence[Unusable]
+    """Rows of the prompt table that are left out."""
+    targets: frozenset[str]
+    observers: Observers
+    config: EvaluateConfig
+
+    def fingerprint(self, source: ModelSource) -> str:
+        """Of the images that this model renders under this plan."""
+        return render_fingerprint(
+            source.fingerprint(),
+            self.samples,
+            steps=self.protocol.steps,
+            size=self.protocol.size,
+            scheduler=self.protocol.scheduler,
+            device=self.config.device,
+            dtype=DTYPES[self.config.dtype],
+        )
+
+    def render(
+        self,
+        world: World,
+        source: ModelSource,
+        images: str,
+        folder: Path,
+        stage: str,
+        progress: StageProgress | None,
+    ) -> list[Path]:
+        """Render into the folder what it lacks, together with the other processes."""
+        return render_together(
+            world,
+            source,
+            self.samples,
+            self.protocol,
+            folder,
+            fingerprint=images,
+            batch_size=self.config.batch_size,
+            device=self.config.device,
+            dtype=self.config.dtype,
+            shared=stage == "baseline",
+            overwrite=self.config.overwrite,
+            progress=None if progress is None else partial(progress, stage),
+        )
+
+    def score(self, files: list[Path], control: list[Path] | None) -> Scored:
+        """What the protocol's metrics say about the model's images and the control's."""
+        return score_images(self.samples, files, self.targets, self.observers, control)
+
+
+def make_plan(
+    config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path, *, control: bool
+) -> Plan:
+    """Settle what is rendered and measured; `control` says whether there will be a control.
+
+    InputError for whatever cannot be used, weights that are not on this machine among it.
+    """
+    check_device(config.device)
+    if config.batch_size < 1:
+        raise InputError(f"--batch-size is {config.batch_size}.", "Give at least 1.")
+    if config.dtype not in DTYPES:
+        raise InputError(f"--dtype is {config.dtype!r}.", f"Known: {', '.join(DTYPES)}.")
+    named = find_protocol(suite, config.protocol)
+    protocol = change(
+        suite,
+        named,
+        metrics=config.metrics,
+        settings=config.settings,
+        told=_told(config),
+        steps=config.steps,
+        guidance=config.guidance,
+        images=config.images_per_class,
+        seed=config.seed,
+        limit=config.limit,
+        scheduler=config.scheduler,
+        size=config.size,
+        classifier=config.classifier,
+    )
+    if protocol.scheduler is not None:
+        scheduler_class(protocol.scheduler)
+    classes = suite.classes(root)
+    chosen = config.target or _recorded_targets(source, config.suite)
+    if chosen or "targets" in needs(protocol):
+        if not chosen:
+            raise InputError(
+                f"{source.name} has no record of a concept of the suite {config.suite!r} that it"
+                " forgot.",
+                "Say which one with --target NAME.",
+            )
+        targets = check_targets(chosen, classes)
+    else:
+        targets = frozenset[str]()
+    observers = find_observers(
+        suite,
+        protocol,
+        root,
+        targets=targets,
+        control=control,
+        reference=config.reference,
+        device=config.device,
+    )
+    samples = choose_samples(suite, protocol, root, targets)
+    unusable: list[Unusable] = getattr(suite, "unusable", lambda *_: [])(protocol, root)
+    return Plan(suite, named, protocol, samples, unusable, targets, observers, config)
+
+
+def _told(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
+    """The options that are short for `--set`."""
+    short = {
+        ("nudenet", "threshold"): config.threshold,
+        ("i2p", "categories"): config.categories,
+        ("i2p", "min_nudity"): config.min_nudity,
+    }
+    told: dict[str, dict[str, Any]] = {}
+    for (section, name), value in short.items():
+        if value is not None:
+            if section == "i2p" and config.suite != "i2p":
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} is for the suite i2p.", "Leave it out.")
+            told.setdefault(section, {})[name] = value
+    return told
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The record that a folder holds, empty when it has none."""
+    file = folder / RECORD
+    content = read_json(file) if file.exists() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
+    """The concepts of the suite that the model's record says it forgot; none without a record."""
+    target = recorded(source.path).get("target") or {}
+    return tuple(target.get("concepts") or ()) if target.get("suite") == suite else ()
+
+
+def find_baseline(
+    config: EvaluateConfig, source: ModelSource
+) -> tuple[ModelSource | None, dict[str, Any]]:
+    """The control and what the evaluation's record says of it.
+
+    Without --baseline it has to be the very base that the model's record names: one that cannot be
+    found, or has other weights, is left out with a warning.
+    """
+    if config.no_baseline:
+        return None, {"model": None, "reason": "--no-baseline"}
+    if config.baseline:
+        return resolve(config.baseline), {"model": config.baseline}
+    record = recorded(source.path)
+    if record.get("base_model") is None:
+        return None, {"model": None, "reason": "the model's record names no base model"}
+    name = str(recorded["base_model"])
+    try:
+        found = resolve(name, record.get("base_revision"))
+        weights = found.fingerprint()
+    except InputError as error:
+        reason = f"{name}: {error.message.rstrip('.')}"
+    else:
+        if record.get("base_fingerprint") in (None, weights):
+            return found, {"model": name}
+        reason = f"{name} is no longer the base that the model was made from: its files differ"
+    click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
+    return None, {"model": None, "reason": reason}
+
+
+def cache_folder(config: EvaluateConfig) -> Path:
+    """Where controls' images are kept, for all evaluations."""
+    if config.cache_dir:
+        return Path(config.cache_dir)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "erase" / "renders"

@@ -1,0 +1,127 @@
+"""From a suite's named protocol and what the user changes to the settings that are used."""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from erase import registry
+from erase.core.scoring import Protocol
+from erase.errors import InputError
+from erase.evaluation.observers.classifier import SETTINGS as CLASSIFIER_SETTINGS
+
+Settings = dict[str, dict[str, Any]]
+
+
+def find_protocol(suite: ModuleType, name: str) -> Protocol:
+    """A suite's settings by name, completed with the defaults of what it uses.
+
+    InputError, naming the known ones, if it has none such.
+    """
+    known: dict[str, Protocol] = suite.protocols()
+    if name not in known:
+        raise InputError(f"There is no protocol {name!r}.", f"Known: {', '.join(known)}.")
+    return complete(suite, known[name])
+
+
+def complete(suite: ModuleType, protocol: Protocol) -> Protocol:
+    """The protocol with the settings of its metrics and suite, and of nothing else, all of them.
+
+    InputError for an unknown metric, or a setting that is unknown or out of range.
+    """
+    sections = _sections(suite, protocol)
+    settings: Settings = {}
+    for name, allowed in sections.items():
+        given = protocol.settings.get(name, {})
+        defaults = {key: _default(value) for key, value in allowed.items()}
+        checked = {key: _checked(name, key, value, allowed) for key, value in given.items()}
+        if found := {**defaults, **checked}:
+            settings[name] = found
+    return Protocol(**{**vars(protocol), "settings": settings})
+
+
+def change(
+    suite: ModuleType,
+    named: Protocol,
+    *,
+    metrics: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    told: Mapping[str, Mapping[str, Any]] | None = None,
+    **changes: Any,
+) -> Protocol:
+    """A named protocol with changes; what is None stays.
+
+    Args:
+        suite: the protocol's suite.
+        named: what `find_protocol` gave.
+        metrics: names that replace the protocol's.
+        settings: `SECTION.NAME=VALUE`, the section being a metric, the suite or `classifier`, the
+            value YAML.
+        told: more of these, already taken apart.
+        changes: other fields of `Protocol`.
+
+    Raises InputError for whatever cannot be used.
+    """
+    protocol = named.replace(metrics=tuple(dict.fromkeys(metrics)) or None, **changes)
+    for name in protocol.metrics:
+        registry.check("metrics", name)
+    given = parse(settings)
+    sections = _sections(suite, protocol)
+    for name in given:
+        if name not in sections:
+            raise InputError(
+                f"--set {name}.…: this evaluation has no {name!r} to set.",
+                f"It has {', '.join(key for key, value in sections.items() if value)}.",
+            )
+    return complete(suite, protocol.told(told or {}).told(given))
+
+
+def parse(settings: Sequence[str]) -> Settings:
+    """`["clip.model=vit-b-32"]` as `{"clip": {"model": "vit-b-32"}}`; values are YAML."""
+    found: Settings = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot and section and key):
+            raise InputError(f"--set {text!r} is not METRIC.NAME=VALUE.", "Such as fid.features=…")
+        try:
+            found.setdefault(section, {})[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {text!r} has no readable value.", "Quote it.") from error
+    return found
+
+
+def _sections(suite: ModuleType, protocol: Protocol) -> dict[str, Mapping[str, Any]]:
+    """What may be set, by section: names with defaults, or a tuple of possible values."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in protocol.metrics:
+        found[name] = getattr(registry.load("metrics", name), "SETTINGS", {})
+    found[protocol.suite] = getattr(suite, "SETTINGS", {})
+    if protocol.classifier is not None:
+        found["classifier"] = CLASSIFIER_SETTINGS
+    return found
+
+
+def _default(allowed: Any) -> Any:
+    return allowed[0] if isinstance(allowed, tuple) else allowed
+
+
+def _checked(section: str, key: str, value: Any, allowed: Mapping[str, Any]) -> Any:
+    """The value as its default's type; InputError for another name, type or choice."""
+    if key not in allowed:
+        raise InputError(
+            f"{section} has no setting {key!r}.", f"It has {', '.join(allowed) or 'none'}."
+        )
+    want = allowed[key]
+    if isinstance(want, tuple):
+        if value not in want:
+            raise InputError(
+                f"{section}.{key} is {value!r}.", f"Possible: {', '.join(map(str, want))}."
+            )
+        return value
+    if isinstance(want, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(want):
+        raise InputError(f"{section}.{key} is {value!r}.", f"Give a value such as {want!r}.")
+    return value

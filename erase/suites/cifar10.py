@@ -1,0 +1,83 @@
+"""The ten CIFAR-10 classes from a class-conditional model, judged by a CIFAR-10 classifier.
+
+The setting of table 3 of LUR. A sample's prompt is its class name, which a class-conditional
+pipeline takes as its label. `--classifier` names the judge: a folder that `erase train classifier`
+wrote, such as the sources' ResNet-34.
+"""
+
+from pathlib import Path
+
+from erase.core.rng import derive_seed
+from erase.core.scoring import Protocol, Sample
+
+VERSION = 1
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+SETTINGS = {"forget_images": 0}
+
+
+def protocols() -> dict[str, Protocol]:
+    """The named settings of this suite.
+
+    A guidance scale of 3 is the sources' w = 2 in (1 + w) ε_c - w ε_∅.
+    """
+    default = Protocol(
+        name="default",
+        suite="cifar10",
+        version=VERSION,
+        metrics=("ua", "ra", "fid"),
+        steps=100,
+        guidance=3.0,
+        images=100,
+        settings={"fid": {"features": "inception-2048"}},
+        source="erase; 100 steps of the model's own scheduler",
+    )
+    full = default.told({"cifar10": {"forget_images": 500}}).replace(
+        steps=1000, images=5000, scheduler="DDPMScheduler"
+    )
+    found = [
+        default,
+        full.replace(
+            name="paper",
+            source="LUR, section 5.2 and table 3, with Selective Amnesia's counts: 1000 steps, 500"
+            " images of the forgotten class for UA, 5,000 of each other class for FID against the"
+            " 45,000 training images of those classes (--reference)",
+        ),
+        full.replace(
+            name="salun",
+            images=500,
+            source="SalUn (Fan et al. 2024), public code: 1000 steps, 500 images a class, FID"
+            " against the training images of the other classes (--reference)",
+        ),
+    ]
+    return {protocol.name: protocol for protocol in found}
+
+
+def classes(prompts: Path) -> tuple[str, ...]:  # noqa: ARG001
+    """Names of the ten classes, in the data set's order."""
+    return CLASSES
+
+
+def samples(protocol: Protocol, prompts: Path) -> list[Sample]:  # noqa: ARG001
+    """`10 * protocol.images` samples, class by class."""
+    return [
+        Sample(
+            id=f"{label}-{number:05d}",
+            prompt=name,
+            seed=derive_seed("evaluate", "cifar10", protocol.seed, label, number),
+            target=name,
+            guidance=protocol.guidance,
+        )
+        for label, name in enumerate(CLASSES)
+        for number in range(protocol.images)
+    ]

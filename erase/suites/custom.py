@@ -1,0 +1,55 @@
+"""Any table of captions: a CSV with prompt, and seed, guidance, target, negative_prompt if wanted.
+
+Given with `--prompts FILE`. Targets are the classes: with them, and a classifier, `ua` and `ra` can
+be measured.
+"""
+
+from pathlib import Path
+
+from erase.core.scoring import Protocol, Sample
+from erase.data.prompt_table import PromptTable, Unusable, read_table, table_samples
+from erase.errors import InputError
+
+VERSION = 1
+
+
+def protocols() -> dict[str, Protocol]:
+    """The named settings of this suite."""
+    default = Protocol(
+        name="default",
+        suite="custom",
+        version=VERSION,
+        metrics=("clip",),
+        steps=50,
+        guidance=7.5,
+        images=1,
+        source="erase; the model's own scheduler",
+    )
+    return {default.name: default}
+
+
+def classes(prompts: Path) -> tuple[str, ...]:
+    """The table's targets, in the order in which they first come."""
+    return tuple(dict.fromkeys(row.target for row in _table(prompts).rows if row.target))
+
+
+def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
+    """A sample for each row, with the row's own guidance scale where it brings one.
+
+    Raises InputError when the table is missing or broken.
+    """
+    return table_samples(_table(prompts).rows, protocol, row_guidance=True)
+
+
+def unusable(protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG001
+    """Rows that had to be left out."""
+    return list(_table(prompts).unusable)
+
+
+def _table(prompts: Path) -> PromptTable:
+    if not prompts.is_file():
+        raise InputError(
+            "The suite custom needs a table of prompts.",
+            "Give --prompts FILE.csv with a column prompt.",
+        )
+    return read_table(prompts)

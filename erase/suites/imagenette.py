@@ -1,0 +1,119 @@
+"""Ten ImageNet classes, "an image of a {class}", judged by an ImageNet classifier.
+
+The setting of table 4 of LUR and of SalUn. UA counts the images of the forgotten class that the
+classifier, free to choose among all of its classes, does not call by its name. A table of prompts
+with a column `class` (`--prompts FILE`) replaces the captions and brings its own seeds.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from erase.core.rng import derive_seed
+from erase.core.scoring import Protocol, Sample
+from erase.data.prompt_table import Unusable, built_in, read_table, table_samples
+from erase.data.prompts import ClassList, read_class_list
+from erase.errors import InputError
+
+VERSION = 1
+
+
+def protocols() -> dict[str, Protocol]:
+    """The named settings of this suite."""
+    default = Protocol(
+        name="default",
+        suite="imagenette",
+        version=VERSION,
+        metrics=("ua", "ra", "fid"),
+        steps=50,
+        guidance=7.5,
+        images=50,
+        classifier="resnet50",
+        settings={"fid": {"features": "inception-2048"}},
+        source="erase; the model's own scheduler",
+    )
+    table = default.told({"fid": {"features": "inception-64"}}).replace(
+        steps=100, images=500, scheduler="LMSDiscreteScheduler"
+    )
+    found = [
+        default,
+        table.replace(
+            name="salun",
+            source="SalUn (Fan et al. 2024), public code: LMS, 100 steps, torchvision ResNet-50,"
+            " torchmetrics FID on 64 features; 500 images a class after the table's steps of 0.2%",
+        ),
+        table.replace(
+            name="paper",
+            source="LUR, section 5.2: 100 steps, ImageNet ResNet-50; scheduler, guidance and the 64"
+            " features, which it does not state, from SalUn's code; 500 images a class after"
+            " table 4's steps of 0.2%",
+        ),
+    ]
+    return {protocol.name: protocol for protocol in found}
+
+
+def classes(prompts: Path) -> tuple[str, ...]:
+    """Names of the ten classes, as ImageNet has them."""
+    return _classes(prompts).names
+
+
+def aliases(prompts: Path) -> Mapping[str, str]:
+    """WordNet ids, which the public download's folders are called by, and their classes."""
+    return {item["wnid"]: item["name"] for item in _classes(prompts).classes if "wnid" in item}
+
+
+def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
+    """`10 * protocol.images` samples, class by class; or the rows of a table.
+
+    Raises InputError when `imagenette.yaml` or the table is missing or incomplete.
+    """
+    known = _classes(prompts)
+    if prompts.is_file():
+        table = read_table(prompts)
+        table.need("target")
+        rows = table.where(lambda row: known.label(row.target) is not None)
+        return [
+            _renamed(sample, known) for sample in table_samples(rows, protocol, row_guidance=False)
+        ]
+    found = []
+    for label, name in enumerate(known.names):
+        captions = known.captions("evaluate", label)
+        found += [
+            Sample(
+                id=f"{label}-{number:04d}",
+                prompt=captions[number % len(captions)],
+                seed=derive_seed("evaluate", "imagenette", protocol.seed, label, number),
+                target=name,
+                guidance=protocol.guidance,
+            )
+            for number in range(protocol.images)
+        ]
+    return found
+
+
+def unusable(protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG001
+    """Rows of a table that had to be left out: broken ones, and those of no class of the suite."""
+    if not prompts.is_file():
+        return []
+    table, known = read_table(prompts), _classes(prompts)
+    strangers = [
+        Unusable(row.number, f"no class {row.target!r} in Imagenette", row.prompt)
+        for row in table.rows
+        if known.label(row.target) is None
+    ]
+    return sorted([*table.unusable, *strangers], key=lambda item: item.row)
+
+
+def _renamed(sample: Sample, known: ClassList) -> Sample:
+    """The sample with its target as the suite spells it."""
+    return Sample(**{**vars(sample), "target": known.names[known.label(sample.target) or 0]})
+
+
+def _classes(prompts: Path) -> ClassList:
+    file = built_in(prompts) / "imagenette.yaml"
+    found = read_class_list(file)
+    if not found.templates.get("evaluate") or len(set(found.names)) != len(found.names):
+        raise InputError(
+            f"{file} must list distinct classes, and templates to evaluate with.",
+            "Copy prompts/imagenette.yaml of the erase sources and change its captions.",
+        )
+    return found
