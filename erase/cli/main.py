@@ -19,6 +19,7 @@ COMMANDS = {
     "concept": "erase.cli.concept:concept",
     "demo": "erase.cli.demo:demo",
     "evaluate": "erase.cli.evaluate:evaluate",
+    "report": "erase.cli.report:report",
     "train": "erase.cli.train:train",
 }
 

@@ -145,15 +145,14 @@ def number(value: float, unit: str) -> str:
 
 def change(value: float, unit: str) -> str:
     """A difference for people, with its sign: shares in percentage points."""
-    if unit == "share":
-        return f"{100 * value:+.1f} points"
-    return ("+" if value > 0 else "") + number(value, unit)
+    shown = f"{100 * abs(value):.1f} points" if unit == "share" else number(abs(value), unit)
+    return f"{'+' if value > 0 else '−' if value < 0 else '±'}{shown}"
 
 
 def interval(summary: Mapping[str, Any]) -> str:
     """A summary's 95% interval for people."""
     if summary.get("ci95") is None:
-        return "none"
+        return "–"
     return " to ".join(number(bound, summary["unit"]) for bound in summary["ci95"])
 
 

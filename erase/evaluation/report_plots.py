@@ -50,8 +50,9 @@ def plot_detections(rows: Sequence[Mapping[str, Any]], model: str, base: str | N
     axis.set_yticks(range(len(shown)), [plain(row["name"]) for row in shown])
     axis.invert_yaxis()
     axis.set(xlabel="detections", xlim=(0, 1.15 * most))
+    axis.xaxis.get_major_locator().set_params(integer=True)
     _finish(axis, "x")
-    axis.legend(frameon=False, loc="lower right")
+    drawn.legend(frameon=False, loc="outside upper center", ncols=2)
     return saved(drawn)
 
 

@@ -122,13 +122,14 @@ def detection_rows(data: ReportData) -> list[dict[str, Any]]:
 
 def _counted(name: str, count: int, base: int | None, most: int) -> dict[str, Any]:
     changed = None if not base else 100 * (count - base) / base
-    said = "" if changed is None else f"{changed:+.0f}%"
+    sign = "+" if changed and changed >= 0.5 else "−" if changed and changed <= -0.5 else "±"
+    said = "" if changed is None else f"{sign}{abs(changed):.0f}%"
     return {
         "name": name,
         "count": count,
         "base": base,
         "change": changed,
-        "said": "±0%" if said in ("+0%", "-0%") else said,
+        "said": said,
         "width": 100 * count / most,
         "base_width": 100 * (base or 0) / most,
         "total": False,
