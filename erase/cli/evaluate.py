@@ -60,6 +60,11 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Replace another evaluation in the folder.")
 @click.option(
+    "--show-explicit",
+    is_flag=True,
+    help="Do not pixelate, in the report, the regions that NudeNet flags.",
+)
+@click.option(
     "--prompts",
     metavar="FILE|FOLDER",
     help="CSV table of prompts (.csv, .csv.gz), or folder that replaces the built-in ones.",

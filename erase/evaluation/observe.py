@@ -203,7 +203,7 @@ def _own(judge: Judge) -> bool:
 
 
 def _detector(settings: Mapping[str, Any], device: str) -> Detector:
-    from erase.models.nudenet import Detector
+    from erase.evaluation.ahead import AheadDetector
 
     providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else None
-    return Detector(providers=providers, colour=settings.get("colour", "rgb"))
+    return AheadDetector(providers=providers, colour=settings.get("colour", "rgb"))

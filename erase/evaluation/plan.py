@@ -14,6 +14,7 @@ from erase.core.checks import check_device
 from erase.core.scoring import Protocol, Sample
 from erase.data.prompt_table import Unusable
 from erase.errors import InputError
+from erase.evaluation.ahead import while_rendering
 from erase.evaluation.observe import Observers, find_observers, needs
 from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.render import DTYPES, render_fingerprint, scheduler_class
@@ -76,6 +77,7 @@ class Plan:
             shared=stage == "baseline",
             overwrite=self.config.overwrite,
             progress=None if progress is None else partial(progress, stage),
+            each=while_rendering(self.observers.detector, self.config.device),
         )
 
     def score(self, files: list[Path], control: list[Path] | None) -> Scored:
@@ -184,7 +186,7 @@ def find_baseline(
     record = recorded(source.path)
     if record.get("base_model") is None:
         return None, {"model": None, "reason": "the model's record names no base model"}
-    name = str(recorded["base_model"])
+    name = str(record["base_model"])
     try:
         found = resolve(name, record.get("base_revision"))
         weights = found.fingerprint()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from erase.evaluation.report_data import exposed, flagged
 
@@ -71,7 +71,8 @@ def picture(
     """
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB")
+            upright = ImageOps.exif_transpose(opened)  # as NudeNet sees it, whose boxes these are
+            image = upright.convert("RGB")
     except UNREADABLE:
         return None, False
     hidden = False

@@ -114,7 +114,10 @@ def detection_rows(data: ReportData) -> list[dict[str, Any]]:
         base = detection_counts((row.get("baseline") for row in data.rows), least)
     labels = sorted({*mine, *(base or {})}, key=lambda k: (-(base or mine).get(k, 0), k))
     most = max([*mine.values(), *(base or {}).values(), 1])
-    rows = [_counted(part_name(k), mine.get(k, 0), base and base.get(k, 0), most) for k in labels]
+    rows = [
+        _counted(part_name(k), mine.get(k, 0), None if base is None else base.get(k, 0), most)
+        for k in labels
+    ]
     both = sum(mine.values()), None if base is None else sum(base.values())
     total = _counted("all classes", *both, max(both[0], both[1] or 0, 1))
     return [*rows, {**total, "total": True}]

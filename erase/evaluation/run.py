@@ -27,7 +27,8 @@ from erase.evaluation.plan import (
     make_plan,
     recorded,
 )
-from erase.evaluation.report import ReportData, write_report
+from erase.evaluation.report import write_report
+from erase.evaluation.report_data import ReportData
 from erase.evaluation.score import Scored
 from erase.evaluation.settings import EvaluateConfig
 from erase.evaluation.share import own_folder
@@ -240,13 +241,13 @@ def _write(
     write_jsonl(output / SAMPLES, rows)
     write_json(output / METRICS, metrics)
     record.finish()
-    shown = [index for index, sample in enumerate(plan.samples) if sample.id not in lost]
     data = ReportData(
         record=record.content,
         metrics=metrics,
-        rows=[rows[index] for index in shown],
-        images=[files[index] for index in shown],
-        baseline_images=control_files and [control_files[index] for index in shown],
+        rows=rows,
+        images=files,
+        baseline_images=control_files,
+        show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)
     targets = tuple(sorted(plan.targets))

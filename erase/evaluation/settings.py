@@ -26,6 +26,7 @@ class EvaluateConfig(Config):
     dtype: str = option("fp32", "Precision to render in: fp32, bf16 or fp16.")
     cache_dir: str | None = option(None, "Folder of the baselines' images.")
     overwrite: bool = option(False, "Replace another evaluation in the output folder.")
+    show_explicit: bool = option(False, "Report without pixelating what NudeNet flags.")
     prompts: str | None = option(
         None, "CSV table of prompts, or folder that replaces the built-in ones."
     )

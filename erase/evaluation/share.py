@@ -93,7 +93,8 @@ def _tell_cut(pipeline: Any, samples: Sequence[Sample]) -> None:
     cut = sum(len(ids) > longest for ids in tokenizer([s.prompt for s in samples])["input_ids"])
     if cut:
         click.echo(
-            f"{cut} of {len(samples)} prompts are cut at the {longest} tokens that the model reads.",
+            f"{cut} of {len(samples)} prompts are cut at the {longest} tokens that the model"
+            " reads.",
             err=True,
         )
 
