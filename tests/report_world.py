@@ -130,6 +130,7 @@ def make(
         "fingerprint": "f" * 64,
         "images_fingerprint": "a" * 64,
         "classifier_sha256": None,
+        "observers_sha256": {"nudenet": "c" * 64},
         "prompts_sha256": "p",
         "deviations": {"steps": [100, 50], "settings": [{}, {"nudenet": {"threshold": 0.6}}]},
         "baseline": {

@@ -185,9 +185,16 @@ def provenance(data: ReportData) -> list[tuple[str, str]]:
         ("evaluation", record.get("fingerprint")),
         ("images", record.get("images_fingerprint")),
         ("control's images", baseline.get("images_fingerprint", "none")),
-        ("classifier SHA-256", record.get("classifier_sha256") or "none"),
+        *(
+            (f"{name} SHA-256", digest)
+            for name, digest in (record.get("observers_sha256") or {}).items()
+        ),
+        ("reference", record.get("reference") and _told(record["reference"])),
         ("prompts SHA-256", record.get("prompts_sha256")),
     ]
+    unusable = record.get("prompts_unusable") or {}
+    if unusable.get("n"):
+        rows.append(("prompt rows not used", f"{unusable['n']}: {_told(unusable.get('rows'))}"))
     return [(name, str(value)) for name, value in rows if value is not None]
 
 

@@ -33,8 +33,8 @@ STRIP = 8  # samples of forgotten concepts, and as many of others, in the pictur
 FACTS = {
     "device": "device",
     "dtype": "precision",
-    "classifier_sha256": "classifier",
     "prompts_sha256": "prompts",
+    "reference": "reference",
 }
 """What of the records has to agree as well, and how people call it."""
 
@@ -76,6 +76,12 @@ def disagreements(runs: Sequence[ReportData], names: Sequence[str]) -> list[str]
             if first.record.get(key) != run.record.get(key):
                 said = _short(run.record.get(key)), _short(first.record.get(key))
                 found.append(f"{name}: {called} is {said[0]}, not {said[1]}")
+        one, other = (r.record.get("observers_sha256") or {} for r in (first, run))
+        found += [
+            f"{name}: {key} judges with other weights or versions"
+            for key in {**one, **other}
+            if one.get(key) != other.get(key)
+        ]
         if _samples(first) != _samples(run):
             found.append(f"{name}: the samples (prompts or seeds) are other ones")
         if _control(first) != _control(run):

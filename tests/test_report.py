@@ -1,0 +1,434 @@
+"""Reports: for any suite and metrics, self-contained, escaped, and without explicit regions."""
+
+import base64
+import csv
+import html.parser
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from erase.cli.main import main
+from erase.errors import InputError
+from erase.evaluation.report import write_report
+from erase.evaluation.report_data import change, load_evaluation, number
+from erase.evaluation.report_pictures import embed, hide, pixelate
+from erase.evaluation.report_runs import comparison, labels, table_csv, table_markdown
+from erase.evaluation.report_sheets import ALL_PAIRS, FAILURES
+from erase.evaluation.report_tables import detection_rows, summary_rows, tables
+from tests.report_world import make, pattern
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, every address a browser would load, alternative texts and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.alts: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), name
+            if name in ("src", "href", "srcset", "action", "data", "poster", "background"):
+                self.addresses.append(value or "")
+            if name == "alt":
+                self.alts.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check_page(text: str) -> Page:
+    """A page that loads nothing and runs nothing."""
+    page = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert not {"script", "link", "iframe", "object", "embed", "b"} & set(page.tags)
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.tags.count("img") == len(page.alts)
+    assert all(page.alts)
+    return page
+
+
+def write(folder: Path, **options: Any) -> str:
+    file = folder / "report.html"
+    write_report(file, load_evaluation(folder, **options))
+    return file.read_text()
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("report") / "run")
+
+
+@pytest.fixture(scope="module")
+def text(evaluation: Path) -> str:
+    return write(evaluation)
+
+
+def test_page_without_classes_is_self_contained_and_escaped(text: str) -> None:
+    page = check_page(text)
+    assert page.addresses
+    assert "&lt;script&gt;" in text
+    assert "<script" not in text
+    assert "erase <b>evaluate</b>" in page.text
+    for words in ("images flagged by NudeNet", "CLIP score", "FID", "95% interval"):
+        assert words in page.text
+    assert "NudeNet flags 3 of 12 images; of sd-base's, 7." in page.text
+    assert "50 here" in page.text, "a deviation from the named protocol"
+    assert "c" * 64 in page.text
+    assert "Class by class" not in page.text
+
+
+def test_paired_difference_and_its_verdict(evaluation: Path) -> None:
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    first = summary_rows(metrics)[0]
+    assert first["change"] == ["−30.0 points", "0.50 ×)"][0]
+    assert first["change_interval"] == "−50.0 to −10.0 points"
+    assert first["verdict"] == "better"
+    metrics["differences"]["nudenet"]["ci95"] = [-0.5, 0.1]
+    assert summary_rows(metrics)[0]["verdict"] == "no clear difference"
+
+
+def test_figure_4a_counts_and_changes(evaluation: Path) -> None:
+    data = load_evaluation(evaluation)
+    rows = {row["name"]: row for row in detection_rows(data)}
+    listed = [d for row in data.rows for d in row["detections"]]
+    before = [d for row in data.rows for d in row["baseline"]["detections"]]
+    assert rows["all classes"]["count"] == len(listed) > 0
+    assert rows["all classes"]["base"] == len(before)
+    change = 100 * (len(listed) - len(before)) / len(before)
+    assert rows["all classes"]["change"] == pytest.approx(change)
+    for row in data.rows:
+        for item in row["detections"]:
+            item["score"] = 0.5
+    assert {row["count"] for row in detection_rows(data)} == {0}
+
+
+def test_a_control_that_shows_nothing_has_no_percentage(tmp_path: Path) -> None:
+    data = load_evaluation(make(tmp_path / "run"))
+    for row in data.rows:
+        row["baseline"] |= {"detections": [], "flagged": False}
+    assert {row["base"] for row in detection_rows(data)} == {0}
+    assert {row["change"] for row in detection_rows(data)} == {None}
+
+
+def detail(image: Image.Image, box: tuple[int, int, int, int]) -> float:
+    """How much neighbouring pixels differ inside a box, in levels."""
+    pixels = np.asarray(image.convert("L").crop(box), dtype=float)
+    return float(np.abs(np.diff(pixels, axis=1)).mean() + np.abs(np.diff(pixels, axis=0)).mean())
+
+
+def test_pixelation_destroys_what_is_inside_and_leaves_the_rest() -> None:
+    image = pattern(240, 3)
+    hidden = pixelate(image, (60, 80, 90, 60))
+    inside = (60, 80, 150, 140)
+    assert detail(hidden, inside) < 0.1 * detail(image, inside)
+    assert len(np.unique(np.asarray(hidden.crop(inside)).reshape(-1, 3), axis=0)) <= 36
+    same = np.asarray(hidden) == np.asarray(image)
+    same[71:149, 51:159] = True  # the box with its margin
+    assert same.all()
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(-50, -50, 20, 20), (500, 10, 20, 20), (10, 10, 0, 30), (10, 10, -5, 5), (0, 0, 9999, 9999)],
+)
+def test_an_impossible_box_hides_everything(box: tuple[int, int, int, int]) -> None:
+    image = pattern(96, 1)
+    assert detail(pixelate(image, box), (0, 0, 96, 96)) < 0.1 * detail(image, (0, 0, 96, 96))
+
+
+@pytest.mark.parametrize(
+    ("row", "hidden"),
+    [
+        (None, False),
+        ({}, False),
+        ({"detections": [], "flagged": False}, False),
+        ({"detections": [{"label": "FACE_FEMALE", "score": 0.9, "box": [1, 1, 9, 9]}]}, False),
+        ({"detections": [], "flagged": True}, True),
+        ({"flagged": True}, True),
+        ({"flagged": True, "detections": [{"label": "ANUS_EXPOSED", "score": 0.9}]}, True),
+        ({"detections": [{"label": "BELLY_EXPOSED", "score": 0.3, "box": [5, 5, 50, 50]}]}, True),
+    ],
+)
+def test_what_is_hidden(row: dict[str, Any] | None, hidden: bool) -> None:
+    image = pattern(64, 5)
+    shown, told = hide(image, row)
+    assert told is hidden
+    assert (np.asarray(shown) != np.asarray(image)).any() == hidden
+    if row and row.get("flagged"):  # without usable boxes: all of it
+        assert detail(shown, (0, 0, 64, 64)) < 0.1 * detail(image, (0, 0, 64, 64))
+
+
+def pictures(text: str) -> Iterator[tuple[str, Image.Image]]:
+    for code, alt in re.findall(
+        r'<img src="data:image/\w+;base64,([^"]+)"[^>]* alt="([^"]*)"', text
+    ):
+        with Image.open(io.BytesIO(base64.b64decode(code))) as opened:
+            yield alt, opened.convert("RGB")
+
+
+def test_no_flagged_region_reaches_the_report(tmp_path: Path) -> None:
+    """Before and after, on the page and in the plots; --show-explicit shows them."""
+    folder = make(tmp_path / "run", count=4, left=4)
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    whole = {"label": "FEMALE_BREAST_EXPOSED", "score": 0.9, "box": [0, 0, 96, 96]}
+    for row in rows:
+        row |= {"detections": [whole], "flagged": True}
+        row["baseline"] |= {"detections": [whole], "flagged": True}
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    everything = (0, 0, 96, 96)
+    bare = detail(pattern(96, 0), everything)
+    found = list(pictures(write(folder)))
+    assert any(alt.startswith("before") for alt, _ in found)
+    assert any(alt.startswith("after") for alt, _ in found)
+    assert all("pixelated" in alt for alt, _ in found)
+    assert max(detail(image, everything) for _, image in found) < 0.2 * bare
+    with Image.open(folder / "plots" / "before_after.png") as opened:
+        sheet = opened.convert("RGB")
+    plain = detail(sheet, (10, 10, 120, 120))
+    shown = write(folder, show_explicit=True)
+    assert "--show-explicit" in shown
+    assert min(detail(image, everything) for _, image in pictures(shown)) > 0.5 * bare
+    with Image.open(folder / "plots" / "before_after.png") as opened:
+        assert detail(opened.convert("RGB"), (10, 10, 120, 120)) > 5 * plain
+
+
+def test_thumbnails(tmp_path: Path) -> None:
+    pattern(32, 0).save(tmp_path / "small.png")
+    small = embed(tmp_path / "small.png")
+    assert small["uri"].startswith("data:image/png;base64,")
+    assert (small["width"], small["height"], small["crisp"]) == (32, 32, True)
+    Image.new("RGB", (1024, 512)).save(tmp_path / "large.png")
+    large = embed(tmp_path / "large.png")
+    assert large["uri"].startswith("data:image/jpeg;base64,")
+    assert (large["width"], large["height"], large["crisp"]) == (256, 128, False)
+
+
+def test_csv_tables_hold_the_numbers(evaluation: Path, text: str) -> None:
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    with (evaluation / "tables" / "summary.csv").open() as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(metrics["metrics"])
+    for name, row in rows.items():
+        found, base = metrics["metrics"][name], metrics["baseline"][name]
+        assert float(row["value"]) == found["value"]
+        assert float(row["control_value"]) == base["value"]
+        assert int(row["n"]) == found["n"]
+        bounds = [row["ci95_low"], row["ci95_high"]]
+        assert [float(b) if b else None for b in bounds] == (found["ci95"] or [None, None])
+    assert float(rows["nudenet"]["difference"]) == -0.3
+    assert rows["fid2048"]["difference"] == ""
+    with (evaluation / "tables" / "detections.csv").open() as file:
+        counted = {row["class"]: row for row in csv.DictReader(file)}
+    assert int(counted["all classes"]["count"]) > 0
+    for name in ("detections.png", "before_after.png"):
+        with Image.open(evaluation / "plots" / name) as image:
+            image.load()
+
+
+def test_without_control_and_without_failures(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run", control=False, left=0)
+    page = check_page(write(folder))
+    assert "no control to compare with (--no-baseline)" in page.text
+    assert "None." in page.text
+    assert "NudeNet flags 0 of 12 images." in page.text
+    assert "before" not in " ".join(page.alts)
+    assert "control_value" in tables(load_evaluation(folder))["summary.csv"]
+
+
+def test_metrics_that_see_nothing_in_an_image(tmp_path: Path) -> None:
+    """FID alone: no verdicts, no detections, nothing that could be a failure."""
+    folder = make(tmp_path / "run")
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for row in rows:
+        for key in ("detections", "flagged", "clip", "lpips"):
+            row.pop(key)
+        row["baseline"] = {}
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = check_page(write(folder))
+    assert "NudeNet has not looked" in page.text
+    assert "Worst failures" not in page.text
+    assert not (folder / "tables" / "detections.csv").exists()
+    assert not (folder / "plots" / "detections.png").exists()
+
+
+def test_missing_and_broken_images_are_listed(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run")
+    (folder / "images" / "s0001.png").unlink()
+    (tmp_path / "control" / "images" / "s0002.png").write_bytes(b"nothing")
+    page = check_page(write(folder))
+    assert "2 of 24 images are missing or unreadable" in page.text
+    assert "model: s0001, missing" in page.text
+    assert "control: s0002, unreadable" in page.text
+    assert "no image" in page.text
+
+
+def test_many_samples_make_no_huge_page(tmp_path: Path) -> None:
+    """3000 samples of 300 classes: as many pictures, and bytes, as for few."""
+    folder = make(tmp_path / "run", count=6, size=300, left=6)
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    many = [
+        {**rows[i % 6], "id": f"s{i % 6:04d}", "target": f"class {i % 300}", "seed": i}
+        for i in range(3000)
+    ]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    text = write(folder)
+    pairs = check_page(text).tags.count("img") / 2
+    assert pairs <= ALL_PAIRS + 3 * FAILURES
+    assert len(text) < 2 * pairs * 60_000
+
+
+def test_another_report_leaves_no_old_figure(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run")
+    write(folder)
+    (folder / "plots" / "old.png").write_bytes(b"")
+    write(folder)
+    assert not (folder / "plots" / "old.png").exists()
+
+
+def test_numbers() -> None:
+    assert [change(v, "share") for v in (0.3, -0.3)] == ["+30.0 points", "−30.0 points"]
+    assert change(-12.0, "count") == "−12"
+    assert [number(v, "count") for v in (12.0, 12.5)] == ["12", "12.5"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        make(root / "a", model="lur", left=1, value=0.1),
+        make(root / "b", model="salun", left=3, value=0.3),
+        make(root / "c", model="lur", left=2, value=0.2),
+    ]
+
+
+def invoke(*arguments: Any) -> Any:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+
+def test_runs_side_by_side(runs: list[Path], tmp_path: Path) -> None:
+    result = invoke(*runs, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "| lur (1) | **10.0%**" in result.output
+    assert "sd\\-base (control)" in result.output or "sd-base (control)" in result.output
+    page = check_page((tmp_path / "out" / "report.html").read_text())
+    assert page.tags.count("img") == 8 * 4, "eight samples, the control and three runs"
+    assert all("seed" in alt for alt in page.alts)
+    with (tmp_path / "out" / "table.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["sd-base", "lur (1)", "salun", "lur (2)"]
+    assert [float(row["nudenet"]) for row in rows.values()] == [0.2, 0.1, 0.3, 0.2]
+    assert rows["sd-base"]["control"] == "True"
+    for name in ("strip.png", "metrics.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            image.load()
+    assert (tmp_path / "out" / "table.md").read_text() in result.output
+    assert invoke(*runs, "--output", tmp_path / "out").exit_code == 0, "written again"
+
+
+def test_best_is_marked_and_ties_are_not(runs: list[Path]) -> None:
+    loaded = [load_evaluation(folder) for folder in runs]
+    table = comparison(loaded, ["a", "b", "c"])
+    assert table["best"]["nudenet"] == ["a"]
+    assert table["best"]["fid2048"] == [], "all have the same"
+    for run, value in zip(loaded, (1.0, 3.0, 3.0), strict=True):
+        run.metrics["metrics"]["clip_vit_b_32"]["value"] = value
+    assert comparison(loaded, ["a", "b", "c"])["best"]["clip_vit_b_32"] == ["b", "c"]
+    del loaded[1].metrics["metrics"]["fid2048"]
+    table = comparison(loaded, ["a", "b", "c"])
+    assert "–" in table_markdown(table)
+    (_, _, second, _) = csv.DictReader(io.StringIO(table_csv(table)))
+    assert second["fid2048"] == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m, r, s: m["protocol"].update(steps=25), "steps is 25, not 50"),
+        (lambda m, r, s: r.update(dtype="bf16"), "precision is bf16"),
+        (lambda m, r, s: s[3].update(seed=9), "samples"),
+        (lambda m, r, s: s[3].update(prompt="other"), "samples"),
+        (lambda m, r, s: s.pop(), "samples"),
+        (lambda m, r, s: r["target"].update(concepts=["x"]), "forgot x, not nothing"),
+        (lambda m, r, s: r["baseline"].update(images_fingerprint="d"), "control"),
+        (lambda m, r, s: r["observers_sha256"].update(nudenet="d"), "nudenet"),
+    ],
+)
+def test_what_does_not_compare_is_refused_or_marked(
+    runs: list[Path], tmp_path: Path, change: Any, said: str
+) -> None:
+    folder = make(tmp_path / "other", model="esd")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    record = json.loads((runs[0] / "record.json").read_text()) | {"model": "esd"}
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    change(metrics, record, rows)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "out"
+    result = invoke(runs[0], folder, "--output", output)
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert not output.exists()
+    result = invoke(runs[0], folder, "--output", output, "--allow-different")
+    assert result.exit_code == 0, result.output
+    page = check_page((output / "report.html").read_text())
+    assert "not made alike" in page.text
+    assert said in page.text
+    assert said in (output / "table.md").read_text()
+
+
+def test_other_suites_never_share_a_table(runs: list[Path], tmp_path: Path) -> None:
+    folder = make(tmp_path / "coco", suite="coco")
+    result = invoke(runs[0], folder, "--output", tmp_path / "out", "--allow-different")
+    assert result.exit_code == 2
+    assert "different suites: coco, i2p" in result.output
+
+
+def test_bad_use_of_the_command(runs: list[Path], tmp_path: Path) -> None:
+    assert "--output is missing" in invoke(runs[0], runs[1]).output
+    assert "no evaluation folder" in invoke(tmp_path).output
+    (tmp_path / "thesis.txt").write_text("precious")
+    said = invoke(runs[0], runs[1], "--output", tmp_path)
+    assert said.exit_code == 2
+    assert "thesis.txt" in said.output
+    assert [item.name for item in tmp_path.iterdir()] == ["thesis.txt"]
+    running = make(tmp_path / "more" / "running")
+    record = json.loads((running / "record.json").read_text()) | {"status": "running"}
+    (running / "record.json").write_text(json.dumps(record))
+    assert "not finished" in invoke(running).output
+    with pytest.raises(InputError):
+        labels([load_evaluation(runs[0])], ["a", "b"])
+    with pytest.raises(InputError):
+        labels([load_evaluation(runs[0])] * 2, ["a", "a"])
+
+
+def test_one_folder_is_reported_again(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run")
+    result = invoke(folder, "--show-explicit")
+    assert result.exit_code == 0, result.output
+    assert "--show-explicit" in (folder / "report.html").read_text()
+    assert invoke(folder).exit_code == 0
+    assert "pixelated" in (folder / "report.html").read_text()
