@@ -18,7 +18,9 @@ COMMANDS = {
     "compare": "erase.cli.compare:compare",
     "concept": "erase.cli.concept:concept",
     "demo": "erase.cli.demo:demo",
+    "doctor": "erase.cli.doctor:doctor",
     "evaluate": "erase.cli.evaluate:evaluate",
+    "fetch": "erase.cli.fetch:fetch",
     "report": "erase.cli.report:report",
     "train": "erase.cli.train:train",
 }

