@@ -81,6 +81,8 @@ def main() -> int:
     args = parser.parse_args()
     # "library" is the colour that the library gives to paths, so that the results compare.
     ours = Detector(args.threads, [args.provider] if args.provider else None, "library")
+    if args.provider not in (None, ours.provider):
+        parser.error(f"{args.provider} is not there")
     library = NudeDetector()
     with tempfile.TemporaryDirectory(prefix="erase-bench-") as folder:
         if args.images:
@@ -103,6 +105,7 @@ def main() -> int:
     result = {
         "images": len(files),
         "threads": args.threads,
+        "provider": ours.provider,
         "rounds": args.rounds,
         "library_ms_per_image": 1000 * statistics.median(t for t, _ in rows) / len(files),
         "ours_ms_per_image": 1000 * statistics.median(m for _, m in rows) / len(files),

@@ -144,7 +144,7 @@ def test_threads_and_batches_change_nothing(
     detector = Detector(threads=threads)
     detector._batch = batch
     some = photographs[::3]
-    assert detector.detect(some) == Detector().detect(some)
+    assert detector.detect(some) == Detector(threads=1).detect(some)
 
 
 def test_progress_counts_every_image(photographs: list[Path]) -> None:
@@ -215,8 +215,23 @@ def test_bad_settings_are_refused(arguments: dict[str, object], message: str) ->
         Detector(**arguments)  # type: ignore[arg-type]
 
 
+def test_a_provider_that_is_not_there_is_passed_over() -> None:
+    everywhere = Detector(providers=["MIGraphXExecutionProvider"])
+    assert everywhere.provider == ours.CPU
+    assert everywhere.fingerprint() == Detector().fingerprint()
+
+
+def test_launchers_decide_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert Detector().threads == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(ours.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4}, raising=False)
+    assert Detector().threads == 5
+    assert Detector(threads=2).threads == 2
+
+
 def test_fingerprint_tells_colours_apart_but_not_threads() -> None:
-    assert Detector().fingerprint() == Detector(threads=2).fingerprint()
+    assert Detector(threads=1).fingerprint() == Detector(threads=2).fingerprint()
     assert Detector().fingerprint() != Detector(colour="library").fingerprint()
 
 

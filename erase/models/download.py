@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import time
@@ -11,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from erase.errors import RunError
 
@@ -63,7 +63,7 @@ def download(
 
 
 @contextlib.contextmanager
-def _owned(aside: Path) -> Iterator[IO[bytes]]:
+def _owned(aside: Path) -> Iterator[io.BufferedRandom]:
     """The file that is being filled, opened for this process alone."""
     with aside.open("a+b") as file:
         try:
@@ -78,7 +78,9 @@ def _owned(aside: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _fill(file: IO[bytes], url: str, target: Path, progress: Progress | None, pause: float) -> None:
+def _fill(
+    file: io.BufferedRandom, url: str, target: Path, progress: Progress | None, pause: float
+) -> None:
     for attempt in range(1, TRIES + 1):
         try:
             _receive(file, url, target, progress)
@@ -104,7 +106,7 @@ def _fill(file: IO[bytes], url: str, target: Path, progress: Progress | None, pa
             return
 
 
-def _receive(file: IO[bytes], url: str, target: Path, progress: Progress | None) -> None:
+def _receive(file: io.BufferedRandom, url: str, target: Path, progress: Progress | None) -> None:
     """Append what is missing; OSError or HTTPException when the connection breaks."""
     done = file.seek(0, os.SEEK_END)
     request = urllib.request.Request(url)  # noqa: S310 - a library's constant

@@ -9,6 +9,7 @@ one image on several cores gains little.
 """
 
 import importlib.util
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,31 +58,33 @@ class Detector:
     """What NudeNet finds in images.
 
     Args:
-        threads: images that are worked on at the same time, each on one core; at least 1. It
-            changes no detection.
-        providers: onnxruntime's execution providers in order of preference, all of which have to
-            be there (`CUDAExecutionProvider`); None is the CPU.
+        threads: images that are worked on at the same time, each on one core; at least 1. None
+            is `OMP_NUM_THREADS`, or every core. It changes no detection.
+        providers: onnxruntime's execution providers in order of preference
+            (`CUDAExecutionProvider`); those that it was built without, or that cannot start, are
+            passed over, the CPU coming last. None is the CPU. `provider` says which it is.
         colour: `rgb` feeds the network RGB, as it was trained, and equals the library on RGB
             arrays; `library` feeds BGR, and equals the library on paths.
 
-    Raises InputError when nudenet or a provider is not installed, or for values out of range.
+    Raises InputError when nudenet is not installed, or for values out of range.
     """
 
     def __init__(
         self,
-        threads: int = 1,
+        threads: int | None = None,
         providers: Sequence[str] | None = None,
         colour: Colour = "rgb",
     ) -> None:
+        threads = default_threads() if threads is None else threads
         if threads < 1:
             raise InputError(f"NudeNet was given {threads} threads.", "Give at least 1.")
         if colour not in ("rgb", "library"):
             raise InputError(f"There is no colour order {colour!r}.", "Known: rgb, library.")
         self.threads, self.colour = threads, colour
-        self.providers = _check_providers(providers)
         self.model = model_file()
-        self._on_cpu = self.providers[0] == CPU
-        self._session = _session(self.model, self.providers)
+        self._session = _session(self.model, _available(providers))
+        self.provider: str = self._session.get_providers()[0]
+        self._on_cpu = self.provider == CPU
         self._input = self._session.get_inputs()[0].name
         # On a CPU small batches keep the layers' activations in cache; a GPU wants work.
         self._batch = 4 if self._on_cpu else 32
@@ -129,7 +132,7 @@ class Detector:
             {
                 "weights": hash_file(self.model),
                 "colour": self.colour,
-                "provider": self.providers[0],
+                "provider": self.provider,
                 "onnxruntime": onnxruntime.__version__,
                 "opencv": cv2.__version__,
             }
@@ -158,6 +161,13 @@ class Detector:
         return [_boxes(output, size) for output, size in zip(outputs, sizes, strict=True)]
 
 
+def default_threads() -> int:
+    """`OMP_NUM_THREADS`, which launchers of several processes set, or every core; at most 16."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(int(told) if told.isdigit() and int(told) else usable or 1, 16)
+
+
 def model_file() -> Path:
     """The network inside the installed nudenet package; InputError when it is not there."""
     spec = importlib.util.find_spec("nudenet")
@@ -171,30 +181,23 @@ def model_file() -> Path:
     return file
 
 
-def _check_providers(providers: Sequence[str] | None) -> list[str]:
-    chosen = list(providers or [CPU])
-    there = onnxruntime.get_available_providers()
-    if missing := [name for name in chosen if name not in there]:
+def _available(providers: Sequence[str] | None) -> list[str]:
+    """Those of the providers that this onnxruntime was built with, and the CPU."""
+    known = onnxruntime.get_all_providers()
+    if unknown := [name for name in providers or () if name not in known]:
         raise InputError(
-            f"This onnxruntime has no {missing[0]}.",
-            f"It has {', '.join(there)}; CUDA comes with the package onnxruntime-gpu.",
+            f"onnxruntime knows no provider {unknown[0]!r}.", f"Known: {', '.join(known)}."
         )
-    return chosen
+    there = onnxruntime.get_available_providers()
+    return list(dict.fromkeys([*(name for name in providers or () if name in there), CPU]))
 
 
 def _session(model: Path, providers: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # images run side by side instead, see the module's docstring
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    fallback = [*providers] + ([CPU] if CPU not in providers else [])
-    session = onnxruntime.InferenceSession(str(model), options, providers=fallback)
-    if (used := session.get_providers()[0]) != providers[0]:  # it falls back without an error
-        raise RunError(
-            f"onnxruntime could not start {providers[0]} and would use {used}.",
-            "Install the CUDA and cuDNN that it was built for, or use the CPU.",
-        )
-    return session
+    options.log_severity_level = 3  # it would warn when a provider cannot start, and go on
+    return onnxruntime.InferenceSession(str(model), options, providers=list(providers))
 
 
 def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
