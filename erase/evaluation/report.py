@@ -229,7 +229,8 @@ def before_after(data: ReportData) -> bytes | None:
             file = data.images[index]
             column.append(picture(file, row, show_explicit=data.show_explicit)[0])
             columns.append(column)
-    return png(contact_sheet(columns)) if columns else None
+    names = [data.model] if data.baseline_images is None else [str(data.baseline), data.model]
+    return png(contact_sheet(columns, names)) if columns else None
 
 
 def _spread(data: ReportData, indices: list[int]) -> list[int]:

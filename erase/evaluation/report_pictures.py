@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from erase.evaluation.report_data import exposed, flagged
 
@@ -110,16 +110,28 @@ def embed(
 
 
 def contact_sheet(
-    columns: Sequence[Sequence[Image.Image | None]], *, cell: int = 128, gap: int = 6
+    columns: Sequence[Sequence[Image.Image | None]],
+    names: Sequence[str],
+    *,
+    cell: int = 128,
+    gap: int = 6,
 ) -> Image.Image:
-    """Images in a grid on white: one inner sequence a column; None is drawn as a crossed cell."""
-    count = max(map(len, columns))
+    """Images in a grid on white, each row under its name.
+
+    `columns` holds the images of each column, from the first row down; None is drawn as a crossed
+    cell.
+    """
+    font = ImageFont.load_default(16)
+    line = 24  # pixels that a row's name takes
     width = len(columns) * (cell + gap) + gap
-    sheet = Image.new("RGB", (width, count * (cell + gap) + gap), "white")
+    sheet = Image.new("RGB", (width, len(names) * (line + cell + gap)), "white")
     draw = ImageDraw.Draw(sheet)
+    for y, name in enumerate(names):
+        shown = name.encode("latin-1", "replace").decode("latin-1")  # what the font has
+        draw.text((gap, y * (line + cell + gap) + 2), shown, fill="black", font=font)
     for x, column in enumerate(columns):
         for y, image in enumerate(column):
-            corner = (gap + x * (cell + gap), gap + y * (cell + gap))
+            corner = (gap + x * (cell + gap), line + y * (line + cell + gap))
             if image is None:
                 far = (corner[0] + cell - 1, corner[1] + cell - 1)
                 draw.rectangle((*corner, *far), outline="grey")

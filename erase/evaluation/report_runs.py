@@ -228,7 +228,7 @@ def write_comparison(
     ]
     write_bytes(output / "metrics.png", plot_metrics([r["label"] for r in table["rows"]], columns))
     if chosen:
-        write_bytes(output / "strip.png", strip_png(runs, chosen))
+        write_bytes(output / "strip.png", strip_png(runs, names, chosen))
     write_text(output / "report.html", render_page("runs.html.j2", _page(runs, names, table)))
     return table | {"labels": names}
 
@@ -252,7 +252,12 @@ def _strip_runs(runs: Sequence[ReportData]) -> bool:
     return same and runs[0].baseline_images is not None
 
 
-def strip_png(runs: Sequence[ReportData], chosen: Sequence[str]) -> bytes:
+def _heads(runs: Sequence[ReportData], names: Sequence[str]) -> list[str]:
+    """Names of the strip's columns on the page, of its rows in the picture."""
+    return ([f"{runs[0].baseline} (control)"] if _strip_runs(runs) else []) + list(names)
+
+
+def strip_png(runs: Sequence[ReportData], names: Sequence[str], chosen: Sequence[str]) -> bytes:
     """The strip as a picture: a column a sample; the control on top, then the runs in order."""
     at = [{row["id"]: i for i, row in enumerate(run.rows)} for run in runs]
     columns = []
@@ -268,7 +273,7 @@ def strip_png(runs: Sequence[ReportData], chosen: Sequence[str]) -> bytes:
             file, row = run.images[index], run.rows[index]
             column.append(picture(file, row, show_explicit=run.show_explicit)[0])
         columns.append(column)
-    return png(contact_sheet(columns))
+    return png(contact_sheet(columns, _heads(runs, names)))
 
 
 def _page(
@@ -276,7 +281,6 @@ def _page(
 ) -> dict[str, Any]:
     chosen = strip_samples(runs)
     with_control = _strip_runs(runs)
-    heads = ([f"{runs[0].baseline} (control)"] if with_control else []) + list(names)
     return {
         "title": f"{len(runs)} models side by side: {runs[0].metrics['suite']}",
         "concepts": runs[0].targets,
@@ -292,7 +296,7 @@ def _page(
         "differences": table["differences"],
         "detections": _detections(runs, names, with_control),
         "threshold": threshold(runs[0].metrics),
-        "heads": heads,
+        "heads": _heads(runs, names),
         "strip": [_strip_row(runs, sample, with_control) for sample in chosen],
         "looked": any(run.has_detections for run in runs),
         "show_explicit": runs[0].show_explicit,
