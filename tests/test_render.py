@@ -9,10 +9,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from erase.core.scoring import Sample
+from erase.core.scoring import Detection, Sample
 from erase.errors import InputError, RunError
+from erase.evaluation.ahead import AheadDetector, while_rendering
 from erase.evaluation.render import render, render_fingerprint, rendered, use_scheduler
 from erase.models.mini_sd import build_pipeline
+from erase.models.nudenet import Detector
 
 SAMPLES = [Sample(f"s{i}", f"a handwritten {i}", 100 + i, guidance=3.0) for i in range(7)]
 
@@ -202,3 +204,119 @@ def test_fingerprint_sees_what_changes_images() -> None:
         render_fingerprint("w", SAMPLES, steps=2, dtype=torch.bfloat16),
     }
     assert len(others | {base}) == 8
+
+
+class Short:
+    """A pipeline on a device whose memory holds so many images at once."""
+
+    def __init__(self, pipeline: Any, most: int) -> None:
+        self.pipeline, self.most = pipeline, most
+        self.sizes: list[int] = []
+
+    def to(self, device: str) -> None:
+        self.pipeline.to(device)
+
+    def __call__(self, **options: Any) -> Any:
+        self.sizes.append(len(options["prompt"]))
+        if len(options["prompt"]) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return self.pipeline(**options)
+
+
+def test_short_memory_makes_smaller_pieces(
+    pipeline: Any, tmp_path: Path, expected: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every image comes, within the tolerance; the lesson is kept, and said once a reduction."""
+    short = Short(pipeline, 2)
+    for name, image in content(short, tmp_path, batch_size=7).items():
+        assert levels_apart(image, expected[name]) <= 2
+    assert short.sizes == [7, 4, 2, 2, 2, 2]
+    assert capsys.readouterr().err.count("Warning") == 2
+    whole = Short(pipeline, 7)
+    assert content(whole, tmp_path / "b") == expected
+    assert whole.sizes == [3, 3, 3]
+
+
+def test_no_memory_for_a_single_image_is_an_error(pipeline: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="single image"):
+        content(Short(pipeline, 0), tmp_path)
+
+    class Broken(Short):
+        def __call__(self, **options: Any) -> Any:
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        content(Broken(pipeline, 0), tmp_path)
+
+
+def test_each_image_is_looked_at_once_and_whole(pipeline: Any, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def look(file: Path) -> None:
+        with Image.open(file) as image:
+            image.load()
+        seen.append(file.stem)
+
+    content(pipeline, tmp_path, each=look, process_index=0, num_processes=2)
+    assert sorted(seen) == ["s0", "s1", "s2", "s6"]
+    (tmp_path / "images" / "s1.png").unlink()
+    seen.clear()
+    content(pipeline, tmp_path, each=look)
+    assert sorted(seen) == [f"s{i}" for i in range(7)], "also those that were there"
+
+
+def test_what_looking_raises_ends_the_rendering(pipeline: Any, tmp_path: Path) -> None:
+    def look(file: Path) -> None:
+        raise RunError("no detector")
+
+    with pytest.raises(RunError, match="no detector"):
+        content(pipeline, tmp_path, each=look)
+
+
+def test_half_precision_is_close_and_another_fingerprint(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    half = build_pipeline(0)
+    half.set_progress_bar_config(disable=True)
+    half.to(dtype=torch.bfloat16)
+    use_scheduler(half, "DDPMScheduler")
+    images = content(half, tmp_path)
+    assert set(images) == set(expected)
+    pixels = [
+        np.array(Image.open(io.BytesIO(png))).astype(int)
+        for name in expected
+        for png in (images[name], expected[name])
+    ]
+    gaps = [np.abs(a - b).mean() for a, b in zip(pixels[::2], pixels[1::2], strict=True)]
+    assert 0 < max(gaps) < 25
+
+
+class Counting(AheadDetector):
+    """A detector that finds its own name in every image, and counts."""
+
+    def __init__(self) -> None:
+        self._seen = {}
+        self.calls: list[str] = []
+
+
+def test_a_detector_remembers_what_it_saw_while_rendering(
+    pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detect(self: Any, paths: Any, progress: Any = None) -> list[list[Detection]]:
+        self.calls += [path.stem for path in paths]
+        if progress:
+            progress(len(paths), len(paths))
+        return [[Detection(path.stem, 1.0, (0, 0, 1, 1))] for path in paths]
+
+    monkeypatch.setattr(Detector, "detect", detect)
+    detector = Counting()
+    assert while_rendering(detector, "cpu") is None
+    assert while_rendering(None, "cuda") is None
+    each = while_rendering(detector, "cuda")
+    content(pipeline, tmp_path, SAMPLES[:4], each=each)
+    counted: list[tuple[int, int]] = []
+    files = [tmp_path / "images" / f"s{i}.png" for i in (5, 2, 0, 1, 3)]
+    found = detector.detect(files, lambda *count: counted.append(count))
+    assert [part[0].label for part in found] == [file.stem for file in files]
+    assert sorted(detector.calls) == ["s0", "s1", "s2", "s3", "s5"], "each but once"
+    assert counted == [(5, 5)]
