@@ -12,40 +12,17 @@ from erase.cli.evaluate import default_output
 from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
-from erase.evaluation import run
+from erase.evaluation import plan, run
 from erase.evaluation.report_data import number
 from erase.evaluation.run import Result, evaluate
 from erase.evaluation.score import score_pipeline
-from erase.evaluation.settings import EvaluateConfig
 from erase.models.loading import ModelSource, load_pipeline, resolve
-from erase.models.mini_sd import build_pipeline
+from tests.evaluation_world import config, make_models
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An "unlearned" model with a run record, and its base: untrained mini-sds."""
-    root = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("base", "run")):
-        build_pipeline(seed).save_pretrained(root / name)
-    record = {
-        "target": {"suite": "digits", "concepts": ["three"]},
-        "base_model": str(root / "base"),
-    }
-    (root / "run" / "record.json").write_text(json.dumps(record))
-    return root
-
-
-def config(models: Path, output: Path | str, **changes: Any) -> EvaluateConfig:
-    settings = {
-        "model": str(models / "run"),
-        "output": str(output),
-        "steps": 1,
-        "images_per_class": 2,
-        "batch_size": 10,
-        "cache_dir": str(models / "cache"),
-        **changes,
-    }
-    return EvaluateConfig(**settings)
+    return make_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +33,9 @@ def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
 def test_folder_holds_what_the_contract_says(models: Path, result: Result) -> None:
     folder = result.folder
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics) == {"suite", "model", "protocol", "metrics", "baseline"}
+    keys = {"suite", "model", "protocol", "metrics", "baseline", "differences", "images"}
+    assert set(metrics) == keys
+    assert metrics["images"] == {"n": 20, "unreadable": []}
     assert metrics["suite"] == "digits"
     assert metrics["model"] == str(models / "run")
     assert metrics["protocol"]["steps"] == 1
@@ -67,6 +46,12 @@ def test_folder_holds_what_the_contract_says(models: Path, result: Result) -> No
         assert found["ci95"][0] <= found["value"] <= found["ci95"][1]
     assert metrics["metrics"]["ua"]["n"] == 2
     assert metrics["metrics"]["ra"]["n"] == 18
+    assert set(metrics["differences"]) == names
+    for name, found in metrics["differences"].items():
+        ours, base = metrics["metrics"][name], metrics["baseline"][name]
+        assert found["value"] == pytest.approx(ours["value"] - base["value"])
+        assert found["n"] == ours["n"]
+        assert found["ci95"][0] <= found["value"] <= found["ci95"][1]
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 20
     for row in rows:
@@ -135,6 +120,14 @@ def test_a_folder_with_something_else_is_left_alone(models: Path, tmp_path: Path
         ({"output": f"{__file__}/out"}, "is a file"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"prompts": "no-such-folder"}, "no-such-folder"),
+        ({"prompts": "no-such-table.csv"}, "no-such-table.csv"),
+        ({"suite": "coco"}, "--prompts FILE"),
+        ({"scheduler": "NoScheduler"}, "NoScheduler"),
+        ({"metrics": ("uaa",)}, "ua"),
+        ({"settings": ("fid.features=x",)}, "inception-2048"),
+        ({"classifier": "no-such-net"}, "no-such-net"),
+        ({"categories": "sexual"}, "i2p"),
+        ({"reference": "no-such-folder"}, "--reference"),
     ],
 )
 def test_bad_input_is_one_clear_error(
@@ -208,6 +201,7 @@ def test_the_recorded_revision_of_the_base_is_the_control(
     record |= {"base_model": "someone/base", "base_revision": "abc"}
     (model / "record.json").write_text(json.dumps(record))
     monkeypatch.setattr(run, "resolve", find)
+    monkeypatch.setattr(plan, "resolve", find)
     evaluate(config(models, tmp_path / "out", model=str(model), images_per_class=1))
     assert asked == [(str(model), None), ("someone/base", "abc")]
 

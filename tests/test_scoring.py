@@ -4,7 +4,17 @@ import json
 import numpy as np
 import pytest
 
-from erase.core.scoring import Protocol, Sample, Summary, bootstrap, rate, subset, wilson
+from erase.core.scoring import (
+    Difference,
+    Protocol,
+    Sample,
+    Summary,
+    mean_difference,
+    rate,
+    rate_difference,
+    subset,
+)
+from erase.core.statistics import bootstrap, paired_rate_interval, wilson
 from erase.errors import InputError, RunError
 
 PROTOCOL = Protocol("default", "digits", 1, ("ua",), steps=25, guidance=3.0, images=50)
@@ -24,6 +34,9 @@ def test_nothing_to_measure_is_an_error() -> None:
         lambda: wilson(0, 0),
         lambda: rate("x", 0, 0, higher_is_better=True),
         lambda: bootstrap(lambda _: 0.0, 0, seed=0),
+        lambda: paired_rate_interval([], []),
+        lambda: rate_difference([], []),
+        lambda: mean_difference(np.zeros(0), np.zeros(0), seed=0),
     ):
         with pytest.raises(RunError):
             call()
@@ -52,6 +65,48 @@ def test_bootstrap_keeps_strata_and_centres() -> None:
     assert bootstrap(share, 40, seed=0, strata=strata) == (0.25, 0.25)
     low, high = bootstrap(lambda i: len(set(i.tolist())), 50, seed=0, centred=True)
     assert low <= 50 <= high  # a resample always has fewer distinct items than the sample
+
+
+def test_paired_rate_interval_by_hand() -> None:
+    """Bonett and Price 2012: 20 pairs, 6 gained, 1 lost."""
+    ours = [True] * 10 + [False] * 10
+    control = [True] * 4 + [False] * 6 + [True] + [False] * 9
+    low, high = paired_rate_interval(ours, control)
+    gained, lost = 7 / 22, 2 / 22
+    half = 1.959963984540054 * np.sqrt((gained + lost - (gained - lost) ** 2) / 22)
+    assert (low, high) == pytest.approx((gained - lost - half, gained - lost + half), abs=1e-12)
+    assert rate_difference(ours, control).value == 0.25
+
+
+def test_paired_rate_interval_covers_the_truth() -> None:
+    """Of 400 draws of 60 pairs with a true difference of 0.2, at least 93% hold it."""
+    draw = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        kinds = draw.choice(4, size=60, p=[0.3, 0.3, 0.1, 0.3])  # both, ours only, control's, none
+        low, high = paired_rate_interval(
+            [bool(kind in (0, 1)) for kind in kinds], [bool(kind in (0, 2)) for kind in kinds]
+        )
+        held += low <= 0.2 <= high
+    assert held >= 372
+
+
+def test_pairing_narrows_the_interval_of_a_mean() -> None:
+    draw = np.random.default_rng(0)
+    base = draw.normal(size=300)
+    ours = base + 0.1 + 0.01 * draw.normal(size=300)
+    difference = mean_difference(ours, base, seed=0)
+    assert difference.value == pytest.approx(0.1, abs=0.002)
+    assert difference.ci95[1] - difference.ci95[0] < 0.004
+    assert difference.to_json()["n"] == 300
+    with pytest.raises(RunError, match="finite"):
+        Difference(float("nan"), 1, (0.0, 0.0), "").to_json()
+
+
+def test_told_settings_win() -> None:
+    told = PROTOCOL.told({"a": {"x": 1, "y": 2}}).told({"a": {"y": 3}, "b": {"z": 4}})
+    assert told.settings == {"a": {"x": 1, "y": 3}, "b": {"z": 4}}
+    assert set(told.deviations(PROTOCOL)) == {"settings"}
 
 
 def test_summary_json_is_finite() -> None:

@@ -37,7 +37,7 @@ def frechet_influence(first: Floats, second: Floats, second_factor: Floats) -> t
 
     Counting row i w_i times changes the distance, to first order, by Σ (w_i - 1) h_i (Hampel's
     influence function; Jaeckel's infinitesimal jackknife). With the centred rows mapped by the
-    reference's factor, Y = U S Vᵀ, row i contributes √(N-1) Σ_k U_ik² S_k to yᵀA^-½y, where A is
+    reference's factor, Y = U S Vᵀ, row i's yᵀA^-½y is √(N-1) Σ_k U_ik² S_k, where A is
     Y's covariance: rows only recombine within A's range, so A needs no full rank. RunError for
     fewer than two rows.
     """
@@ -50,6 +50,6 @@ def frechet_influence(first: Floats, second: Floats, second_factor: Floats) -> t
     squares = (centred**2).sum(axis=1)
     trace = float(squares.sum() / (n - 1))
     value = float(shift @ shift) + trace + float((second_factor**2).sum()) - 2 * cross
-    pulls = 2 * centred @ shift + (squares - trace)
-    pulls -= np.sqrt(n - 1) * (left**2 @ singular) - cross
+    pulls = 2 * centred @ shift + (squares * n / (n - 1) - trace)
+    pulls -= n / np.sqrt(n - 1) * (left**2 @ singular) - cross
     return value, np.asarray(pulls / n)

@@ -127,6 +127,7 @@ def make_plan(
         targets = check_targets(chosen, classes)
     else:
         targets = frozenset[str]()
+    samples = choose_samples(suite, protocol, root, targets)
     observers = find_observers(
         suite,
         protocol,
@@ -136,7 +137,6 @@ def make_plan(
         reference=config.reference,
         device=config.device,
     )
-    samples = choose_samples(suite, protocol, root, targets)
     unusable: list[Unusable] = getattr(suite, "unusable", lambda *_: [])(protocol, root)
     return Plan(suite, named, protocol, samples, unusable, targets, observers, config)
 
