@@ -134,7 +134,7 @@ def kill_often(models: Path, folder: Path, kills: int, seed: int) -> list[str]:
                 there += len(list(cache.glob("*/images/*.png")))
                 if there >= wanted and (end <= 1 or (output / "samples.jsonl").exists()):
                     break
-                time.sleep(0.001)
+                time.sleep(0.005)
             time.sleep(draw.uniform(0, 0.05))
         process.kill()
         process.join()
