@@ -21,7 +21,11 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
+from erase.evaluation.plan import find_baseline
+from erase.evaluation.settings import EvaluateConfig
+from erase.models import loading
 from erase.models.mini_sd import build_pipeline
+from erase.record import hash_files
 from erase.training.folder import lock_run_folder
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -221,6 +225,24 @@ def test_a_folder_belongs_to_one_process(models: Path, undisturbed: Path, tmp_pa
         assert "Another process" in result.output
         assert (folder / "record.json").read_bytes() == before
     assert run(models, folder, undisturbed / "cache").exit_code == 0
+
+
+def test_a_model_is_hashed_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base of a run is asked for its fingerprint as such, and for its images'."""
+    hashed = []
+
+    def count(files: Any, root: Path) -> str:
+        hashed.append(root)
+        return hash_files(files, root)
+
+    monkeypatch.setattr(loading, "hash_files", count)
+    record = json.loads((models / "run" / "record.json").read_text())
+    source = loading.resolve(str(models / "run"))
+    found, _ = find_baseline(EvaluateConfig(model=source.name), source)
+    assert found is not None
+    assert str(found.path) == record["base_model"]
+    assert found.fingerprint() == found.fingerprint()
+    assert hashed == [found.path]
 
 
 def test_controls_take_turns(models: Path, undisturbed: Path, tmp_path: Path) -> None:

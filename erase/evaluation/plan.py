@@ -21,7 +21,7 @@ from erase.evaluation.render import DTYPES, render_fingerprint, scheduler_class
 from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
 from erase.evaluation.settings import EvaluateConfig
 from erase.evaluation.share import render_together
-from erase.evaluation.world import World
+from erase.evaluation.world import World, leads
 from erase.models.loading import ModelSource, resolve
 from erase.record import RECORD, read_json
 
@@ -196,7 +196,8 @@ def find_baseline(
         if record.get("base_fingerprint") in (None, weights):
             return found, {"model": name}
         reason = f"{name} is no longer the base that the model was made from: its files differ"
-    click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
+    if leads():
+        click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
     return None, {"model": None, "reason": reason}
 
 

@@ -19,6 +19,11 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # a process may wait long for another's share of slow images
 
 
+def leads() -> bool:
+    """Whether this process is the first of its launch, before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True)
 class World:
     """This process among those that work on the same evaluation."""
