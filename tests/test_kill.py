@@ -185,6 +185,7 @@ def launcher(processes: int) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.timeout(900)
 def test_two_processes_leave_what_one_leaves(
     models: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_two_processes_leave_what_one_leaves(
     assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
 
 
+@pytest.mark.timeout(900)
 def test_an_error_in_several_processes_is_said_once(models: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
@@ -245,6 +247,7 @@ def test_a_model_is_hashed_once(models: Path, monkeypatch: pytest.MonkeyPatch) -
     assert hashed == [found.path]
 
 
+@pytest.mark.timeout(900)
 def test_controls_take_turns(models: Path, undisturbed: Path, tmp_path: Path) -> None:
     """A control that another evaluation is rendering is waited for; a whole one is just read."""
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
