@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from erase.config import LoopConfig
 from erase.core.dualoptim import DualOptim
 from erase.core.meta import Stats
+from erase.core.rng import generator
 from erase.core.watch import GradientWatch
 from erase.data.classification import ClassificationData, LabelledSet, load_dataset
 from erase.errors import InputError
@@ -144,6 +145,9 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Class
     forgotten = torch.zeros(len(train), dtype=torch.bool)
     forgotten[forget.cpu()] = True
     retain = original.trained_on[~forgotten[original.trained_on]]
+    if config.retain_limit is not None and config.method != "retrain":
+        order = torch.randperm(len(retain), generator=generator(config.seed, "retain limit"))
+        retain = retain[order[: config.retain_limit].sort().values]
     description, device = original.description, original.device
     model = deepcopy(original.model)
     on_gpu = device.type == "cuda"
