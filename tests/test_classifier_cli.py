@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.evaluation.compare_report import plot_alpha
+from erase.evaluation.compare_report import markdown, plot_alpha, running_mean, share_above
 
 
 def erase(*arguments: str | Path) -> Result:
@@ -165,6 +165,21 @@ def test_a_fault_is_in_the_record_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert erase("train", "classifier", "--limit", "50", "--output", out).exit_code != 0
     record = json.loads((out / "record.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "a fault of ours")
+
+
+def test_the_best_of_a_sweep_is_not_marked_as_the_best() -> None:
+    table = {
+        "lur@alpha=0.1": {"gap": (1.0, 0.1)},
+        "ft": {"gap": (3.0, 0.1)},
+        "lur": {"gap": (2.0, 0.1)},
+    }
+    rows = markdown(table | {"original": {}, "retrain": {}}).splitlines()
+    assert [row.split("|")[1].strip() for row in rows[4:]] == ["lur@alpha=0.1", "**lur**", "*ft*"]
+
+
+def test_curves() -> None:
+    assert running_mean([1.0, 3.0, 5.0], 2) == [1.0, 2.0, 4.0]
+    assert share_above([1.0, 3.0], [2.0, 2.0]) == 0.5
 
 
 def test_no_alpha_figure_of_one_point(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ class Comparison:
             forget=self.spec,
             seed=seed,
             mixed_precision=self.config.mixed_precision,
-            retain_limit=self.config.retain_limit,
+            retain_limit=None if retrain else self.config.retain_limit,
             settings=own | item.settings,
             **run,
         )
@@ -295,6 +295,11 @@ def prepare_original(
                 mixed_precision=config.mixed_precision,
                 seed=config.seed,
             )
+            # As Retrain is trained, so is the original.
+            likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
+            likewise |= {"schedule", "max_grad_norm"}
+            given = config.settings.get("retrain", {})
+            train = train.replace(**{k: v for k, v in given.items() if k in likewise})
             train_original(train, folder, overwrite=True, device=str(device), show=False)
     return open_original(folder, device, config.data_dir), hash_file(folder / WEIGHTS)
 

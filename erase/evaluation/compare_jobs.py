@@ -85,14 +85,15 @@ def run_ahead(plan: Plan) -> None:
 def stages(plan: Plan) -> Iterator[list[Unit]]:
     """The work in an order in which nothing waits for what comes later; the longest first."""
     entries = sorted(plan.entries, key=lambda item: item.method != "lur")
-    repeats = (0, 1) if plan.config.search >= REPEATED else (0,) if plan.config.search else ()
-    first = [Unit("references", spec, trial=n) for spec in plan.specs for n in repeats]
     trials = range(plan.config.trials)
-    yield first + [Unit("run", spec, trial=t) for spec in plan.specs for t in trials]
-    searched = [item.label for item in entries if "@" not in item.label]
+    repeats = (0, 1) if plan.config.search >= REPEATED else (0,)
+    first = [Unit("run", spec, trial=t) for spec in plan.specs for t in trials]
     if plan.config.search:
+        yield [Unit("references", spec, trial=n) for spec in plan.specs for n in repeats] + first
+        first = []
+        searched = [item.label for item in entries if "@" not in item.label]
         yield [Unit("search", spec, label) for label in searched for spec in plan.specs]
-    yield [
+    yield first + [
         Unit("run", spec, item.label, t) for item in entries for spec in plan.specs for t in trials
     ]
 

@@ -30,6 +30,11 @@ from erase.training.classifier_config import ClassifierConfig, method_module
 from erase.training.loop import UnlearningLoop
 
 
+CHANNELS_LAST_FROM = 32
+"""Pixels a side. On one CPU core a ResNet-20 trains 1.35 to 1.5 times as fast so; the digits'
+small network is left as it is, so that its numbers stay what they were."""
+
+
 @dataclass(frozen=True)
 class Original:
     """A trained classifier with its data on one device, split as it was when it was trained."""
@@ -150,8 +155,8 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Class
         retain = retain[order[: config.retain_limit].sort().values]
     description, device = original.description, original.device
     model = deepcopy(original.model)
-    on_gpu = device.type == "cuda"
-    if on_gpu:
+    channels_last = device.type == "cuda" or description.image_size >= CHANNELS_LAST_FROM
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
     bf16 = config.mixed_precision == "bf16"
     return ClassifierTask(
@@ -167,7 +172,7 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Class
             description, seed=seed, pretrained=bool(description.facts.get("pretrained"))
         ),
         autocast=(lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else nullcontext,
-        channels_last=on_gpu,
+        channels_last=channels_last,
     )
 
 
