@@ -29,7 +29,6 @@ from erase.tasks.protocol import Reduce
 from erase.training.classifier_config import ClassifierConfig, method_module
 from erase.training.loop import UnlearningLoop
 
-
 CHANNELS_LAST_FROM = 32
 """Pixels a side. On one CPU core a ResNet-20 trains 1.35 to 1.5 times as fast so; the digits'
 small network is left as it is, so that its numbers stay what they were."""
