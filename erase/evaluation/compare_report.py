@@ -193,26 +193,26 @@ def share_above(mine: Sequence[float], other: Sequence[float]) -> float:
 def plot_cosine(folder: Path, curves: Mapping[str, Mapping[str, list[float]]]) -> bool:
     """Figure 3A from the logs; False unless LUR and a LUR-b are there.
 
-    LUR-b appears with its own settings and, after `--alphas 0,…`, also with LUR's, and then LUR
-    with each other α. Single steps are drawn thin, their running mean over a tenth of them thick.
+    After `--alphas 0,…` LUR-b is the one with LUR's settings, and LUR appears with the largest α of
+    the sweep too. Lines are running means over a tenth of the steps; the logs have each step.
     """
     if "lur" not in curves or len(curves) < 2:
         return False
     sweep = [label for label in curves if label.startswith(SWEEP) and label != JOINT]
-    labels = [label for label in ("lur-b", JOINT, "lur") if label in curves] + sweep
-    titles = {"lur": "LUR", "lur-b": "LUR-b, its own settings", JOINT: "α = 0: LUR-b"}
+    largest = sorted(sweep, key=lambda label: float(label.removeprefix(SWEEP)))[-1:]
+    labels = [JOINT if JOINT in curves else "lur-b", "lur", *largest]
+    titles = {"lur": "LUR", "lur-b": "LUR-b, its own settings", JOINT: "LUR-b (α = 0)"}
     figure, axes = _figure(2)
     for axis, (name, title) in zip(axes, COSINES.items(), strict=True):
         for number, label in enumerate(labels):
             values = curves[label].get(name, [])
-            steps, colour = range(1, len(values) + 1), f"C{number}"
-            axis.plot(steps, values, colour, linewidth=0.4, alpha=0.4)
-            shown = titles.get(label, f"α = {label.removeprefix(SWEEP)}")
-            axis.plot(steps, running_mean(values, max(1, len(values) // 10)), colour, label=shown)
+            shown = titles.get(label, f"LUR, α = {label.removeprefix(SWEEP)}")
+            smooth = running_mean(values, max(1, len(values) // 10))
+            axis.plot(range(1, len(values) + 1), smooth, f"C{number}", label=shown)
         axis.axhline(0, color="grey", linewidth=0.5)
         axis.set(title=title, xlabel="step", ylabel="cosine of ∇L_r and ∇L_f")
         axis.legend(fontsize="small")
-    figure.savefig(folder / "cosine.png", dpi=90)
+    figure.savefig(folder / "cosine.png", dpi=80)
     return True
 
 
