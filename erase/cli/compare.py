@@ -98,6 +98,7 @@ def classifier(
             config, original, base, spec, entries, folder, lambda text: click.echo(text, err=True)
         )
         table = write_report(folder, comparison.run(), facts)
-        console.print(terminal(table, f"{config.dataset}, {spec}, {config.trials} trials"))
+        title = f"{original.description.dataset}, {spec}, trials: {config.trials}"
+        console.print(terminal(table, title))
     record.finish(wall_s=round(time.perf_counter() - began, 1))
     click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
