@@ -13,7 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-METHODS = "ft,ga,iu,be,bs,l1-sparse,salun,salun+dual,shs,scrub,ssd,lur-b,lur,lur+trim,lur+dual"
+METHODS = (
+    "ft,ga,iu,be,bs,l1-sparse,salun,salun+dual,shs,scrub,ssd,lur-b,lur,lur-b+trim,lur+trim,lur+dual"
+)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.evaluation.compare_report import plot_alpha
+from erase.evaluation.compare_report import markdown, plot_alpha, running_mean, share_above
 
 
 def erase(*arguments: str | Path) -> Result:
@@ -120,6 +120,66 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
     assert (folder / "trial-0" / "ft.json").stat().st_mtime_ns == kept
     again = json.loads((folder / "results.json").read_text())
     assert again["table"]["lur"]["gap"] == results["table"]["lur"]["gap"]
+
+
+def test_two_processes_find_what_one_finds(trained: Path, tmp_path: Path) -> None:
+    common = (
+        "compare", "classifier", "--model", trained, "--forget", "random:10%", "--epochs", "1",
+        "--retrain-epochs", "1", "--methods", "ga,lur", "--trials", "1", "--search", "5",
+        "--alphas", "0,0.1",
+    )  # fmt: skip
+    results = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        ok(*common, "--jobs", jobs, "--output", out)
+        content = json.loads((out / "random_10pct" / "results.json").read_text())
+        assert json.loads((out / "record.json").read_text())["wall_s"] > 0
+        results.append({k: [t["scores"] for t in v] for k, v in content["results"].items()})
+        results[-1]["search"] = content["search"]
+    assert results[0] == results[1]
+
+
+def test_a_process_that_fails_says_why(trained: Path, tmp_path: Path) -> None:
+    result = erase(
+        "compare", "classifier", "--model", trained, "--forget", "random:100000",
+        "--methods", "ga", "--trials", "1", "--jobs", "2", "--output", tmp_path / "x",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "100000 of" in result.output
+
+
+def test_imagenets_normalization_for_imported_weights(tmp_path: Path) -> None:
+    out = tmp_path / "original"
+    ok("train", "classifier", "--epochs", "0", "--limit", "50", "--normalization", "imagenet",
+       "--output", out)  # fmt: skip
+    described = json.loads((out / "model.json").read_text())
+    assert described["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_a_fault_is_in_the_record_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("erase.training.classifier_runs.run_method", fail)
+    out = tmp_path / "original"
+    assert erase("train", "classifier", "--limit", "50", "--output", out).exit_code != 0
+    record = json.loads((out / "record.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", "a fault of ours")
+
+
+def test_the_best_of_a_sweep_is_not_marked_as_the_best() -> None:
+    table = {
+        "lur@alpha=0.1": {"gap": (1.0, 0.1)},
+        "ft": {"gap": (3.0, 0.1)},
+        "lur": {"gap": (2.0, 0.1)},
+    }
+    rows = markdown(table | {"original": {}, "retrain": {}}).splitlines()
+    assert [row.split("|")[1].strip() for row in rows[4:]] == ["lur@alpha=0.1", "**lur**", "*ft*"]
+
+
+def test_curves() -> None:
+    assert running_mean([1.0, 3.0, 5.0], 2) == [1.0, 2.0, 4.0]
+    assert share_above([1.0, 3.0], [2.0, 2.0]) == 0.5
 
 
 def test_no_alpha_figure_of_one_point(tmp_path: Path) -> None:

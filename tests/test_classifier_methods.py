@@ -1,5 +1,7 @@
 """What is particular to single classifier methods, each against an independent computation."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from erase.core.dualoptim import DualOptim
 from erase.core.params import FixedLoss
 from erase.core.trim import Mask, top_share, trim
 from erase.errors import InputError
-from erase.methods import be, bs, iu, l1_sparse, lur, salun, scrub, shs, ssd
-from erase.training.classifier import run_method
+from erase.methods import be, bs, iu, l1_sparse, lur, lur_b, salun, scrub, shs, ssd
+from erase.training.classifier import _task, run_method
 from erase.training.classifier_config import ClassifierConfig, fill
 from tests.classifier_world import BATCH, forget_class, original, task
 
@@ -179,15 +181,46 @@ def test_trim_gives_the_most_salient_weights_of_the_chosen_layers_fresh_values()
         trim(model, gradients, layers="nowhere", sparsity=0.9, generator=random)
 
 
-def test_lurs_trimming_is_off_by_default() -> None:
+@pytest.mark.parametrize("module", [lur, lur_b])
+def test_trimming_is_off_by_default(module: Any) -> None:
     world = task()
     before = [p.detach().clone() for p in world.parameters.values()]
-    lur.Method(lur.Settings()).prepare(world)
+    module.Method(module.Settings()).prepare(world)
     assert all(torch.equal(a, b) for a, b in zip(before, world.parameters.values(), strict=True))
-    lur.Method(lur.Settings(trim=0.9)).prepare(world)
+    module.Method(module.Settings(trim=0.9)).prepare(world)
     assert any(
         not torch.equal(a, b) for a, b in zip(before, world.parameters.values(), strict=True)
     )
+
+
+def test_lur_lur_b_and_shs_trim_the_same_weights_to_the_same_values() -> None:
+    trimmed = []
+    for method in (
+        lur.Method(lur.Settings(trim=0.9)),
+        lur_b.Method(lur_b.Settings(trim=0.9)),
+        shs.Method(shs.Settings(sparsity=0.9)),
+    ):
+        world = task()
+        method.prepare(world)
+        trimmed.append([p.detach().clone() for p in world.parameters.values()])
+    for other in trimmed[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(trimmed[0], other, strict=True))
+
+
+def test_a_limited_retain_set_is_drawn_by_seed_and_never_for_retrain() -> None:
+    sizes: dict[str, int] = {}
+    for name in ("ft", "retrain"):
+        limited = config(name, retain_limit=20, seed=3)
+        made = _task(original(), forget_class(), limited)
+        sizes[name] = made.size("retain")
+    assert sizes["ft"] == 20
+    assert sizes["retrain"] > 20
+    draws = [
+        _task(original(), forget_class(), config("ft", retain_limit=20, seed=seed)).retain.images
+        for seed in (3, 3, 4)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 def test_lur_with_alpha_0_is_lur_b() -> None:

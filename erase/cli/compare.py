@@ -1,5 +1,6 @@
 """`erase compare`: methods side by side."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import click
 
 from erase.cli.options import config_options, resolve
 from erase.errors import InputError
-from erase.training.classifier_config import CompareConfig
+from erase.training.classifier_config import CompareConfig, parse_method_settings
 
 
 @click.group()
@@ -40,6 +41,14 @@ def compare() -> None:
         "dataset": ["digits", "cifar10", "cifar100", "folder"],
         "mixed_precision": ["no", "bf16"],
     },
+    skip=frozenset({"settings"}),
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="METHOD.NAME=VALUE",
+    help="A setting of one method, or of its run (retrain.schedule=cosine); it is not searched.",
 )
 def classifier(
     output: Path,
@@ -47,6 +56,7 @@ def classifier(
     methods: str,
     alphas: str | None,
     device: str | None,
+    settings: tuple[str, ...],
     **given: Any,
 ) -> None:
     r"""Compare classifier unlearning methods: UA, RA, TA, MIA, Avg. Gap, ToW and run time.
@@ -56,18 +66,21 @@ def classifier(
 
     \b
     erase compare classifier --dataset digits --forget random:10% --forget class:3 \
-        --trials 3 --search 20 --output runs/compare
+        --trials 3 --search 20 --jobs 2 --output runs/compare
     """
-    config = resolve(CompareConfig, given, None)
-    if config.trials < 1:
-        raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
+    config = resolve(CompareConfig, given, None).replace(settings=parse_method_settings(settings))
+    for name in ("trials", "jobs"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} is {getattr(config, name)}.", "Ask for at least one.")
     from rich.console import Console
 
     from erase.evaluation import compare_classifier as comparing
+    from erase.evaluation.compare_jobs import plan_of, run_ahead
     from erase.evaluation.compare_report import report_folder, terminal, write_report
     from erase.record import RunRecord
     from erase.training.classifier_runs import pick_device
 
+    began = time.perf_counter()
     entries = comparing.entries(methods, alphas)
     where = pick_device(device)
     record = RunRecord(
@@ -75,6 +88,8 @@ def classifier(
     )
     config.write(output / "config.yaml")
     original, base = comparing.prepare_original(config, output, where)
+    if config.jobs > 1:
+        run_ahead(plan_of(config, output, str(where), specs, entries))
     console = Console()
     facts = {"config": config.to_dict(), "original_sha256": base}
     for spec in specs:
@@ -83,6 +98,7 @@ def classifier(
             config, original, base, spec, entries, folder, lambda text: click.echo(text, err=True)
         )
         table = write_report(folder, comparison.run(), facts)
-        console.print(terminal(table, f"{config.dataset}, {spec}, {config.trials} trials"))
-    record.finish()
+        title = f"{original.description.dataset}, {spec}, trials: {config.trials}"
+        console.print(terminal(table, title))
+    record.finish(wall_s=round(time.perf_counter() - began, 1))
     click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")

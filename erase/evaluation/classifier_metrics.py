@@ -51,10 +51,12 @@ def predict(
     images: LabelledSet,
     how: Augmentation,
     *,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Tensor:
     """Logits `[N, K]` of images that are not augmented, in evaluation mode, on the CPU."""
+    # On a CPU, activations of more images than this at a time do not stay in its caches.
+    batch_size = batch_size or (500 if images.labels.is_cuda or how.size < 32 else 50)
     if not len(images):
         raise InputError("There are no images to judge.", "Every set needs at least one.")
     before = model.training

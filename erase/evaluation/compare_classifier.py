@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from erase.training.classifier_runs import score, train_original
 
 VARIANTS: dict[str, dict[str, Any]] = {"dual": {"dual_optim": True}, "trim": {"trim": 0.97}}
 """What `METHOD+dual` and `lur+trim` add to a method."""
+STARTS: dict[str, dict[str, float]] = {"trim": {"learning_rate": 5e-3, "forget_weight": 0.05}}
+"""Defaults that a variant changes: a trimmed model is to be repaired first, as by Scissorhands."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Entry:
     method: str
     changes: dict[str, Any]
     settings: dict[str, Any]
+    start: dict[str, float] = field(default_factory=dict)
+    """Other defaults than the method's, which a search may change."""
 
 
 def entry(text: str) -> Entry:
@@ -60,23 +64,25 @@ def entry(text: str) -> Entry:
     name, *variants = body.split("+")
     changes: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    start: dict[str, float] = {}
     known = set(method_module(name).Settings.__dataclass_fields__)
     for variant in variants:
         if variant not in VARIANTS:
             raise InputError(f"There is no variant {variant!r}.", f"Known: {', '.join(VARIANTS)}.")
+        start |= STARTS.get(variant, {})
         for key, value in VARIANTS[variant].items():
             if key in known:
                 settings[key] = value
             elif key == "dual_optim":
                 changes[key] = value
             else:
-                raise InputError(f"{name} has no {variant!r}.", "Only lur has it.")
+                raise InputError(f"{name} has no {variant!r}.", "Only lur and lur-b have it.")
     if fixed:
         key, _, value = fixed.partition("=")
         if key not in known:
             raise InputError(f"{name} has no setting {key!r}.", f"Known: {', '.join(known)}.")
         settings[key] = float(value)
-    return Entry(text, name, changes, settings)
+    return Entry(text, name, changes, settings, start)
 
 
 def slug(text: str) -> str:
@@ -107,20 +113,13 @@ class Comparison:
 
     def run(self) -> dict[str, Any]:
         """Search if asked, run what is missing, and return all results."""
-        found: dict[str, dict[str, float]] = {}
-        for item in self.entries:
-            base, fixed, _ = item.label.partition("@")
-            # A sweep shows what one setting does, so everything else is as it is in its base.
-            found[item.label] = dict(found.get(base, {})) if fixed else self._search(item)
+        found = {item.label: self.found(item) for item in (entry("retrain"), *self.entries)}
         results: dict[str, list[dict[str, Any]]] = {"original": [], "retrain": []}
         results |= {item.label: [] for item in self.entries}
         for trial in range(self.config.trials):
-            seed = self.config.seed + trial
-            forget = self.forget(seed)
-            results["original"].append(self._original(trial, seed, forget))
-            for item in (entry("retrain"), *self.entries):
-                config = self.resolved(item, seed, forget, found.get(item.label, {}))
-                results[item.label].append(self._one(trial, item, config, forget))
+            results["original"].append(self.unchanged(trial))
+            for item in (*self.entries, entry("retrain")):
+                results[item.label].append(self.one(trial, item, found[item.label]))
         return {"forget": self.spec, "results": results, "search": found}
 
     def forget(self, seed: int) -> Tensor:
@@ -134,22 +133,33 @@ class Comparison:
             seed=seed,
         )
 
+    def fixed(self, item: Entry) -> dict[str, Any]:
+        """What `--set` says of an entry: of its method, then of this variant of it."""
+        given = self.config.settings
+        return {**given.get(item.method, {}), **given.get(item.label.partition("@")[0], {})}
+
     def resolved(
         self, item: Entry, seed: int, forget: Tensor, found: dict[str, float]
     ) -> ClassifierConfig:
         """The filled configuration of an entry, with what a search found."""
-        own = {"learning_rate", "forget_learning_rate"}
-        changes: dict[str, Any] = {**item.changes, **{k: v for k, v in found.items() if k in own}}
-        settings = {k: v for k, v in found.items() if k not in own} | item.settings
-        epochs = self.config.retrain_epochs if item.method == "retrain" else self.config.epochs
+        retrain = item.method == "retrain"
+        run: dict[str, Any] = {
+            "epochs": self.config.retrain_epochs if retrain else self.config.epochs,
+            **item.changes,
+            **item.start,
+            **found,
+            **self.fixed(item),
+        }
+        names = set(method_module(item.method).Settings.__dataclass_fields__)
+        own = {name: run.pop(name) for name in names & set(run)}
         config = ClassifierConfig(
             method=item.method,
             forget=self.spec,
             seed=seed,
-            epochs=epochs,
             mixed_precision=self.config.mixed_precision,
-            settings=settings,
-            **changes,
+            retain_limit=None if retrain else self.config.retain_limit,
+            settings=own | item.settings,
+            **run,
         )
         share = len(forget) / len(self.original.trained_on)
         return fill(config, self.original.data.recipe, share)
@@ -161,38 +171,53 @@ class Comparison:
         plain = {k: v for k, v in config.to_dict().items() if k not in ignored}
         return fingerprint([self.base, plain, forget.tolist(), used, more])
 
-    def _search(self, item: Entry) -> dict[str, float]:
-        if not self.config.search or not method_module(item.method).SEARCH:
+    def found(self, item: Entry) -> dict[str, float]:
+        """What the search finds for an entry, of whose trials there may be some already."""
+        base, fixed, _ = item.label.partition("@")
+        if fixed:
+            # A sweep shows what one setting does, so everything else is as it is in its base.
+            bases = [other for other in self.entries if other.label == base]
+            return self.found(bases[0]) if bases else {}
+        if not self.config.search or item.method == "retrain":
             return {}
         return search(self, item, self.folder / "search" / f"{slug(item.label)}.json")
 
-    def _original(self, trial: int, seed: int, forget: Tensor) -> dict[str, Any]:
+    def unchanged(self, trial: int) -> dict[str, Any]:
+        """Scores of the original in a trial."""
         path = self.folder / f"trial-{trial}" / "original.json"
+        seed = self.config.seed + trial
+        forget = self.forget(seed)
         config = ClassifierConfig(forget=self.spec, seed=seed)
         key = self.key(config, forget, scoring="original")
-        return self._kept(path, key, lambda: self._judge(self.original.model, forget, config))
+        return self.kept(path, key, lambda: self._judge(self.original.model, forget, config))
 
-    def _one(
-        self, trial: int, item: Entry, config: ClassifierConfig, forget: Tensor
-    ) -> dict[str, Any]:
+    def one(self, trial: int, item: Entry, found: dict[str, float]) -> dict[str, Any]:
+        """Run and judge an entry in a trial, with what a search found, unless that was done."""
+        seed = self.config.seed + trial
+        forget = self.forget(seed)
+        config = self.resolved(item, seed, forget, found)
         path = self.folder / f"trial-{trial}" / f"{slug(item.label)}.json"
         key = self.key(config, forget, shadows=self.config.shadow_models)
 
         def work() -> dict[str, Any]:
-            try:
-                out = run_method(self.original, forget, config)
-            except RunError as error:
-                return {"failed": error.message, "settings": config.to_dict()}
-            write_jsonl(path.with_suffix(".jsonl"), out.rows)
-            judged = self._judge(out.model, forget, config)
-            return {**judged, "rte_s": round(out.seconds, 3), "settings": config.to_dict()}
+            result = self._work(config, forget, path)
+            shown = result.get("scores", {"failed": result.get("failed")})
+            self.progress(f"{self.spec}  trial {trial}  {item.label}  {_short(shown)}")
+            return result
 
-        result = self._kept(path, key, work)
-        shown = result.get("scores", {"failed": result.get("failed")})
-        self.progress(f"{self.spec}  trial {trial}  {item.label}  {_short(shown)}")
-        return result
+        return self.kept(path, key, work)
 
-    def _kept(self, path: Path, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _work(self, config: ClassifierConfig, forget: Tensor, path: Path) -> dict[str, Any]:
+        try:
+            out = run_method(self.original, forget, config)
+        except RunError as error:
+            return {"failed": error.message, "settings": config.to_dict()}
+        write_jsonl(path.with_suffix(".jsonl"), out.rows)
+        judged = self._judge(out.model, forget, config)
+        return {**judged, "rte_s": round(out.seconds, 3), "settings": config.to_dict()}
+
+    def kept(self, path: Path, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the file holds under this key, or else the work's result, which is written to it."""
         if path.exists():
             content: dict[str, Any] = read_json(path)
             if content.get("fingerprint") == key:
@@ -270,6 +295,11 @@ def prepare_original(
                 mixed_precision=config.mixed_precision,
                 seed=config.seed,
             )
+            # As Retrain is trained, so is the original.
+            likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
+            likewise |= {"schedule", "max_grad_norm"}
+            given = config.settings.get("retrain", {})
+            train = train.replace(**{k: v for k, v in given.items() if k in likewise})
             train_original(train, folder, overwrite=True, device=str(device), show=False)
     return open_original(folder, device, config.data_dir), hash_file(folder / WEIGHTS)
 

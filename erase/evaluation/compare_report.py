@@ -86,7 +86,7 @@ def _order(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def markdown(table: Mapping[str, Mapping[str, Any]]) -> str:
     """The table as Markdown: best Avg. Gap bold, second best in italics."""
-    names, best = _columns(table), ranked(table)
+    names, best = _columns(table), _placed(table)
     lines = [
         f"| Method | {' | '.join(TITLES[name] for name in names)} |",
         f"|---|{'---|' * len(names)}",
@@ -101,6 +101,11 @@ def markdown(table: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _placed(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The ranking without a sweep's entries: its best would be chosen on the trials themselves."""
+    return [label for label in ranked(table) if "@" not in label]
+
+
 def _mark(label: str, best: Sequence[str], first: str, second: str) -> str:
     if label in best[:1]:
         return first
@@ -109,7 +114,7 @@ def _mark(label: str, best: Sequence[str], first: str, second: str) -> str:
 
 def terminal(table: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """The table for rich: best bold green, second best bold."""
-    names, best = _columns(table), ranked(table)
+    names, best = _columns(table), _placed(table)
     shown = Table(title=title)
     shown.add_column("Method")
     for name in names:
@@ -140,7 +145,15 @@ def write_report(folder: Path, content: dict[str, Any], facts: Mapping[str, Any]
     write_text(folder / "table.md", markdown(table))
     curves = cosines(folder, list(content["results"]), len(content["results"]["retrain"]))
     means = {
-        label: {name: statistics.fmean(values) for name, values in by_layer.items()}
+        label: {
+            name: {
+                "mean": statistics.fmean(values),
+                "share_of_steps_above_lur_b": share_above(values, curves.get(JOINT, {})[name])
+                if name in curves.get(JOINT, {})
+                else None,
+            }
+            for name, values in by_layer.items()
+        }
         for label, by_layer in curves.items()
     }
     write_json(folder / "results.json", {**facts, **content, "table": table, "cosine": means})
@@ -150,42 +163,64 @@ def write_report(folder: Path, content: dict[str, Any], facts: Mapping[str, Any]
 
 
 COSINES = {"cosine_penultimate": "last convolution", "cosine": "all parameters"}
-JOINT = "lur@alpha=0.0"
+SWEEP = "lur@alpha="
+JOINT = f"{SWEEP}0.0"
 """With α = 0 LUR is LUR-b: the one that has all of LUR's other settings."""
 
 
 def cosines(folder: Path, labels: Sequence[str], trials: int) -> dict[str, dict[str, list[float]]]:
-    """Cosine of ∇L_r and ∇L_f by step, mean over trials, of LUR and LUR-b, by label and layer."""
+    """Cosine of ∇L_r and ∇L_f by step, mean over trials, of LUR at each α and LUR-b, by layer."""
     found: dict[str, dict[str, list[float]]] = {}
-    for label in ("lur", "lur-b", JOINT):
-        if label not in labels:
+    for label in labels:
+        if label not in ("lur", "lur-b") and not label.startswith(SWEEP):
             continue
         for name in COSINES:
-            logs = [_curve(folder / f"trial-{t}" / f"{label}.jsonl", name) for t in range(trials)]
+            logs = [
+                _curve(folder / f"trial-{t}" / f"{slug(label)}.jsonl", name) for t in range(trials)
+            ]
             if all(logs):
                 mean = [statistics.fmean(at) for at in zip(*logs, strict=False)]
                 found.setdefault(label, {})[name] = mean
     return found
 
 
+def share_above(mine: Sequence[float], other: Sequence[float]) -> float:
+    """Share of the steps, 0 to 1, at which the first curve is above the second."""
+    pairs = list(zip(mine, other, strict=False))
+    return sum(a > b for a, b in pairs) / len(pairs)
+
+
 def plot_cosine(folder: Path, curves: Mapping[str, Mapping[str, list[float]]]) -> bool:
     """Figure 3A from the logs; False unless LUR and a LUR-b are there.
 
-    LUR-b appears with its own settings and, after `--alphas 0`, also with LUR's.
+    After `--alphas 0,…` LUR-b is the one with LUR's settings, and LUR appears with the largest α of
+    the sweep too. Lines are running means over a tenth of the steps; the logs have each step.
     """
     if "lur" not in curves or len(curves) < 2:
         return False
-    titles = {"lur": "LUR", "lur-b": "LUR-b", JOINT: "LUR-b with LUR's settings"}
+    sweep = [label for label in curves if label.startswith(SWEEP) and label != JOINT]
+    largest = sorted(sweep, key=lambda label: float(label.removeprefix(SWEEP)))[-1:]
+    labels = [JOINT if JOINT in curves else "lur-b", "lur", *largest]
+    titles = {"lur": "LUR", "lur-b": "LUR-b, its own settings", JOINT: "LUR-b (α = 0)"}
     figure, axes = _figure(2)
     for axis, (name, title) in zip(axes, COSINES.items(), strict=True):
-        for label, by_layer in curves.items():
-            values = by_layer.get(name, [])
-            axis.plot(range(1, len(values) + 1), values, label=titles[label])
+        for number, label in enumerate(labels):
+            values = curves[label].get(name, [])
+            shown = titles.get(label, f"LUR, α = {label.removeprefix(SWEEP)}")
+            smooth = running_mean(values, max(1, len(values) // 10))
+            axis.plot(range(1, len(values) + 1), smooth, f"C{number}", label=shown)
         axis.axhline(0, color="grey", linewidth=0.5)
         axis.set(title=title, xlabel="step", ylabel="cosine of ∇L_r and ∇L_f")
-        axis.legend()
-    figure.savefig(folder / "cosine.png", dpi=120)
+        axis.legend(fontsize="small")
+    figure.savefig(folder / "cosine.png", dpi=80)
     return True
+
+
+def running_mean(values: Sequence[float], width: int) -> list[float]:
+    """Mean of the last `width` values (fewer at first) at each place."""
+    return [
+        statistics.fmean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)
+    ]
 
 
 def _curve(path: Path, name: str) -> list[float]:
@@ -200,7 +235,7 @@ def plot_alpha(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> bool:
     points = sorted(
         (float(label.partition("=")[2]), *row["gap"])
         for label, row in table.items()
-        if label.startswith("lur@alpha=") and "gap" in row
+        if label.startswith(SWEEP) and "gap" in row
     )
     positive = [point for point in points if point[0] > 0]
     if len(positive) < 2:
@@ -212,7 +247,7 @@ def plot_alpha(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> bool:
         axis.axhline(points[0][1], color="grey", linestyle="--", label="α = 0 (LUR-b)")
     axis.set(xscale="log", xlabel="α", ylabel="Avg. Gap (percentage points)")
     axis.legend()
-    figure.savefig(folder / "alpha.png", dpi=120)
+    figure.savefig(folder / "alpha.png", dpi=90)
     return True
 
 

@@ -1,6 +1,5 @@
 """BE: boundary expanding, the forget set moves into one new class (Chen et al., CVPR 2023)."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import generator
-from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.method import BaseMethod, NoSettings, one_loss
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -21,12 +20,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "celeba": {"epochs": 5, "learning_rate": 1e-5},
     "digits": {"epochs": 5, "learning_rate": 1e-4},
 }
-SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-6, 1e-1)}
+SEARCH: dict[str, tuple[float, float]] = {}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """BE has no settings of its own."""
+Settings = NoSettings
 
 
 class Method(BaseMethod):
@@ -34,9 +31,6 @@ class Method(BaseMethod):
 
     families: ClassVar = frozenset({"classifier"})
     epoch_over: ClassVar = "forget"
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     @torch.no_grad()
     def prepare(self, task: ClassifierTask) -> None:

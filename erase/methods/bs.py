@@ -22,7 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "celeba": {"epochs": 5, "learning_rate": 1e-5},
     "digits": {"epochs": 5, "learning_rate": 1e-4},
 }
-SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-6, 1e-1)}
+SEARCH: dict[str, tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """FT: fine-tune on the retain set and rely on catastrophic forgetting (Warnecke et al., 2023)."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.method import BaseMethod, NoSettings, one_loss
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -15,21 +14,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "celeba": {"epochs": 5, "learning_rate": 1e-4},
     "digits": {"epochs": 5, "learning_rate": 0.01},
 }
-SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-3, 0.3)}
+SEARCH: dict[str, tuple[float, float]] = {}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """FT has no settings of its own."""
+Settings = NoSettings
 
 
 class Method(BaseMethod):
     """The mean of cross-entropy over D_r, from the original weights."""
 
     families: ClassVar = frozenset({"classifier"})
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
         """The gradient of L_r, in `.grad`."""

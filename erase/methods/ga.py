@@ -1,11 +1,10 @@
 """GA: gradient ascent on the forget set (Thudi et al., 2022)."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from erase.core.meta import Stats
 from erase.core.objectives import negative_cross_entropy
-from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.method import BaseMethod, NoSettings, one_loss
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -15,12 +14,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "celeba": {"epochs": 3, "learning_rate": 1e-4},
     "digits": {"epochs": 5, "learning_rate": 1e-3},
 }
-SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-5, 1e-1)}
+SEARCH: dict[str, tuple[float, float]] = {}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """GA has no settings of its own."""
+Settings = NoSettings
 
 
 class Method(BaseMethod):
@@ -28,9 +25,6 @@ class Method(BaseMethod):
 
     families: ClassVar = frozenset({"classifier"})
     epoch_over: ClassVar = "forget"
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:
         """The gradient of −CE on D_f, in `.grad`."""

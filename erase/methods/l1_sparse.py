@@ -19,7 +19,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "celeba": {"epochs": 3, "learning_rate": 1e-3, "alpha": 1e-3},
     "digits": {"epochs": 5, "learning_rate": 0.01, "alpha": 1e-4},
 }
-SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-3, 0.3), "alpha": (1e-6, 1e-2)}
+SEARCH: dict[str, tuple[float, float]] = {"alpha": (1e-6, 1e-2)}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Method(BaseMethod):
     """CE(D_r) + α (1 − e/E) ‖θ‖₁ in epoch e of E, counted from 0."""
 
     families: ClassVar = frozenset({"classifier"})
+    settings: Settings
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from erase.core.meta import Mode, Stats, meta_gradient
-from erase.core.objectives import negative_cross_entropy
-from erase.core.rng import generator
-from erase.core.trim import trim
-from erase.errors import InputError
-from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.method import (
+    TRIM_HELP,
+    TRIM_LAYERS_HELP,
+    Split,
+    TwoLossMethod,
+    gradient_of,
+    trim_for,
+)
 from erase.tasks.protocol import Reduce, StepLosses, Task
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -22,9 +25,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 5, "learning_rate": 1e-3},
 }
 SEARCH: dict[str, tuple[float, float]] = {
-    "learning_rate": (1e-4, 0.1),
-    "alpha": (1e-3, 0.3),
-    "forget_weight": (1e-3, 1.0),
+    "alpha": (1e-3, 1.0),
+    "forget_weight": (0.03, 3.0),
 }
 
 
@@ -41,17 +43,8 @@ class Settings:
     meta_mode: Mode | None = field(
         default=None, metadata={"help": "hvp, exact or first-order; default: the task's own."}
     )
-    trim: float | None = field(
-        default=None,
-        metadata={
-            "help": "Classifiers: first trim as Scissorhands does, keeping this share of the"
-            " weights (0.97 on CIFAR-10). Not in the paper; off by default."
-        },
-    )
-    trim_layers: str = field(
-        default="layer3|layer4|fc",
-        metadata={"help": "Regular expression for the names of the trimmed layers."},
-    )
+    trim: float | None = field(default=None, metadata={"help": TRIM_HELP})
+    trim_layers: str = field(default="layer3|layer4|fc", metadata={"help": TRIM_LAYERS_HELP})
 
 
 class Method(TwoLossMethod):
@@ -64,23 +57,7 @@ class Method(TwoLossMethod):
 
     def prepare(self, task: Any) -> None:
         """Nothing, unless trimming was asked for."""
-        if self.settings.trim is None:
-            return
-        if task.family != "classifier":
-            raise InputError("LUR's trimming is for classifiers.", "Leave the option out.")
-        batch = task.draw("forget", task.batch_size, "trim")
-        with task.evaluating():
-            gradients, _, _ = gradient_of(
-                task,
-                lambda: negative_cross_entropy(task.logits(batch.images), batch.labels).mean(),
-            )
-        trim(
-            task.model,
-            dict(zip(task.parameters, gradients, strict=True)),
-            layers=self.settings.trim_layers,
-            sparsity=self.settings.trim,
-            generator=generator(task.seed, "trim"),
-        )
+        trim_for(task, self.settings.trim, self.settings.trim_layers)
 
     def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:
         """The meta-gradient of one step, in `.grad`."""

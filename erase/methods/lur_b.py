@@ -6,7 +6,14 @@ from typing import Any, ClassVar
 import torch
 
 from erase.core.meta import Stats, meta_gradient
-from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.method import (
+    TRIM_HELP,
+    TRIM_LAYERS_HELP,
+    Split,
+    TwoLossMethod,
+    gradient_of,
+    trim_for,
+)
 from erase.tasks.protocol import Loss, Reduce, Task
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -17,8 +24,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 5, "learning_rate": 1e-3},
 }
 SEARCH: dict[str, tuple[float, float]] = {
-    "learning_rate": (1e-4, 0.1),
-    "forget_weight": (1e-3, 1.0),
+    "forget_weight": (0.03, 3.0),
 }
 
 
@@ -29,6 +35,8 @@ class Settings:
     forget_weight: float = field(
         default=1.0, metadata={"help": "Weight λ of the forget loss (1 in the paper)."}
     )
+    trim: float | None = field(default=None, metadata={"help": TRIM_HELP})
+    trim_layers: str = field(default="layer3|layer4|fc", metadata={"help": TRIM_LAYERS_HELP})
 
 
 class Method(TwoLossMethod):
@@ -38,6 +46,10 @@ class Method(TwoLossMethod):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    def prepare(self, task: Any) -> None:
+        """Nothing, unless trimming was asked for."""
+        trim_for(task, self.settings.trim, self.settings.trim_layers)
 
     def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:
         """The gradient of the sum, in `.grad`."""

@@ -1,12 +1,11 @@
 """Retrain: train from scratch without the forget set, the gold standard that others are held to."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import derive_seed
-from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.method import BaseMethod, NoSettings, one_loss
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -21,18 +20,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 SEARCH: dict[str, tuple[float, float]] = {}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Retrain has no settings of its own."""
+Settings = NoSettings
 
 
 class Method(BaseMethod):
     """Fresh weights, then the mean of cross-entropy over D_r."""
 
     families: ClassVar = frozenset({"classifier"})
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def prepare(self, task: ClassifierTask) -> None:
         """Fresh initial weights and statistics."""

@@ -23,7 +23,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "celeba": {"epochs": 5, "learning_rate": 3e-3, "mask": 0.5},
     "digits": {"epochs": 5, "learning_rate": 0.013, "mask": 0.5},
 }
-SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-4, 0.3), "mask": (0.1, 1.0)}
+SEARCH: dict[str, tuple[float, float]] = {"mask": (0.1, 1.0)}
 
 
 @dataclass(frozen=True)

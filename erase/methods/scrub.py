@@ -21,7 +21,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "celeba": {"epochs": 3, "learning_rate": 5e-4},
     "digits": {"epochs": 5, "learning_rate": 5e-3},
 }
-SEARCH: dict[str, tuple[float, float]] = {"learning_rate": (1e-4, 0.1), "alpha": (1e-3, 1.0)}
+SEARCH: dict[str, tuple[float, float]] = {"alpha": (1e-3, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Method(TwoLossMethod):
     """Alternates passes: away from the teacher on D_f, then α KL(teacher) + γ CE on D_r."""
 
     families: ClassVar = frozenset({"classifier"})
+    settings: Settings
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -10,9 +10,7 @@ from torch.nn import Module
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy, negative_cross_entropy
-from erase.core.rng import generator
-from erase.core.trim import trim
-from erase.tasks.method import Split, TwoLossMethod, gradient_of
+from erase.tasks.method import Split, TwoLossMethod, gradient_of, trim_for
 from erase.tasks.protocol import Batch, ClassifierTask
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -43,9 +41,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 5, "learning_rate": 5e-3, "sparsity": 0.97, "forget_weight": 0.05},
 }
 SEARCH: dict[str, tuple[float, float]] = {
-    "learning_rate": (1e-4, 0.1),
     "sparsity": (0.8, 0.999),
-    "forget_weight": (1e-3, 1.0),
+    "forget_weight": (1e-2, 1.0),
 }
 
 
@@ -75,16 +72,7 @@ class Method(TwoLossMethod):
     def prepare(self, task: ClassifierTask) -> None:
         """Keep the original as the proxy, then trim by the saliency of one forget batch."""
         self._proxy = deepcopy(task.model).eval()
-        batch = task.draw("forget", task.batch_size, "trim")
-        with task.evaluating():
-            gradients, _, _ = gradient_of(task, lambda: _ascent(task, batch, None))
-        trim(
-            task.model,
-            dict(zip(task.parameters, gradients, strict=True)),
-            layers=self.settings.layers,
-            sparsity=self.settings.sparsity,
-            generator=generator(task.seed, "trim"),
-        )
+        trim_for(task, self.settings.sparsity, self.settings.layers)
 
     def split(self, task: ClassifierTask, step: int) -> Split:
         """∇L_r, and −λ∇CE(D_f) with the projection's correction."""

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from erase.core.meta import NonFiniteLossError, Stats
+from erase.core.objectives import negative_cross_entropy
+from erase.core.rng import generator
+from erase.core.trim import trim
+from erase.errors import InputError
 from erase.tasks.protocol import ClassifierTask, Loss, Reduce, Subset, Task
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """The `Settings` of a method that has none of its own."""
 
 
 class BaseMethod:
@@ -20,6 +29,9 @@ class BaseMethod:
     """Whether `prepare` does everything and no step follows."""
     epoch_over: ClassVar[Literal["forget", "retain", "all"]] = "retain"
     """The set that one epoch goes through once."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
 
     def prepare(self, task: Any) -> None:
         """Nothing to prepare."""
@@ -113,3 +125,39 @@ def put_gradients(task: Task, gradients: Sequence[Tensor], reduce: Reduce | None
     """Make these the parameters' `.grad`, averaged over processes."""
     for parameter, gradient in zip(task.parameters.values(), gradients, strict=True):
         parameter.grad = gradient if reduce is None else reduce(gradient)
+
+
+TRIM_HELP = (
+    "Classifiers: first trim as Scissorhands does, keeping this share of the weights (0.97 on"
+    " CIFAR-10). Not in the paper; off by default."
+)
+TRIM_LAYERS_HELP = "Regular expression for the names of the trimmed layers."
+
+
+def trim_for(task: Any, sparsity: float | None, layers: str) -> None:
+    """Scissorhands' trimming by the saliency of one forget batch, in evaluation mode.
+
+    Args:
+        task: a classifier's.
+        sparsity: share of the chosen layers' weights that are kept; None does nothing.
+        layers: regular expression for the names of the chosen layers.
+
+    Raises:
+        InputError: the task is no classifier's, or no layer matches.
+    """
+    if sparsity is None:
+        return
+    if task.family != "classifier":
+        raise InputError("Trimming is for classifiers.", "Leave the option out.")
+    batch = task.draw("forget", task.batch_size, "trim")
+    with task.evaluating():
+        gradients, _, _ = gradient_of(
+            task, lambda: negative_cross_entropy(task.logits(batch.images), batch.labels).mean()
+        )
+    trim(
+        task.model,
+        dict(zip(task.parameters, gradients, strict=True)),
+        layers=layers,
+        sparsity=sparsity,
+        generator=generator(task.seed, "trim"),
+    )

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from erase.config import LoopConfig
 from erase.core.dualoptim import DualOptim
 from erase.core.meta import Stats
+from erase.core.rng import generator
 from erase.core.watch import GradientWatch
 from erase.data.classification import ClassificationData, LabelledSet, load_dataset
 from erase.errors import InputError
@@ -27,6 +28,10 @@ from erase.tasks.method import TwoLossMethod
 from erase.tasks.protocol import Reduce
 from erase.training.classifier_config import ClassifierConfig, method_module
 from erase.training.loop import UnlearningLoop
+
+CHANNELS_LAST_FROM = 32
+"""Pixels a side. On one CPU core a ResNet-20 trains 1.35 to 1.5 times as fast so; the digits'
+small network is left as it is, so that its numbers stay what they were."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,13 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Class
     forgotten = torch.zeros(len(train), dtype=torch.bool)
     forgotten[forget.cpu()] = True
     retain = original.trained_on[~forgotten[original.trained_on]]
+    if config.retain_limit is not None and config.method != "retrain":
+        order = torch.randperm(len(retain), generator=generator(config.seed, "retain limit"))
+        retain = retain[order[: config.retain_limit].sort().values]
     description, device = original.description, original.device
     model = deepcopy(original.model)
-    on_gpu = device.type == "cuda"
-    if on_gpu:
+    channels_last = device.type == "cuda" or description.image_size >= CHANNELS_LAST_FROM
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
     bf16 = config.mixed_precision == "bf16"
     return ClassifierTask(
@@ -163,7 +171,7 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Class
             description, seed=seed, pretrained=bool(description.facts.get("pretrained"))
         ),
         autocast=(lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else nullcontext,
-        channels_last=on_gpu,
+        channels_last=channels_last,
     )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -35,6 +35,15 @@ class RunSettings(Config):
     checkpoints_total_limit: int = option(2, "Checkpoints kept.")
 
 
+RUN_SETTINGS = frozenset(
+    {
+        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay", "schedule"),
+        *("max_grad_norm", "forget_learning_rate"),
+    }
+)
+"""What a comparison may set of a method's run; the rest is the same for all."""
+
+
 @dataclass(frozen=True)
 class TrainConfig(RunSettings):
     """`erase train classifier`: train an original, or a Retrain reference with `forget`."""
@@ -51,6 +60,12 @@ class TrainConfig(RunSettings):
     )
     pretrained: bool = option(False, "Start from torchvision's ImageNet weights.")
     weights: str | None = option(None, "Import this state dict instead of training.")
+    normalization: str = option(
+        "data",
+        "Mean and deviation of pixels: data (the data set's own) or imagenet, as imported weights"
+        " were trained with.",
+        ("data", "imagenet"),
+    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,9 @@ class ClassifierConfig(RunSettings):
         False, "DualOptim: Adam on the forget gradient, SGD on the retain gradient."
     )
     forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's Adam.")
+    retain_limit: int | None = option(
+        None, "Unlearn with only N samples of D_r, drawn by --seed; default: all of them."
+    )
     settings: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "The method's own settings, NAME=VALUE."}
     )
@@ -90,15 +108,20 @@ class CompareConfig(Config):
     )
     shadow_models: int = option(0, "Reference models of the RMIA attack; 0 = no such attack.")
     mixed_precision: str = option("no", "no or bf16.")
+    jobs: int = option(1, "Runs at the same time, each in a process of its own.")
+    retain_limit: int | None = option(
+        None, "Samples of D_r that every method but Retrain may use; default: all of them."
+    )
     seed: int = option(0, "First seed.")
+    settings: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict,
+        metadata={"help": "Settings of single methods, METHOD.NAME=VALUE; they are not searched."},
+    )
 
 
 def method_module(name: str) -> ModuleType:
     """The plug-in; InputError when there is none, or it is not for classifiers."""
-    module = registry.load("methods", name)
-    if "classifier" not in module.Method.families:
-        raise InputError(f"The method {name!r} is not for classifiers.", "Choose another --method.")
-    return module
+    return registry.load_method(name, "classifier")
 
 
 def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
@@ -147,8 +170,9 @@ def check_ranges(config: RunSettings) -> None:
         "max_grad_norm": 0,
         "seed": 0,
         "checkpointing_steps": 0,
+        "retain_limit": 1,
     }
-    check_least(config, least)
+    check_least(config, {name: low for name, low in least.items() if hasattr(config, name)})
     if config.schedule not in (None, *SCHEDULES):
         raise InputError(
             f"There is no schedule {config.schedule!r}.", f"Known: {', '.join(SCHEDULES)}."
@@ -159,8 +183,6 @@ def check_ranges(config: RunSettings) -> None:
 
 def parse_settings(module: ModuleType, given: Mapping[str, str]) -> dict[str, Any]:
     """Values of NAME=VALUE pairs, each as its field's default says (numbers, words, None)."""
-    import yaml
-
     known = {item.name for item in dataclasses.fields(module.Settings)}
     parsed: dict[str, Any] = {}
     for name, text in given.items():
@@ -170,9 +192,43 @@ def parse_settings(module: ModuleType, given: Mapping[str, str]) -> dict[str, An
                 f"{module.__name__.rpartition('.')[2]} has no setting {name!r}.",
                 f"Its settings: {', '.join(sorted(known)) or 'none'}.",
             )
-        value = yaml.safe_load(text)
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value = float(value)  # YAML takes 1e-3 for a word
-        parsed[name] = value
+        parsed[name] = parse_value(text)
+    return parsed
+
+
+def parse_value(text: str) -> Any:
+    """A number, a word, true, false or null."""
+    import yaml
+
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # YAML takes 1e-3 for a word
+    return value
+
+
+def parse_method_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `METHOD.NAME=VALUE` says, by method; METHOD may be a variant such as lur+trim.
+
+    NAME is a setting of the method or of its run (epochs, learning_rate, schedule, …).
+
+    Raises:
+        InputError: another form, an unknown method, or a setting that it has not.
+    """
+    parsed: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        left, equals, value = text.partition("=")
+        label, dot, name = left.partition(".")
+        if not (equals and dot):
+            raise InputError(
+                f"--set {text} is not METHOD.NAME=VALUE.", "Write e.g. --set ft.learning_rate=0.1."
+            )
+        name = name.replace("-", "_")
+        module = method_module(label.partition("+")[0])
+        known = {item.name for item in dataclasses.fields(module.Settings)} | RUN_SETTINGS
+        if name not in known:
+            raise InputError(
+                f"{label} has no setting {name!r}.", f"Its settings: {', '.join(sorted(known))}."
+            )
+        parsed.setdefault(label, {})[name] = parse_value(value)
     return parsed

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 
 from erase.config import Config
-from erase.data.classification import ClassificationData, load_dataset, validation_indices
+from erase.data.classification import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ClassificationData,
+    load_dataset,
+    validation_indices,
+)
 from erase.data.forget import forget_indices, is_class_wise
-from erase.errors import EraseError, InputError
+from erase.errors import InputError
 from erase.evaluation.classifier_metrics import Scores, accuracy, evaluate, predict
 from erase.models.classifiers import (
     WEIGHTS,
@@ -122,12 +128,13 @@ def _plan_training(config: TrainConfig, recipe: str) -> ClassifierConfig:
 def _describe(config: TrainConfig, data: ClassificationData) -> Description:
     share = 0.0 if config.weights else config.validation_share
     held = validation_indices(data.train.labels, share, 0)
+    imagenet = config.normalization == "imagenet"
     return Description(
         arch=config.arch or "",
         classes=data.classes,
         image_size=data.augmentation.size,
-        mean=data.mean,
-        std=data.std,
+        mean=IMAGENET_MEAN if imagenet else data.mean,
+        std=IMAGENET_STD if imagenet else data.std,
         dataset=config.dataset,
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
@@ -250,6 +257,6 @@ class _failing:  # noqa: N801 - reads as a phrase
         """Nothing to do."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Keep an expected error, or an interruption, as the run's end."""
-        if isinstance(error, EraseError | KeyboardInterrupt):
+        """Keep whatever ended the run, an interruption or a fault included."""
+        if error is not None:
             self.record.fail(str(error) or type(error).__name__)

@@ -169,17 +169,7 @@ def _check(config: ConceptConfig, source: ModelSource, device: str | None) -> No
 
 def build_method(config: ConceptConfig, family: str) -> Method:
     """The method with its settings; InputError when it is not defined for the task's family."""
-    module = registry.load("methods", config.method)
-    if family not in module.Method.families:
-        fitting = [
-            name
-            for name in registry.names("methods")
-            if family in registry.load("methods", name).Method.families
-        ]
-        raise InputError(
-            f"The method {config.method!r} is not defined for {family} models.",
-            f"Defined there: {', '.join(fitting)}.",
-        )
+    module = registry.load_method(config.method, family)
     names = set(module.Settings.__dataclass_fields__)
     given = {
         name: getattr(config, name)
