@@ -7,7 +7,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from erase.core.params import select_parameters
-from erase.tasks.text_to_image import EncodedImages, LatentCache, Shard, TextToImageTask
+from erase.tasks.denoiser import EncodedImages, LatentCache, Shard
+from erase.tasks.text_to_image import TextToImageTask
 
 WIDTH = 8
 
@@ -43,9 +44,8 @@ def tiny_cache(seed: int = 0, forget: int = 5, retain: int = 7) -> LatentCache:
     anchors = torch.zeros(5, 2, dtype=torch.long)
     anchors[1] = 2
     return LatentCache(
-        forget=images(forget, (1,)),
-        retain=images(retain, (3, 4)),
-        states=torch.randn(5, 3, WIDTH, generator=source),
+        sets={"forget": images(forget, (1,)), "retain": images(retain, (3, 4))},
+        conditions={"states": torch.randn(5, 3, WIDTH, generator=source)},
         anchors=anchors,
         empty=0,
     )
@@ -62,7 +62,7 @@ def tiny_task(
     unet = unet if unet is not None else tiny_unet()
     unet.train()
     return TextToImageTask(
-        unet=unet,
+        model=unet,
         scheduler=DDPMScheduler(**(scheduler or {})),
         cache=options.pop("cache", None) or tiny_cache(),
         parameters=select_parameters(unet, "full"),

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
@@ -48,6 +49,80 @@ class Task(Protocol):
 
         A function of (seed, step) alone, so that a resumed run sees what an undisturbed one saw.
         """
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch at its timesteps, for a denoiser.
+
+    `clean`, `noise` and `noisy` are `[B, …]` (latents or pixels), `timesteps` `[B]`. `condition`
+    and `anchor` are rows `[B]` of the task's conditions: what the sample is of, and what is to be
+    shown instead (the row of the empty condition where it has no anchor).
+    """
+
+    clean: Tensor
+    noise: Tensor
+    noisy: Tensor
+    timesteps: Tensor
+    condition: Tensor
+    anchor: Tensor
+
+    def part(self, rows: slice, device: torch.device) -> "Noised":
+        """Some rows of the batch, on the device."""
+        return Noised(*(getattr(self, item.name)[rows].to(device) for item in fields(self)))
+
+
+class Denoiser(Task, Protocol):
+    """A denoiser under unlearning: what its methods need beyond the two losses of LUR."""
+
+    seed: int
+    steps: int
+    """Optimizer steps that the run will take."""
+    device: torch.device
+    conditions: Mapping[str, Tensor]
+    """What the denoiser is shown, `[P, …]` each, a row a condition (`states`: text states)."""
+    cache: Any
+    """Encoded sets and conditions (`erase.tasks.denoiser.LatentCache`)."""
+
+    @property
+    def model(self) -> Module:
+        """The trained denoiser."""
+
+    @property
+    def original(self) -> Module:
+        """A frozen copy of the model as it is when this is first read: read it in `prepare`."""
+
+    @property
+    def empty(self) -> int:
+        """Row of the empty prompt, or of the null class."""
+
+    def size(self, subset: str) -> int:
+        """Number of images in a set."""
+
+    def batches(self, subset: str, step: int, name: str = "") -> list[Noised]:
+        """This process's micro-batches, drawn from (seed, step); another `name` draws others."""
+
+    def predict(
+        self, batch: Noised, condition: Tensor | None = None, *, model: Module | None = None
+    ) -> Tensor:
+        """Prediction `[B, …]` under a condition (default: the batch's own), under autocast."""
+
+    def target(self, batch: Noised) -> Tensor:
+        """What a perfect denoiser says: noise, v or the sample, as the scheduler says."""
+
+    def denoising(self, batch: Noised) -> Tensor:
+        """Denoising loss of each sample under its own condition, `[B]` (eqs. 12, 14)."""
+
+    def mismatch(self, batch: Noised) -> Tensor:
+        """Distance to the anchor's prediction on each sample, `[B]` (eq. 13)."""
+
+    def fixed(self, loss: Loss, name: str, step: int, *, moves_buffers: bool = True) -> Loss:
+        """The loss with its dropout fixed by (seed, step, name)."""
+
+    def mean_losses(
+        self, subset: str, step: int, each: Callable[[Noised], Tensor], name: str = ""
+    ) -> Sequence[Loss]:
+        """One closure a micro-batch: the mean of a per-sample loss `[B]`, with fixed dropout."""
 
 
 @dataclass(frozen=True)

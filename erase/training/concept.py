@@ -20,7 +20,8 @@ from erase.data.prompts import Concept, prompts_hash, prompts_root
 from erase.evaluation.render import render
 from erase.models.loading import ModelSource, load_pipeline, save_pipeline
 from erase.record import RunRecord, atomic_directory, fingerprint
-from erase.tasks.text_to_image import LatentCache, Shard, TextToImageTask, encode
+from erase.tasks.denoiser import LatentCache, Shard
+from erase.tasks.text_to_image import TextToImageTask, encode
 from erase.training.card import model_card
 from erase.training.checkpoint import find_checkpoint
 from erase.training.folder import (
@@ -135,7 +136,7 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
     parameters = select_parameters(unet, config.trainable)
     bf16 = config.mixed_precision == "bf16"
     task = TextToImageTask(
-        unet=unet,
+        model=unet,
         scheduler=DDPMScheduler.from_config(pipeline.scheduler.config),
         cache=cache,
         parameters=parameters,
@@ -146,8 +147,9 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
             accelerator.num_processes,
         ),
         seed=config.seed,
+        steps=config.max_train_steps or 0,
         device=accelerator.device,
-        caption_dropout=config.caption_dropout,
+        condition_dropout=config.caption_dropout,
         target_grad=config.target_grad,
         frozen_anchor=config.frozen_anchor,
         precision="bf16" if bf16 else None,
@@ -180,13 +182,14 @@ def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCac
     if not cached:
         pipeline = load_pipeline(source)
         pipeline.to(accelerator.device)
-        forget = _images(planned, "forget", pipeline, output, accelerator)
-        retain = _images(planned, "retain", pipeline, output, accelerator)
+        sets = {
+            name: _images(planned, name, pipeline, output, accelerator)
+            for name in ("forget", "retain")
+        }
         if accelerator.is_main_process:
             encode(
                 pipeline,
-                forget,
-                retain,
+                sets,
                 dict(zip(concept.forget, concept.anchors, strict=True)),
                 size=config.resolution or source.resolution(),
                 device=accelerator.device,
