@@ -131,7 +131,7 @@ class ConceptConfig(LoopConfig):
 
     model: str = option("", "Alias, folder or hub id.")
     revision: str | None = option(None, "Commit, branch or tag of a hub model.")
-    concept: str = option("", "What to forget.")
+    concept: tuple[str, ...] = option((), "What to forget; may be given several times.")
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
     forget_prompts: str | None = option(None, "File of forget prompts, one a line.")
     retain_prompts: str | None = option(None, "File of retain prompts, one a line.")
@@ -150,3 +150,14 @@ class ConceptConfig(LoopConfig):
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
     frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")
     save_dtype: str = option("fp32", "Precision of the saved weights.", ("fp32", "fp16"))
+    lora_rank: int | None = option(None, "Train an adapter of this rank on the chosen layers only.")
+    lora_alpha: float | None = option(None, "The adapter's scale times its rank; default: the rank.")
+    validation_prompts: str | None = option(
+        None, "Prompts to render while training: 'one; two', or a file with one a line."
+    )
+    validation_steps: int = option(0, "Render them every N steps; 0 = before and after only.")
+
+    def __post_init__(self) -> None:
+        given: Any = self.concept
+        if isinstance(given, str):  # one concept, as earlier configurations hold it
+            object.__setattr__(self, "concept", (given,) if given else ())

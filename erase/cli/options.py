@@ -24,7 +24,8 @@ def config_options(
 ) -> Callable[[Command], Command]:
     """Add one option per field of a configuration dataclass.
 
-    An option that is not given is None, so that `resolve` can tell it from one that is.
+    An option that is not given is None, so that `resolve` can tell it from one that is; a tuple of
+    texts is an option that may be given several times, and empty when it is not.
 
     Args:
         config: the dataclass; its field metadata are the help texts.
@@ -46,6 +47,8 @@ def config_options(
                 name = (flags or {}).get(item.name, f"--{dashed}/--no-{dashed}")
             elif allowed := (choices or {}).get(item.name) or item.metadata.get("choices"):
                 keywords["type"] = click.Choice(list(allowed))
+            elif kind is tuple:
+                keywords |= {"multiple": True, "metavar": "TEXT"}
             else:
                 keywords["type"] = kind
             command = click.option(name, item.name, **keywords)(command)
@@ -62,6 +65,8 @@ def _own_first(config: type[Config]) -> "list[dataclasses.Field[Any]]":
 
 
 def _plain_type(hint: Any) -> type:
+    if typing.get_origin(hint) is tuple:
+        return tuple
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return typing.cast(type, hint)
@@ -69,7 +74,7 @@ def _plain_type(hint: Any) -> type:
 
 def _help(item: "dataclasses.Field[Any]") -> str:
     text = str(item.metadata.get("help", ""))
-    if item.default in (None, "") or isinstance(item.default, bool):
+    if item.default in (None, "", ()) or isinstance(item.default, bool):
         return text
     return f"{text}  [default: {item.default}]"
 
@@ -87,7 +92,7 @@ def resolve(config: type[Resolved], given: Mapping[str, Any], file: Path | None)
     if file is not None:
         values = read_yaml(file)
         config.check_names(values, str(file))
-    values |= {name: value for name, value in given.items() if value is not None}
+    values |= {name: value for name, value in given.items() if value not in (None, ())}
     hints = typing.get_type_hints(config)
     fields = {item.name: item for item in dataclasses.fields(config)}  # type: ignore[arg-type]
     return config(
@@ -103,6 +108,11 @@ def _typed(item: "dataclasses.Field[Any]", kind: type, value: Any) -> Any:
     choices = item.metadata.get("choices")
     if value is False and choices and "no" in choices:
         value = "no"
+    if kind is tuple:
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+            raise InputError(f"{item.name} is {value!r}, which is no list of words.", "Quote them.")
+        return tuple(words)
     if value is None or kind not in (str, int, float, bool):
         return value
     try:
