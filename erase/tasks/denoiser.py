@@ -1,13 +1,14 @@
 """A diffusion denoiser under unlearning: batches drawn from (seed, step), and the paper's losses.
 
 What differs between families is small and stands in their own files: what the denoiser is shown
-(`arguments`: text states, pooled text, class labels) and how a sample is made noisy (`noise`,
-`target`). Everything is encoded once, so that no VAE and no text encoder is in memory while
-training. No guidance is used in training.
+(`arguments`: text states, pooled text, class labels), how a sample is made noisy (`timesteps`,
+`add_noise`, `target`) and, for a transformer, how it is called (`forward`).
+Everything is encoded once, so that no VAE and no text encoder is in memory while training. No
+guidance is used in training.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -172,7 +173,30 @@ class DenoiserTask(ABC):
     @cached_property
     def original(self) -> Module:
         """A frozen copy of the model as it is when this is first read: read it in `prepare`."""
-        return deepcopy(self.model).requires_grad_(False)
+        return deepcopy(self.model).requires_grad_(False).eval()
+
+    @cached_property
+    def counterparts(self) -> Tensor:
+        """For each condition, the forget conditions that it is shown instead of, ``[P, W]``.
+
+        For a condition that stands for none, all forget conditions.
+        """
+        forgotten = self.cache.sets["forget"].condition.unique()
+        shown = self.cache.anchors[forgotten]
+        rows = [
+            [int(c) for c, anchors in zip(forgotten, shown, strict=True) if row in anchors]
+            or forgotten.tolist()
+            for row in range(len(self.cache.anchors))
+        ]
+        width = max(len(row) for row in rows)
+        return torch.tensor([[row[k % len(row)] for k in range(width)] for row in rows])
+
+    def reset(self, seed: int) -> None:
+        """Give all weights fresh initial values, drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh = type(self.model).from_config(self.model.config)  # type: ignore[attr-defined]
+        self.model.load_state_dict(fresh.state_dict())
 
     def size(self, subset: str) -> int:
         """Number of images in a set."""
@@ -192,23 +216,54 @@ class DenoiserTask(ABC):
         images, total = self.cache.sets[subset], self.shard.total
         stream = f"{subset}/{name}" if name else subset
         index = batch_indices(len(images), total, step, self.seed, stream)
-        source = generator(self.seed, step, stream)
-        shape = (total, *images.mean.shape[1:])
-        clean = images.mean[index] + images.std[index] * torch.randn(shape, generator=source)
-        noise = torch.randn(shape, generator=source)
-        timesteps = self.timesteps(total, source)
-        condition = images.condition[index].clone()
-        choice = torch.randint(
-            self.cache.anchors.shape[1],
-            (total,),
-            generator=generator(self.seed, step, f"anchor/{name}" if name else "anchor"),
-        )
-        anchor = self.cache.anchors[condition, choice]
+        whole = self._noised(subset, index, step, name)
         if subset == "retain":
             drop = generator(self.seed, step, f"dropout/{name}" if name else "dropout")
-            condition[torch.rand(total, generator=drop) < self.condition_dropout] = self.empty
+            dropped = torch.rand(total, generator=drop) < self.condition_dropout
+            whole.condition[dropped] = self.empty
+        return whole
+
+    def ordered(
+        self, subset: str, name: str, *, count: int | None = None, size: int | None = None
+    ) -> Iterator[Noised]:
+        """The images of a set in order, noised once by (seed, name), for what is done beforehand.
+
+        Every process sees all of them, and no condition is dropped, so the result depends neither
+        on processes nor on micro-batches.
+
+        Args:
+            count: at most this many images; default: all.
+            size: images in a batch; default: a micro-batch's.
+        """
+        total = min(self.size(subset), count or self.size(subset))
+        size = size or self.shard.batch_size
+        whole = self._noised(subset, torch.arange(total), 0, f"{name}/ordered")
+        for start in range(0, total, size):
+            yield whole.part(slice(start, start + size), self.device)
+
+    def _noised(self, subset: str, index: Tensor, step: int, name: str) -> Noised:
+        """These images of a set at drawn timesteps, on the CPU."""
+        images = self.cache.sets[subset]
+        source = generator(self.seed, step, f"{subset}/{name}" if name else subset)
+        clean = self.clean(images, index, source)
+        noise = torch.randn(clean.shape, generator=source)
+        timesteps = self.timesteps(len(index), source)
+        condition = images.condition[index].clone()
+        # What an anchor's image may be shown under is the other way round.
+        table = self.counterparts if subset == "anchor" else self.cache.anchors
+        choice = torch.randint(
+            table.shape[1],
+            (len(index),),
+            generator=generator(self.seed, step, f"anchor/{name}" if name else "anchor"),
+        )
+        anchor = table[condition, choice]
         noisy = self.add_noise(clean, noise, timesteps)
         return Noised(clean, noise, noisy, timesteps, condition, anchor)
+
+    def clean(self, images: EncodedImages, index: Tensor, source: torch.Generator) -> Tensor:
+        """Samples ``[B, …]`` without noise: latents drawn from the VAE's posterior."""
+        mean = images.mean[index]
+        return mean + images.std[index] * torch.randn(mean.shape, generator=source)
 
     def timesteps(self, count: int, source: torch.Generator) -> Tensor:
         """Timesteps `[count]`, drawn evenly from those that the model was trained on."""
@@ -246,9 +301,13 @@ class DenoiserTask(ABC):
         """
         rows = batch.condition if condition is None else condition
         with self.autocast():
-            prediction: Tensor = (model or self.model)(
-                batch.noisy, batch.timesteps, return_dict=False, **self.arguments(rows)
-            )[0]
+            return self.forward(model or self.model, batch.noisy, batch.timesteps, rows)
+
+    def forward(self, model: Module, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """What a model of the family answers, ``[B, …]``, to noisy samples under condition rows."""
+        prediction: Tensor = model(
+            noisy, timesteps, return_dict=False, **self.arguments(condition)
+        )[0]
         return prediction
 
     def denoising(self, batch: Noised) -> Tensor:

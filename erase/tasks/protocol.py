@@ -57,7 +57,8 @@ class Noised:
 
     `clean`, `noise` and `noisy` are `[B, …]` (latents or pixels), `timesteps` `[B]`. `condition`
     and `anchor` are rows `[B]` of the task's conditions: what the sample is of, and what is to be
-    shown instead (the row of the empty condition where it has no anchor).
+    shown instead (the row of the empty condition where it has no anchor); in the set `anchor`, the
+    forget condition that the sample stands for.
     """
 
     clean: Tensor
@@ -101,6 +102,17 @@ class Denoiser(Task, Protocol):
 
     def batches(self, subset: str, step: int, name: str = "") -> list[Noised]:
         """This process's micro-batches, drawn from (seed, step); another `name` draws others."""
+
+    def ordered(
+        self, subset: str, name: str, *, count: int | None = None, size: int | None = None
+    ) -> Iterator[Noised]:
+        """The images of a set in order, noised once by (seed, name), the same on every process."""
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Samples at their timesteps, `[B, …]`."""
+
+    def reset(self, seed: int) -> None:
+        """Give all weights fresh initial values."""
 
     def predict(
         self, batch: Noised, condition: Tensor | None = None, *, model: Module | None = None
