@@ -125,6 +125,9 @@ class LoopConfig(Config):
     report_to: str | None = option(None, "Also log to a tracker.", ("tensorboard", "wandb"))
 
 
+FILTERS = ("nudenet", "classifier")
+
+
 @dataclass(frozen=True)
 class ConceptConfig(LoopConfig):
     """`erase concept`: make a text-to-image model forget a concept."""
@@ -138,6 +141,12 @@ class ConceptConfig(LoopConfig):
     forget_images: str | None = option(None, "Folder of forget images instead of rendering.")
     retain_images: str | None = option(None, "Folder of retain images instead of rendering.")
     prompts: str | None = option(None, "Folder that replaces the built-in prompts.")
+    filter_forget: str | None = option(
+        None, "Keep only forget renders that show the concept, by this judge.", FILTERS
+    )
+    filter_retain: str | None = option(
+        None, "Drop retain renders that show the concept, by this judge.", FILTERS
+    )
     num_forget_images: int | None = option(None, "Images to render for the forget set.")
     num_retain_images: int | None = option(None, "Images to render for the retain set.")
     render_steps: int | None = option(None, "Sampling steps of those renders.")

@@ -63,6 +63,8 @@ def concept(
             inputs=planned.inputs,
         )
         click.echo(yaml.safe_dump(planned.config.to_dict(), sort_keys=False), nl=False)
+        for note in prompts.notes:
+            click.echo(f"# warning: {note}")
         click.echo(f"# model folder: {planned.source.path}")
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from erase.config import ConceptConfig
-from erase.data.prompts import Concept
+from erase.data.concepts import Concept
 from erase.models.loading import ModelSource
 from erase.record import write_text
 

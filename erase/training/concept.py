@@ -3,21 +3,19 @@
 import contextlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
-from tqdm import tqdm
 
 from erase.config import ConceptConfig
 from erase.core.params import select_parameters
-from erase.core.rng import derive_seed
-from erase.core.scoring import Sample
-from erase.data.captioned import CaptionedImages, read_folder, write_captions
+from erase.data.captioned import CaptionedImages
 from erase.data.prompts import Concept, prompts_hash, prompts_root
-from erase.evaluation.render import render
 from erase.models.loading import ModelSource, load_pipeline, save_pipeline
 from erase.record import RunRecord, atomic_directory, fingerprint
 from erase.tasks.denoiser import LatentCache, Shard
@@ -32,8 +30,10 @@ from erase.training.folder import (
     lock_run_folder,
     open_run_folder,
 )
+from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import Plan, build_method, plan
+from erase.training.sets import render_set
 
 KIND = "concept"
 CACHE = "latents.safetensors"
@@ -53,6 +53,7 @@ def erase_concept(
     ends with the weights that it would have had undisturbed.
     """
     planned = plan(config, device=device)
+    _say(planned.concept.notes)
     accelerator = _accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     continued = open_run_folder(
@@ -112,13 +113,18 @@ def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "base_model": str(source.path.resolve()) if source.is_folder else source.name,
         "base_revision": source.revision,
         "base_fingerprint": planned.facts["base"],
-        "target": {"suite": concept.suite, "concepts": [concept.name]},
+        "target": concept.target(),
         "seed": config.seed,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "prompts_hash": prompts_hash(prompts_root(config.prompts)),
     }
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes if os.environ.get("RANK", "0") == "0" else ():
+        click.echo(f"Warning: {note}.", err=True)
 
 
 def _device_peak(device: torch.device) -> int | None:
@@ -202,46 +208,21 @@ def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCac
 def _images(
     planned: Plan, name: str, pipeline: Any, output: Path, accelerator: Accelerator
 ) -> CaptionedImages:
-    config = planned.config
-    prompts: tuple[str, ...] = getattr(planned.concept, name)
-    folder = getattr(config, f"{name}_images")
-    if folder:
-        return read_folder(Path(folder), prompts)
-    samples = [
-        Sample(
-            id=f"{index:05d}",
-            prompt=prompts[index % len(prompts)],
-            seed=derive_seed(config.seed, "render", name, index),
-            guidance=getattr(config, f"{name}_guidance"),
-        )
-        for index in range(getattr(config, f"num_{name}_images"))
-    ]
-    rendered = output / "data" / name
-    with tqdm(
-        desc=f"render the {name} set",
-        unit="image",
-        total=len(samples),
-        disable=not accelerator.is_main_process,
-    ) as bar:
-        files = render(
-            pipeline,
-            samples,
-            rendered,
-            steps=config.render_steps or 1,
-            batch_size=config.render_batch_size or 1,
-            size=config.resolution,
-            device=str(accelerator.device),
-            fingerprint=fingerprint([deciding(config), planned.facts, name]),
-            progress=lambda done, _: bar.update(done - bar.n),
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        names = [str(file.relative_to(rendered)) for file in files]
-        write_captions(rendered, dict(zip(names, (s.prompt for s in samples), strict=True)))
-    accelerator.wait_for_everyone()
-    return read_folder(rendered, prompts)
+    """The images of a set: those that are given, or else rendered into the run folder."""
+    if name in planned.sets:
+        return planned.sets[name]
+    config, concept = planned.config, planned.concept
+    chosen = getattr(config, f"filter_{name}")
+    return render_set(
+        name,
+        config,
+        concept,
+        pipeline,
+        output / "data" / name,
+        accelerator,
+        fingerprint=fingerprint([deciding(config), planned.facts, name]),
+        shows=load_filter(chosen, config, concept) if chosen else None,
+    )
 
 
 def _save(

@@ -14,14 +14,17 @@ from erase import registry
 from erase.config import ConceptConfig, check_least
 from erase.core.checks import check_device
 from erase.core.params import select_parameters
-from erase.data.captioned import CaptionedImages, check_readable, read_folder
-from erase.data.prompts import Concept, find_concept, prompts_root, read_prompts
+from erase.data.captioned import CaptionedImages
+from erase.data.concepts import Concept, find_concept
+from erase.data.prompts import prompts_root, read_prompts
 from erase.errors import InputError
 from erase.models.loading import ModelSource, resolve
 from erase.record import fingerprint, hash_file, versions
 from erase.tasks.protocol import Method
 from erase.tasks.text_to_image import TextToImageTask
+from erase.training.filters import check_filters
 from erase.training.recipes import recipe
+from erase.training.sets import check_drawn, given_sets
 
 ALIASES = {"joint": "lur-b"}
 PIPELINES = ("StableDiffusionPipeline",)
@@ -53,12 +56,14 @@ class Plan:
     """A run of `erase concept` with nothing left open.
 
     `facts` are what, beside the settings, decides the result: a run is resumed only where they
-    are as they were. `inputs` are the files and folders that it reads.
+    are as they were. `sets` are the images that are given, by the name of their set; the others
+    are rendered. `inputs` are the files and folders that it reads.
     """
 
     config: ConceptConfig
     source: ModelSource
     concept: Concept
+    sets: Mapping[str, CaptionedImages]
     facts: dict[str, Any]
     inputs: tuple[str | Path | None, ...]
 
@@ -83,19 +88,15 @@ def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True
         forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
         retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
     )
-    images: dict[str, Any] = {}
-    for name in ("forget", "retain"):
-        folder = getattr(config, f"{name}_images")
-        if folder:
-            found = read_folder(Path(folder), getattr(concept, name))
-            check_readable(found)
-            images[name] = _images_hash(found)
-    config = _resolved(config, source)
+    check_drawn(source, concept, config)
+    check_filters(config, concept)
+    sets = given_sets(config, concept)
+    config = _resolved(config, source, concept)
     _check(config, source, device)
     facts = {
         "base": source.fingerprint(),
         "prompts": fingerprint([concept.forget, concept.anchors, concept.retain]),
-        "images": images or None,
+        "images": {name: _images_hash(found) for name, found in sets.items()} or None,
         "versions": {
             name: version
             for name, version in versions().items()
@@ -110,18 +111,19 @@ def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True
         config.forget_images,
         config.retain_images,
     )
-    return Plan(config, source, concept, facts, inputs)
+    return Plan(config, source, concept, sets, facts, inputs)
 
 
 def _images_hash(images: CaptionedImages) -> str:
     return fingerprint([[hash_file(path) for path in images.paths], images.captions])
 
 
-def _resolved(config: ConceptConfig, source: ModelSource) -> ConceptConfig:
-    """Fill what the user left open: from the recipe first, then from the method."""
+def _resolved(config: ConceptConfig, source: ModelSource, concept: Concept) -> ConceptConfig:
+    """Fill what the user left open: from the concept, the size's recipe, then the method."""
     config = config.replace(method=ALIASES.get(config.method, config.method))
     if config.resolution is None:
         config = config.replace(resolution=source.resolution())
+    config = config.with_defaults(concept.recipe)
     config = config.with_defaults(recipe(config.resolution or 0))
     settings = registry.load("methods", config.method).Settings()
     return config.with_defaults(
