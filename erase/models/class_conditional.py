@@ -22,7 +22,7 @@ from erase.errors import InputError
 TRAIN_TIMESTEPS = 1000
 
 
-class ClassConditionalPipeline(DiffusionPipeline):
+class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Renders images of named classes.
 
     Args:
@@ -62,7 +62,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         """Label of the null class."""
         return len(self.config.id2label)
 
-    def labels(self, names: Sequence[str | None]) -> Tensor:
+    def labels(self, names: Sequence[str]) -> Tensor:
         """Labels `[N]` of class names; the null class for an empty name.
 
         Raises InputError for a name that the model does not know.
@@ -113,8 +113,9 @@ class ClassConditionalPipeline(DiffusionPipeline):
         labels = self.labels(names).to(device)
         guided = guidance_scale > 1.0
         if guided:
-            away = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-            away = away or [None]
+            away = (
+                [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or [""]
+            )
             away = list(away) * len(names) if len(away) == 1 else away
             labels = torch.cat([self.labels(away).to(device), labels])
         shape = (len(names), self.unet.config.in_channels, size, size)

@@ -32,7 +32,7 @@ class SD3Task(TextToImageTask):
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Samples at their timesteps, ``[B, …]``."""
-        sigma = (timesteps / self.scheduler.config.num_train_timesteps).to(clean.dtype)
+        sigma: Tensor = (timesteps / self.scheduler.config.num_train_timesteps).to(clean.dtype)
         sigma = sigma.view(-1, *[1] * (clean.ndim - 1))
         return (1 - sigma) * clean + sigma * noise
 
