@@ -13,12 +13,17 @@ from erase.record import RECORD, read_json
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
-RUN_CONTROL = frozenset({"checkpointing_steps", "checkpoints_total_limit", "report_to"})
+RUN_CONTROL = frozenset(
+    {
+        *("checkpointing_steps", "checkpoints_total_limit", "report_to"),
+        *("validation_prompts", "validation_steps"),
+    }
+)
 """Settings that may differ between a run and its resumption: they do not change the result."""
 OWN = (
     *("data", "latents.safetensors", "log.jsonl", "README.md", "checkpoint-*", "evaluation-*"),
     *("evaluation", "model_index.json", "model.safetensors", "model.json", "forget.json"),
-    *("metrics.json", "tensorboard", ".pipeline", ".*partial-*", ".*old-*"),
+    *("lora", "validation", "metrics.json", "tensorboard", ".pipeline", ".*partial-*", ".*old-*"),
 )
 """What runs leave in their folder, beside the parts that `model_index.json` names."""
 
