@@ -26,7 +26,12 @@ LAYERS = {
     "__main__": 5,
 }
 PLUGINS = ("methods", "suites", "metrics")
-ALLOWED_TO_PLUGINS = {"erase.tasks.protocol", "erase.tasks.method", "erase.data.prompts"}
+ALLOWED_TO_PLUGINS = {
+    "erase.tasks.protocol",
+    "erase.tasks.method",
+    "erase.tasks.denoising",
+    "erase.data.prompts",
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

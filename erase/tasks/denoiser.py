@@ -198,6 +198,11 @@ class DenoiserTask(ABC):
             fresh = type(self.model).from_config(self.model.config)  # type: ignore[attr-defined]
         self.model.load_state_dict(fresh.state_dict())
 
+    @property
+    def batch_size(self) -> int:
+        """Images of each set in one optimizer step, over micro-batches and processes."""
+        return self.shard.total
+
     def size(self, subset: str) -> int:
         """Number of images in a set."""
         return len(self.cache.sets[subset])

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from erase.core.meta import NonFiniteLossError, Stats
 from erase.tasks.protocol import ClassifierTask, Loss, Reduce, Subset, Task
@@ -20,6 +21,14 @@ class BaseMethod:
     """Whether `prepare` does everything and no step follows."""
     epoch_over: ClassVar[Literal["forget", "retain", "all"]] = "retain"
     """The set that one epoch goes through once."""
+    sets: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    """Sets of images that a denoiser's run has to have; `anchor` is of what is shown instead."""
+
+    def check(self, model: Module, family: str) -> None:
+        """Refuse (InputError) a model that the method cannot work on, before anything is done.
+
+        `model` may be on the meta device: names and shapes, no weights.
+        """
 
     def prepare(self, task: Any) -> None:
         """Nothing to prepare."""

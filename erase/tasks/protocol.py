@@ -97,6 +97,10 @@ class Denoiser(Task, Protocol):
     def empty(self) -> int:
         """Row of the empty prompt, or of the null class."""
 
+    @property
+    def batch_size(self) -> int:
+        """Images of each set in one optimizer step, over micro-batches and processes."""
+
     def size(self, subset: str) -> int:
         """Number of images in a set."""
 
@@ -200,6 +204,9 @@ class Method(Protocol):
     `Settings` is a frozen dataclass of hyper-parameters, the source's defaults, each field with
     `metadata={"help": …}`. `Method(settings)` is what the loop drives. `DEFAULTS`, where a file
     has it, holds what the source uses on a data set; `SEARCH`, the ranges that a search goes over.
+    A file may also hold `DenoiserMethod` and `DenoiserSettings`, where what it does to a denoiser
+    is another thing, and `DENOISER`, the settings of a run on a denoiser by kind: `large`, the
+    source's for Stable Diffusion, `small` (at most 64 pixels), or the name of a family.
 
     The task is `Any` here because a method of one family asks for that family's task; whoever
     builds the method checks `families` first.
@@ -208,6 +215,13 @@ class Method(Protocol):
     families: ClassVar[frozenset[str]]
     """Task families that the method is defined for."""
     settings: Any
+    closed_form: ClassVar[bool]
+    """Whether `prepare` does everything and no step follows."""
+    sets: ClassVar[tuple[str, ...]]
+    """Sets of images that a denoiser's run has to have."""
+
+    def check(self, model: Module, family: str) -> None:
+        """Refuse (InputError) a model that the method cannot work on; it may lack weights."""
 
     def prepare(self, task: Any) -> None:
         """Do what is done once: masks, trimming, importance weights. May do nothing."""
