@@ -36,6 +36,12 @@ NETWORKS = ("unet", "transformer")
 HALF = "*.fp16.safetensors"
 UNUSED = ["*non_ema*", "safety_checker/*"]
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
+_UNWANTED = ("safety_checker", "requires_safety_checker")
+_ABSENT: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {"safety_checker": None, "requires_safety_checker": False},
+    "StableDiffusion3Pipeline": {"text_encoder_3": None, "tokenizer_3": None},
+}
+"""Parts that are left out, and parts that a folder need not have, by class of pipeline."""
 
 
 @dataclass(frozen=True)
@@ -187,16 +193,20 @@ def load_pipeline(
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    own = source.pipeline_class() == ClassConditionalPipeline.__name__
-    options = {} if own else {"safety_checker": None, "requires_safety_checker": False}
+    kind = source.pipeline_class()
+    absent = _ABSENT.get(kind, {}).items()
+    named = read_json(source.path / "model_index.json")
+    options = {
+        name: value for name, value in absent if name in _UNWANTED or not any(named.get(name) or ())
+    }
+    own = kind == ClassConditionalPipeline.__name__
     try:
         pipeline = (ClassConditionalPipeline if own else DiffusionPipeline).from_pretrained(
             str(source.path),
             use_safetensors=True,
             local_files_only=True,
             variant=source.variant(),
-            **options,
-            **components,
+            **(options | components),
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
