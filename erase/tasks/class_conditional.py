@@ -40,7 +40,7 @@ class ClassConditionalTask(DenoiserTask):
 
 def encode(
     pipeline: ClassConditionalPipeline,
-    sets: Mapping[str, CaptionedImages],
+    sets: Mapping[str, CaptionedImages | LabelledSet],
     anchors: Mapping[str, Sequence[str]],
     *,
     size: int,
@@ -50,49 +50,30 @@ def encode(
 
     Args:
         pipeline: names the classes.
-        sets: images by the name of their set, `forget` and `retain` among them.
+        sets: images by the name of their set, `forget` and `retain` among them: files with
+            captions, or images in memory with the model's own labels.
         anchors: for each forget class, the classes to show instead; a class that is not a key
             takes them from all anchors together.
         size: pixels a side, the model's own.
         device: unused.
 
-    Raises InputError for a caption that is not a class, or another size.
+    Raises InputError for a caption that is not a class, or images of another size.
     """
     own = int(pipeline.unet.config.sample_size)
     if size != own:
         raise InputError(f"This model is for images of {own} pixels.", f"Give --resolution {own}.")
+    encoded = {name: _pixels(pipeline, images, own) for name, images in sets.items()}
     every = tuple(dict.fromkeys(name for names in anchors.values() for name in names))
-    instead = {name: tuple(anchors.get(name, every)) for name in set(sets["forget"].captions)}
-    encoded = {
-        name: _pixels(
-            torch.stack([load_image(path, size) for path in images.paths]),
-            pipeline.labels(images.captions),
-        )
-        for name, images in sets.items()
-    }
-    return _cache(pipeline.classes, encoded, instead)
+    names = (*pipeline.classes, "")
+    forgotten = [names[label] for label in encoded["forget"].condition.unique().tolist()]
+    instead = {name: tuple(anchors.get(name, every)) for name in forgotten}
+    return _cache(pipeline, encoded, instead)
 
 
-def encode_labelled(
-    classes: Sequence[str],
-    sets: Mapping[str, LabelledSet],
-    anchors: Mapping[str, Sequence[str]],
-) -> LatentCache:
-    """The same of labelled images that are in memory.
-
-    Args:
-        classes: names of the model's classes, by label.
-        sets: images by the name of their set, of the model's size.
-        anchors: for each forget class, the classes to show instead; empty where nothing is
-            forgotten.
-
-    Raises InputError for a name that is not a class.
-    """
-    encoded = {
-        name: _pixels(images.images.float().cpu() / 127.5 - 1, images.labels.cpu())
-        for name, images in sets.items()
-    }
-    return _cache(classes, encoded, anchors)
+def encode_retained(pipeline: ClassConditionalPipeline, images: LabelledSet) -> LatentCache:
+    """The same where nothing is forgotten: labelled images to train on."""
+    size = int(pipeline.unet.config.sample_size)
+    return _cache(pipeline, {"retain": _pixels(pipeline, images, size)}, {})
 
 
 def split_by_class(
@@ -117,22 +98,37 @@ def split_by_class(
     return sets
 
 
-def _pixels(images: Tensor, labels: Tensor) -> EncodedImages:
-    return EncodedImages(images, torch.zeros(len(images), 1, 1, 1), labels)
+def _labelled(images: LabelledSet) -> EncodedImages:
+    return _pixels(images.images.float().cpu() / 127.5 - 1, images.labels.cpu())
+
+
+def _pixels(
+    pipeline: ClassConditionalPipeline, images: CaptionedImages | LabelledSet, size: int
+) -> EncodedImages:
+    if isinstance(images, LabelledSet):
+        held = images.images.shape[-1]
+        if held != size:
+            raise InputError(
+                f"The images have {held} pixels a side, the model {size}.", "Give other data."
+            )
+        pixels, labels = images.images.float().cpu() / 127.5 - 1, images.labels.cpu()
+    else:
+        pixels = torch.stack([load_image(path, size) for path in images.paths])
+        labels = pipeline.labels(images.captions)
+    return EncodedImages(pixels, torch.zeros(len(pixels), 1, 1, 1), labels)
 
 
 def _cache(
-    classes: Sequence[str],
+    pipeline: ClassConditionalPipeline,
     sets: Mapping[str, EncodedImages],
     anchors: Mapping[str, Sequence[str]],
 ) -> LatentCache:
-    null = len(classes)
+    null = pipeline.null_class
     width = max((len(names) for names in anchors.values()), default=1)
     rows = torch.full((null + 1, width), null)
     for name, names in anchors.items():
-        labels = [_label(classes, other) if other else null for other in names]
-        cycled = [labels[k % len(labels)] for k in range(width)]
-        rows[_label(classes, name) if name else null] = torch.tensor(cycled)
+        shown = pipeline.labels([names[k % len(names)] for k in range(width)])
+        rows[pipeline.labels([name])[0]] = shown
     return LatentCache(sets, {"labels": torch.arange(null + 1)}, rows, null)
 
 
