@@ -14,7 +14,7 @@ from erase.record import read_jsonl
 from erase.tasks.denoiser import Shard
 from erase.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.plan import build_method
+from erase.training.methods import build_method
 from tests.tiny import tiny_task, tiny_unet
 
 CONFIG = LoopConfig(

@@ -20,7 +20,7 @@ from erase.errors import InputError
 from erase.models.loading import EMBEDDED, load_pipeline, resolve
 from erase.models.lora import add_lora, fuse_lora, lora_targets, lora_weights
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.plan import build_method
+from erase.training.methods import build_method
 from erase.training.trained import check_trained, trained_parameters
 from tests.tiny import tiny_task, tiny_unet
 

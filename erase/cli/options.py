@@ -37,7 +37,7 @@ def config_options(
 
     def add(command: Command) -> Command:
         for item in reversed(_own_first(config)):
-            if item.name in skip:
+            if item.name in skip or not item.metadata.get("option", True):
                 continue
             kind = _plain_type(hints[item.name])
             dashed = item.name.replace("_", "-")
@@ -60,8 +60,8 @@ def config_options(
 def _own_first(config: type[Config]) -> "list[dataclasses.Field[Any]]":
     """Fields with the class's own before the inherited ones, as a reader of --help wants them."""
     fields = dataclasses.fields(config)  # type: ignore[arg-type]
-    own = config.__annotations__
-    return sorted(fields, key=lambda item: item.name not in own)
+    owners = [vars(kind).get("__annotations__", {}) for kind in config.__mro__]
+    return sorted(fields, key=lambda item: [item.name in names for names in owners].index(True))
 
 
 def _plain_type(hint: Any) -> type:
@@ -156,3 +156,29 @@ def run_options(command: Command) -> Command:
     ):
         command = decorator(command)
     return command
+
+
+def settings_option(command: Command) -> Command:
+    """`--set NAME=VALUE` for the method's own settings; `with_settings` takes what was given."""
+    return click.option(
+        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any setting of the method."
+    )(command)
+
+
+RunConfig = TypeVar("RunConfig", bound=Config)
+
+
+def with_settings(config: RunConfig, given: tuple[str, ...], *, keep: bool = True) -> RunConfig:
+    """A copy with `--set` values, as texts, over the `settings` of a `--config` file.
+
+    `keep` says whether the file's are of the same method. They are understood when it is known
+    what family of models the method is for.
+    """
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text} is not NAME=VALUE.", "Write e.g. --set alpha=0.01.")
+        pairs[name.replace("-", "_")] = value
+    before = dict(config.settings) if keep else {}  # type: ignore[attr-defined]
+    return config.replace(settings={**before, **pairs})

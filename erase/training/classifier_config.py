@@ -1,15 +1,14 @@
 """Configurations of classifier training and unlearning, and how their gaps are filled."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from erase import registry
 from erase.config import Config, check_least, option
 from erase.errors import InputError
+from erase.training.methods import find_method, parse_settings
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
@@ -95,10 +94,7 @@ class CompareConfig(Config):
 
 def method_module(name: str) -> ModuleType:
     """The plug-in; InputError when there is none, or it is not for classifiers."""
-    module = registry.load("methods", name)
-    if "classifier" not in module.Method.families:
-        raise InputError(f"The method {name!r} is not for classifiers.", "Choose another --method.")
-    return module
+    return find_method(name, "classifier").module
 
 
 def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
@@ -119,18 +115,17 @@ def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfi
     Raises:
         InputError: unknown method or setting, or a value out of range.
     """
-    module = method_module(config.method)
+    found = find_method(config.method, "classifier")
     defaults = {"epochs": 1, "learning_rate": 0.01, "schedule": "constant"}
-    defaults |= {"train_batch_size": BATCH.get(recipe, 256), **recipe_of(module, recipe, share)}
-    names = {item.name: item for item in dataclasses.fields(module.Settings)}
-    unknown = sorted(set(config.settings) - set(names))
-    if unknown:
-        raise InputError(
-            f"{config.method} has no setting {unknown[0]!r}.",
-            f"Its settings: {', '.join(names) or 'none'}.",
-        )
-    own = {name: defaults.pop(name) for name in names if name in defaults}
-    settings = dataclasses.asdict(module.Settings(**{**own, **config.settings}))
+    defaults |= {
+        "train_batch_size": BATCH.get(recipe, 256),
+        **recipe_of(found.module, recipe, share),
+    }
+    found.check(config.settings)
+    texts = {name: text for name, text in config.settings.items() if isinstance(text, str)}
+    given = {**config.settings, **parse_settings(found, texts)}
+    own = {name: defaults.pop(name) for name in found.names if name in defaults}
+    settings = dataclasses.asdict(found.settings(**{**own, **given}))
     config = config.with_defaults(defaults).replace(settings=settings)
     check_ranges(config)
     return config
@@ -155,24 +150,3 @@ def check_ranges(config: RunSettings) -> None:
         )
     if config.mixed_precision not in ("no", "bf16"):
         raise InputError(f"--mixed-precision is {config.mixed_precision}.", "Use no or bf16.")
-
-
-def parse_settings(module: ModuleType, given: Mapping[str, str]) -> dict[str, Any]:
-    """Values of NAME=VALUE pairs, each as its field's default says (numbers, words, None)."""
-    import yaml
-
-    known = {item.name for item in dataclasses.fields(module.Settings)}
-    parsed: dict[str, Any] = {}
-    for name, text in given.items():
-        name = name.replace("-", "_")
-        if name not in known:
-            raise InputError(
-                f"{module.__name__.rpartition('.')[2]} has no setting {name!r}.",
-                f"Its settings: {', '.join(sorted(known)) or 'none'}.",
-            )
-        value = yaml.safe_load(text)
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value = float(value)  # YAML takes 1e-3 for a word
-        parsed[name] = value
-    return parsed

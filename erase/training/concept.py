@@ -10,18 +10,18 @@ from typing import Any
 import click
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
 
 from erase.config import ConceptConfig
-from erase.core.params import select_parameters
-from erase.data.captioned import CaptionedImages
-from erase.data.prompts import Concept, prompts_hash, prompts_root
-from erase.models.loading import ModelSource, load_pipeline, save_pipeline
+from erase.data.prompts import prompts_hash, prompts_root
+from erase.models.loading import load_pipeline, save_pipeline
+from erase.models.lora import FOLDER as LORA
+from erase.models.lora import fuse_lora, lora_weights, save_lora
+from erase.models.modelspec import provenance
 from erase.record import RunRecord, atomic_directory, fingerprint
 from erase.tasks.denoiser import LatentCache, Shard
-from erase.tasks.text_to_image import TextToImageTask, encode
 from erase.training.card import model_card
 from erase.training.checkpoint import find_checkpoint
+from erase.training.filters import load_filter
 from erase.training.folder import (
     CONFIG,
     clear_run_folder,
@@ -30,10 +30,11 @@ from erase.training.folder import (
     lock_run_folder,
     open_run_folder,
 )
-from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.plan import Plan, build_method, plan
-from erase.training.sets import render_set
+from erase.training.methods import build_method
+from erase.training.plan import Plan, plan
+from erase.training.sets import Images, render_set
+from erase.training.trained import trained_parameters
 
 KIND = "concept"
 CACHE = "latents.safetensors"
@@ -132,18 +133,19 @@ def _device_peak(device: torch.device) -> int | None:
 
 
 def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> None:
-    config, source, concept = planned.config, planned.source, planned.concept
+    config, source = planned.config, planned.source
     cache = _latents(planned, output, accelerator)
-    pipeline = load_pipeline(source, vae=None, text_encoder=None)
-    unet = pipeline.unet.to(accelerator.device)
+    family = planned.family
+    pipeline = load_pipeline(source, **dict.fromkeys(family.frozen))
+    unet = getattr(pipeline, family.component).to(accelerator.device)
     unet.train()
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    parameters = select_parameters(unet, config.trainable)
+    parameters = trained_parameters(unet, config)
     bf16 = config.mixed_precision == "bf16"
-    task = TextToImageTask(
+    task = family.task(
         model=unet,
-        scheduler=DDPMScheduler.from_config(pipeline.scheduler.config),
+        scheduler=family.training_scheduler(pipeline),
         cache=cache,
         parameters=parameters,
         shard=Shard(
@@ -175,7 +177,7 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
     )
     loop.run(checkpoint)
     if accelerator.is_main_process:
-        _save(config, source, concept, unet, output)
+        _save(planned, unet, output)
     accelerator.wait_for_everyone()
 
 
@@ -188,12 +190,12 @@ def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCac
     if not cached:
         pipeline = load_pipeline(source)
         pipeline.to(accelerator.device)
-        sets = {
+        sets: dict[str, Any] = {
             name: _images(planned, name, pipeline, output, accelerator)
-            for name in ("forget", "retain")
+            for name in build_method(config, planned.family.task.family).sets
         }
         if accelerator.is_main_process:
-            encode(
+            planned.family.encode(
                 pipeline,
                 sets,
                 dict(zip(concept.forget, concept.anchors, strict=True)),
@@ -207,12 +209,12 @@ def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCac
 
 def _images(
     planned: Plan, name: str, pipeline: Any, output: Path, accelerator: Accelerator
-) -> CaptionedImages:
+) -> Images:
     """The images of a set: those that are given, or else rendered into the run folder."""
     if name in planned.sets:
         return planned.sets[name]
     config, concept = planned.config, planned.concept
-    chosen = getattr(config, f"filter_{name}")
+    chosen = getattr(config, f"filter_{name}", None)
     return render_set(
         name,
         config,
@@ -225,18 +227,32 @@ def _images(
     )
 
 
-def _save(
-    config: ConceptConfig, source: ModelSource, concept: Concept, unet: Any, output: Path
-) -> None:
-    """Write the complete pipeline into the run folder, part by part, each by renaming."""
+def _save(planned: Plan, unet: Any, output: Path) -> None:
+    """Write the complete pipeline into the run folder, part by part, each by renaming.
+
+    Adapters are written beside it, and added to the weights.
+    """
+    config, source = planned.config, planned.source
+    adapters = lora_weights(unet) if config.lora_rank else {}
+    if adapters:
+        fuse_lora(unet)
     dtype = torch.float16 if config.save_dtype == "fp16" else torch.float32
-    pipeline = load_pipeline(source, unet=unet.to("cpu"))
+    pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
     with atomic_directory(output / ".pipeline") as aside:
         save_pipeline(pipeline, aside, dtype)
+        if adapters:
+            header = provenance(
+                erased=[planned.concept.name],
+                method=config.method,
+                base=source.name,
+                revision=source.revision,
+                fingerprint=planned.facts["base"],
+            )
+            save_lora(aside / LORA, adapters, header)
     for part in sorted((output / ".pipeline").iterdir()):
         target = output / part.name
         if target.is_dir():
             shutil.rmtree(target)
         part.replace(target)
     (output / ".pipeline").rmdir()
-    model_card(output, config, source, concept)
+    model_card(output, config, source, planned.concept, planned.facts["base"])

@@ -18,6 +18,7 @@ from erase.config import ConceptConfig
 from erase.core.rng import derive_seed
 from erase.core.scoring import Sample
 from erase.data.captioned import CaptionedImages, check_readable, read_folder, write_captions
+from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept
 from erase.errors import InputError, RunError
 from erase.evaluation.render import IMAGES, readable, render
@@ -26,6 +27,8 @@ from erase.record import read_json, write_json
 
 Shows = Callable[[Sequence[Path]], list[bool]]
 """Whether each of some images shows the concept."""
+Images = CaptionedImages | LabelledSet
+"""Images that are given: files with captions, or labelled ones in memory."""
 KEPT = "kept.json"
 CANDIDATES = 4  # at most so many times the images wanted are rendered when they are filtered
 
@@ -47,14 +50,23 @@ def check_drawn(source: ModelSource, concept: Concept, config: ConceptConfig) ->
             )
 
 
-def given_sets(config: ConceptConfig, concept: Concept) -> dict[str, CaptionedImages]:
+def prompts_of(concept: Concept, name: str) -> tuple[str, ...]:
+    """The prompts of a set: `forget`, `retain`, or `anchor`, what is shown instead."""
+    if name == "anchor":
+        return tuple(dict.fromkeys(text for texts in concept.anchors for text in texts))
+    prompts: tuple[str, ...] = getattr(concept, name)
+    return prompts
+
+
+def given_sets(config: ConceptConfig, concept: Concept) -> dict[str, Images]:
     """The sets that the user gives as folders of images, every image decoded once."""
-    sets = {}
-    for name in ("forget", "retain"):
+    sets: dict[str, Images] = {}
+    for name in ("forget", "retain", "anchor"):
         folder = getattr(config, f"{name}_images")
         if folder:
-            sets[name] = read_folder(Path(folder), getattr(concept, name))
-            check_readable(sets[name])
+            found = read_folder(Path(folder), prompts_of(concept, name))
+            check_readable(found)
+            sets[name] = found
     return sets
 
 
@@ -72,7 +84,7 @@ def render_set(
     """Render the images of a set into `folder`, with `metadata.jsonl` of their captions.
 
     Args:
-        name: `forget` or `retain`.
+        name: `forget`, `retain` or `anchor`.
         config: how many, with which steps, guidance and batch size.
         concept: whose prompts are taken in turn.
         pipeline: renders them.
@@ -132,13 +144,14 @@ def render_set(
 def _samples(
     name: str, config: ConceptConfig, concept: Concept, numbers: Sequence[int]
 ) -> list[Sample]:
-    prompts: tuple[str, ...] = getattr(concept, name)
+    prompts = prompts_of(concept, name)
     return [
         Sample(
             id=f"{number:05d}",
             prompt=prompts[number % len(prompts)],
             seed=derive_seed(config.seed, "render", name, number),
-            guidance=getattr(config, f"{name}_guidance"),
+            # What is shown instead stays, so it is rendered as the retain set is.
+            guidance=getattr(config, f"{'forget' if name == 'forget' else 'retain'}_guidance"),
         )
         for number in numbers
     ]

@@ -14,11 +14,11 @@ def check_trained(model: Module, config: ConceptConfig) -> None:
     if config.lora_rank is None:
         if config.lora_alpha is not None:
             raise InputError("--lora-alpha is given without --lora-rank.", "Give --lora-rank too.")
-        select_parameters(model, config.trainable)
+        select_parameters(model, config.trainable or "full")
         return
     if config.lora_alpha is not None and not config.lora_alpha > 0:
         raise InputError(f"--lora-alpha is {config.lora_alpha}.", "Give a number above 0.")
-    lora_targets(model, config.trainable, config.lora_rank)
+    lora_targets(model, config.trainable or "full", config.lora_rank)
 
 
 def trained_parameters(model: Module, config: ConceptConfig) -> dict[str, Parameter]:
@@ -28,10 +28,10 @@ def trained_parameters(model: Module, config: ConceptConfig) -> dict[str, Parame
     InputError when nothing is chosen.
     """
     if config.lora_rank is None:
-        return select_parameters(model, config.trainable)
+        return select_parameters(model, config.trainable or "full")
     return add_lora(
         model,
-        config.trainable,
+        config.trainable or "full",
         rank=config.lora_rank,
         alpha=config.lora_alpha,
         seed=derive_seed(config.seed, "lora"),
