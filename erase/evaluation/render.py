@@ -184,9 +184,14 @@ def readable(file: Path) -> bool:
 
 
 def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Batches of one guidance scale each: a pipeline takes one scale for all of its prompts."""
-    for guidance in dict.fromkeys(sample.guidance for sample in samples):
-        group = [sample for sample in samples if sample.guidance == guidance]
+    """Batches of one guidance scale each, with or without negative prompts.
+
+    A pipeline takes one scale for all of its prompts, and some (SDXL) take no negative prompt for
+    something else than an empty one.
+    """
+    kinds = [(sample.guidance, bool(sample.negative_prompt)) for sample in samples]
+    for kind in dict.fromkeys(kinds):
+        group = [sample for sample, its in zip(samples, kinds, strict=True) if its == kind]
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
@@ -202,7 +207,7 @@ def _render_batch(
     """Images of a batch, rendered at the full batch size whatever its length."""
     filled = [batch[position % len(batch)] for position in range(batch_size)]
     options: dict[str, Any] = {} if size is None else {"height": size, "width": size}
-    if batch[0].guidance > 1.0:
+    if batch[0].guidance > 1.0 and batch[0].negative_prompt:
         options["negative_prompt"] = [sample.negative_prompt for sample in filled]
     output = pipeline(
         prompt=[sample.prompt for sample in filled],

@@ -98,10 +98,6 @@ def split_by_class(
     return sets
 
 
-def _labelled(images: LabelledSet) -> EncodedImages:
-    return _pixels(images.images.float().cpu() / 127.5 - 1, images.labels.cpu())
-
-
 def _pixels(
     pipeline: ClassConditionalPipeline, images: CaptionedImages | LabelledSet, size: int
 ) -> EncodedImages:
