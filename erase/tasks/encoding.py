@@ -10,6 +10,7 @@ from torch import Tensor
 
 from erase.data.captioned import CaptionedImages, load_image
 from erase.tasks.denoiser import EncodedImages, LatentCache
+from erase.tasks.words import word_positions
 
 ENCODE_BATCH = 16
 Conditions = Callable[[DiffusionPipeline, list[str]], dict[str, Tensor]]
@@ -30,7 +31,8 @@ class Captions:
                 a key takes them from all anchors together.
         """
         every = tuple(dict.fromkeys(text for texts in anchors.values() for text in texts))
-        self._instead = {
+        # What to show instead of each forget caption.
+        self.instead = {
             text: tuple(anchors.get(text, every)) for text in set(sets["forget"].captions)
         }
         captions = {text for images in sets.values() for text in images.captions}
@@ -44,9 +46,9 @@ class Captions:
 
     def anchor_rows(self) -> Tensor:
         """Rows that may be shown instead of each row, `[P, A]`; the empty one where none are."""
-        width = max(len(texts) for texts in self._instead.values())
+        width = max(len(texts) for texts in self.instead.values())
         rows = torch.full((len(self.prompts), width), self.empty)
-        for prompt, texts in self._instead.items():
+        for prompt, texts in self.instead.items():
             cycled = [self.row[texts[k % len(texts)]] for k in range(width)]
             rows[self.row[prompt]] = torch.tensor(cycled)
         return rows
@@ -84,9 +86,10 @@ def encode_with(
         mean, std = _moments(pipeline.vae, images.paths, size)
         rows = torch.tensor([captions.row[text] for text in images.captions])
         encoded[name] = EncodedImages(mean, std, rows)
+    tensors = {name: torch.cat([part[name] for part in parts]).float().cpu() for name in parts[0]}
     return LatentCache(
         encoded,
-        {name: torch.cat([part[name] for part in parts]).float().cpu() for name in parts[0]},
+        tensors | word_positions(pipeline.tokenizer, captions.prompts, captions.instead),
         captions.anchor_rows(),
         captions.empty,
     )
