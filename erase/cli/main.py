@@ -14,6 +14,7 @@ from erase.cli.processes import asked_for_more, run_all, speaks
 from erase.errors import EraseError
 
 COMMANDS = {
+    "class": "erase.cli.forget_class:forget_class",
     "classifier": "erase.cli.classifier:classifier",
     "compare": "erase.cli.compare:compare",
     "concept": "erase.cli.concept:concept",

@@ -105,7 +105,7 @@ def find_concept(
     words = (words,) if isinstance(words, str) else tuple(words)
     lists = [classes for classes in class_lists(root) if classes.concepts]
     files = concept_files(root)
-    labels: dict[str, set[int]] = {}
+    labels: dict[str | None, set[int]] = {}
     found: list[tuple[str, ClassList | None, Any]] = []
     for word in words:
         file = _by_name(files, word)
@@ -156,7 +156,7 @@ def from_class_list(
     kept = [other for other in range(count) if other not in forgotten]
     if not kept:
         raise InputError(
-            f"All classes of {classes.suite} are to be forgotten.", "Leave some to be kept."
+            f"All of {', '.join(classes.names)} are to be forgotten.", "Leave some to be kept."
         )
     anchor_label = classes.label(anchor) if anchor else None
     if anchor_label in forgotten:
@@ -180,7 +180,7 @@ def from_class_list(
         forget=forget,
         anchors=tuple(zip(*columns, strict=True)) or ((str(anchor),),) * len(forget),
         retain=tuple(text for other in kept for text in classes.captions("retain", other)),
-        source=classes.suite,
+        source=classes.suite or "classes",
     )
 
 

@@ -39,12 +39,12 @@ def prompts_hash(root: Path) -> str:
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes with caption templates; the file's name is the evaluation suite's.
+    """Classes with caption templates; the file's name is the evaluation suite's, if it has one.
 
     `concepts` says whether its classes are known as concepts too (`erase concept`).
     """
 
-    suite: str
+    suite: str | None
     classes: tuple[dict[str, str], ...]
     templates: dict[str, tuple[str, ...]]
     concepts: bool = True

@@ -1,6 +1,6 @@
 """Whether a rendered image really shows the concept: by NudeNet, or by the suite's classifier."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,17 @@ from erase.training.sets import Shows
 Detect = Callable[[Sequence[Path]], Sequence[Sequence[object]]]
 
 
-def check_filters(config: ConceptConfig, concept: Concept) -> None:
-    """Raise InputError for a filter that cannot tell whether an image shows the concept."""
+def check_filters(config: ConceptConfig, concept: Concept, given: Collection[str]) -> None:
+    """Raise InputError for a filter that cannot tell whether an image shows the concept.
+
+    `given` are the names of the sets that are not rendered.
+    """
     for name in ("forget", "retain"):
         chosen = getattr(config, f"filter_{name}")
-        if chosen and getattr(config, f"{name}_images"):
+        if chosen and name in given:
             raise InputError(
-                f"--filter-{name} is for rendered images, and --{name}-images is given.",
-                "Leave one out.",
+                f"--filter-{name} is for rendered images, and the {name} images are given.",
+                "Leave it out, or have them rendered.",
             )
         if chosen == "nudenet" and not concept.detected:
             raise InputError(
