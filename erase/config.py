@@ -210,26 +210,3 @@ class ClassConfig(ConceptConfig):
     num_retain_images: int | None = option(
         None, "Images of the other classes; default: all, or the recipe's when they are rendered."
     )
-
-
-@dataclass(frozen=True)
-class ClassConfig(ConceptConfig):
-    """`erase class`: make a diffusion model forget a class of images."""
-
-    model: str = option("sd-1.4", "Alias, folder or hub id.")
-    target: tuple[str, ...] = option((), "Class to forget; may be given several times.")
-    anchor: str | None = option(
-        None, "Class to show instead: next (the default), random, a class's name, or a prompt."
-    )
-    data: str = option(
-        "render",
-        "Images of the classes: imagenette, cifar10, a folder with one folder of images a class,"
-        " or render, which has the model make them.",
-    )
-    data_dir: str | None = option(None, "Where imagenette or cifar10 lies.")
-    num_forget_images: int | None = option(
-        None, "Images of the class; default: all, or the recipe's when they are rendered."
-    )
-    num_retain_images: int | None = option(
-        None, "Images of the other classes; default: all, or the recipe's when they are rendered."
-    )

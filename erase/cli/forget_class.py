@@ -5,21 +5,22 @@ from typing import Any
 
 import click
 
-from erase.cli.concept import run
-from erase.cli.options import config_options, resolve, run_options
+from erase.cli.concept import METHODS, run
+from erase.cli.options import config_options, resolve, run_options, settings_option, with_settings
 from erase.config import ClassConfig
 
 PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
 IMAGES = frozenset({"forget_images", "retain_images", "anchor_images"})
 
 
-@click.command("class")
+@click.command("class", epilog="\b\nMethods:\n" + METHODS)
 @run_options
 @config_options(
     ClassConfig,
     flags={"target_grad": "--target-grad/--detach-target"},
     skip=PROMPTS | IMAGES,
 )
+@settings_option
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved settings and captions; touch nothing."
 )
@@ -30,6 +31,7 @@ def forget_class(
     resume: str | None,
     device: str | None,
     dry_run: bool,
+    settings: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Make a diffusion model forget a class of images.
@@ -42,5 +44,7 @@ def forget_class(
     erase class --model mini-sd --target three --output runs/no-three
     erase class --target "golf ball" --data imagenette --output runs/no-golf-ball
     """
+    replayed = resolve(ClassConfig, {}, config)
     resolved = resolve(ClassConfig, given, config)
+    resolved = with_settings(resolved, settings, keep=resolved.method == replayed.method)
     run(resolved, output, overwrite, resume, device, dry_run)

@@ -1,7 +1,6 @@
 """Everything that `erase concept` can find out before it touches anything."""
 
 import hashlib
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from erase.errors import InputError
 from erase.models.loading import ModelSource, resolve
 from erase.record import fingerprint, hash_file, versions
 from erase.tasks.families import Family, family_of
-from erase.training.classes import class_sets
 from erase.training.classes import class_sets
 from erase.training.filters import check_filters
 from erase.training.methods import Found, build_method, fill, find_method
@@ -107,7 +105,6 @@ def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True
         config.retain_prompts,
         config.forget_images,
         config.retain_images,
-        *((config.data, config.data_dir) if isinstance(config, ClassConfig) else ()),
         *((config.data, config.data_dir) if isinstance(config, ClassConfig) else ()),
         config.anchor_images,
     )

@@ -40,9 +40,6 @@ LARGE: dict[str, Any] = {
 CLASS_EPOCHS = 5
 """Passes over the images of a class when Stable Diffusion forgets it (SalUn, Imagenette)."""
 
-CLASS_EPOCHS = 5
-"""Passes over the images of a class when Stable Diffusion forgets it (SalUn, Imagenette)."""
-
 
 def recipe(resolution: int) -> dict[str, Any]:
     """Defaults for a model that renders `resolution` pixels a side."""
