@@ -8,7 +8,8 @@ the prompt, so that whatever renders from prompts renders from it.
 
 import inspect
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
             K is the null class.
         scheduler: any of diffusers' for noise, v or sample prediction (DDIM, DDPM, DPM-Solver…).
         id2label: names of the K classes by label.
+        synonyms: other names of classes.
     """
 
     model_cpu_offload_seq = "unet"
@@ -39,11 +41,12 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         unet: UNet2DModel,
         scheduler: Any,
         id2label: dict[str, str] | None = None,
+        synonyms: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         named = dict(id2label or {})
-        self.register_to_config(id2label=named)
+        self.register_to_config(id2label=named, synonyms=dict(synonyms or {}))
         held = (unet.config.num_class_embeds or 0) - 1
         if sorted(named, key=int) != [str(label) for label in range(held)] or not named:
             raise InputError(
@@ -63,17 +66,28 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         return len(self.config.id2label)
 
     def labels(self, names: Sequence[str]) -> Tensor:
-        """Labels `[N]` of class names; the null class for an empty name.
+        """Labels `[N]` of classes: the null class for an empty name.
 
-        Raises InputError for a name that the model does not know.
+        A name may also be a sentence with the name of exactly one class in it ("a photo of a
+        dog"), so that prompts for text-to-image models do here too.
+
+        Raises InputError for what names no class, or several.
         """
         known = {name: label for label, name in enumerate(self.classes)}
-        unknown = next((name for name in names if name and name not in known), None)
-        if unknown is not None:
-            raise InputError(
-                f"The model knows no class {unknown!r}.", f"Known: {', '.join(self.classes)}."
-            )
-        return torch.tensor([known[name] if name else self.null_class for name in names])
+        known |= {other: known[name] for other, name in self.config.synonyms.items()}
+        known[""] = self.null_class
+        return torch.tensor([known[n] if n in known else self._named_in(n, known) for n in names])
+
+    def _named_in(self, sentence: str, known: Mapping[str, int]) -> int:
+        found = {
+            label
+            for name, label in known.items()
+            if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence)
+        }
+        if len(found) != 1:
+            how = "names several classes" if found else "names no class of the model"
+            raise InputError(f"{sentence!r} {how}.", f"Known: {', '.join(self.classes)}.")
+        return found.pop()
 
     @torch.no_grad()
     def __call__(
@@ -153,6 +167,7 @@ def build_pipeline(
     attention: int = 16,
     dropout: float = 0.1,
     seed: int = 0,
+    synonyms: Mapping[str, str] | None = None,
 ) -> ClassConditionalPipeline:
     """An untrained model in float32 on the CPU; the global random state is left as it was.
 
@@ -170,6 +185,7 @@ def build_pipeline(
         attention: pixels a side of the level that attends to itself, beside the lowest one.
         dropout: of the residual blocks, from 0 to below 1.
         seed: of the weights.
+        synonyms: other names of classes.
 
     Raises InputError for a size that the levels cannot halve.
     """
@@ -203,4 +219,5 @@ def build_pipeline(
         timestep_spacing="trailing",
         set_alpha_to_one=True,
     )
-    return ClassConditionalPipeline(unet, scheduler, {str(k): c for k, c in enumerate(classes)})
+    named = {str(label): name for label, name in enumerate(classes)}
+    return ClassConditionalPipeline(unet, scheduler, named, dict(synonyms or {}))

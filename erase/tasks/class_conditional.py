@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from erase.data.captioned import CaptionedImages, load_image
 from erase.data.classification import LabelledSet
@@ -51,7 +52,8 @@ def encode(
     Args:
         pipeline: names the classes.
         sets: images by the name of their set, `forget` and `retain` among them: files with
-            captions, or images in memory with the model's own labels.
+            captions, or images in memory with the model's own labels, which may be larger than
+            the model's by a whole factor.
         anchors: for each forget class, the classes to show instead; a class that is not a key
             takes them from all anchors together.
         size: pixels a side, the model's own.
@@ -103,11 +105,12 @@ def _pixels(
 ) -> EncodedImages:
     if isinstance(images, LabelledSet):
         held = images.images.shape[-1]
-        if held != size:
+        if held % size:
             raise InputError(
                 f"The images have {held} pixels a side, the model {size}.", "Give other data."
             )
         pixels, labels = images.images.float().cpu() / 127.5 - 1, images.labels.cpu()
+        pixels = F.avg_pool2d(pixels, held // size) if held > size else pixels
     else:
         pixels = torch.stack([load_image(path, size) for path in images.paths])
         labels = pipeline.labels(images.captions)

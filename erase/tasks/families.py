@@ -38,6 +38,11 @@ class Family:
     frozen: tuple[str, ...] = ()
     """Parts that training does without, for everything is encoded before."""
 
+    @property
+    def unloaded(self) -> dict[str, Any]:
+        """What tells `load_pipeline` to leave the frozen parts out."""
+        return dict.fromkeys(self.frozen)
+
     def skeleton(self, source: ModelSource) -> Module:
         """The network with names and shapes but without weights, on the meta device."""
         with torch.device("meta"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from erase.models.loading import load_pipeline, save_pipeline
 from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
 from erase.models.modelspec import provenance
-from erase.record import RunRecord, atomic_directory, fingerprint
+from erase.record import RunRecord, fingerprint
 from erase.tasks.denoiser import LatentCache, Shard
 from erase.training.card import model_card
 from erase.training.checkpoint import find_checkpoint
@@ -29,7 +28,9 @@ from erase.training.folder import (
     is_finished,
     lock_run_folder,
     open_run_folder,
+    replacing_parts,
 )
+from erase.training.launch import device_peak, make_accelerator
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.methods import build_method
 from erase.training.plan import Plan, plan
@@ -55,7 +56,7 @@ def erase_concept(
     """
     planned = plan(config, device=device)
     _say(planned.concept.notes)
-    accelerator = _accelerator(planned.config, output, device)
+    accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     continued = open_run_folder(
         output,
@@ -88,21 +89,9 @@ def erase_concept(
                 record.fail(str(error) or type(error).__name__)
             raise
         if record:
-            record.finish(device_peak_memory_bytes=_device_peak(accelerator.device))
+            record.finish(device_peak_memory_bytes=device_peak(accelerator.device))
     accelerator.end_training()
     return output
-
-
-def _accelerator(config: ConceptConfig, output: Path, device: str | None) -> Accelerator:
-    if device and device != "cpu":
-        # accelerate reads the device from here; it has no argument for it.
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=config.mixed_precision,
-        log_with=config.report_to,
-        project_dir=output / "tensorboard" if config.report_to == "tensorboard" else None,
-    )
 
 
 def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
@@ -128,15 +117,11 @@ def _say(notes: Sequence[str]) -> None:
         click.echo(f"Warning: {note}.", err=True)
 
 
-def _device_peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
 def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> None:
     config, source = planned.config, planned.source
     cache = _latents(planned, output, accelerator)
     family = planned.family
-    pipeline = load_pipeline(source, **dict.fromkeys(family.frozen))
+    pipeline = load_pipeline(source, **family.unloaded)
     unet = getattr(pipeline, family.component).to(accelerator.device)
     unet.train()
     if config.gradient_checkpointing:
@@ -238,7 +223,7 @@ def _save(planned: Plan, unet: Any, output: Path) -> None:
         fuse_lora(unet)
     dtype = torch.float16 if config.save_dtype == "fp16" else torch.float32
     pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
-    with atomic_directory(output / ".pipeline") as aside:
+    with replacing_parts(output) as aside:
         save_pipeline(pipeline, aside, dtype)
         if adapters:
             header = provenance(
@@ -249,10 +234,4 @@ def _save(planned: Plan, unet: Any, output: Path) -> None:
                 fingerprint=planned.facts["base"],
             )
             save_lora(aside / LORA, adapters, header)
-    for part in sorted((output / ".pipeline").iterdir()):
-        target = output / part.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        part.replace(target)
-    (output / ".pipeline").rmdir()
     model_card(output, config, source, planned.concept, planned.facts["base"])
