@@ -20,6 +20,7 @@ COMMANDS = {
     "concept": "erase.cli.concept:concept",
     "demo": "erase.cli.demo:demo",
     "evaluate": "erase.cli.evaluate:evaluate",
+    "export": "erase.cli.export:export",
     "train": "erase.cli.train:train",
 }
 

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import Conv2d, Linear, Module, Parameter
 
 from erase.core.params import TRAINABLE, name_matcher
 from erase.errors import InputError
-from erase.record import write_bytes
+from erase.models.weights import write_weights
 
 ADAPTER = "default"
 FOLDER = "lora"
@@ -143,5 +142,5 @@ def save_lora(
         tensors[f"unet.{name}.lora_A.weight"] = down.contiguous()
         tensors[f"unet.{name}.lora_B.weight"] = up.contiguous()
     path = folder / FILE
-    write_bytes(path, save(tensors, {"format": "pt", **metadata}))
+    write_weights(path, tensors, metadata)
     return path
