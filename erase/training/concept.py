@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from erase.training.methods import build_method
 from erase.training.plan import Plan, plan
 from erase.training.sets import Images, render_set
 from erase.training.trained import trained_parameters
+from erase.training.validation import Validation
 
 KIND = "concept"
 CACHE = "latents.safetensors"
@@ -83,13 +85,16 @@ def erase_concept(
             planned.config.write(output / CONFIG)
         accelerator.wait_for_everyone()
         try:
-            _run(planned, output, accelerator, checkpoint)
+            seconds = _run(planned, output, accelerator, checkpoint)
         except BaseException as error:
             if record:
                 record.fail(str(error) or type(error).__name__)
             raise
         if record:
-            record.finish(device_peak_memory_bytes=device_peak(accelerator.device))
+            record.finish(
+                train_seconds=round(seconds, 3),
+                device_peak_memory_bytes=device_peak(accelerator.device),
+            )
     accelerator.end_training()
     return output
 
@@ -117,7 +122,8 @@ def _say(notes: Sequence[str]) -> None:
         click.echo(f"Warning: {note}.", err=True)
 
 
-def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> None:
+def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> float:
+    """All of a run; the seconds that the method took, what it does beforehand included."""
     config, source = planned.config, planned.source
     cache = _latents(planned, output, accelerator)
     family = planned.family
@@ -151,6 +157,13 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
     if config.report_to:
         settings = {name: value for name, value in config.to_dict().items() if value is not None}
         accelerator.init_trackers("erase", config=settings)
+    validation = Validation(config, source, family.component, unet, parameters, accelerator, output)
+
+    def on_step(done: int, row: Mapping[str, Any]) -> None:
+        accelerator.log(dict(row), step=done)
+        if validation.due(done):
+            validation(done, loop.ema.shadow_params if loop.ema else None)
+
     loop = UnlearningLoop(
         task,
         build_method(config, task.family),
@@ -158,12 +171,17 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
         accelerator,
         build_optimizer(config, list(parameters.values())),
         folder=output,
-        on_step=lambda step, row: accelerator.log(dict(row), step=step),
+        on_step=on_step,
     )
+    validation.start()
+    began = time.perf_counter()
     loop.run(checkpoint)
+    seconds = time.perf_counter() - began
+    validation(config.max_train_steps or 0)
     if accelerator.is_main_process:
         _save(planned, unet, output)
     accelerator.wait_for_everyone()
+    return seconds
 
 
 def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCache:
@@ -225,13 +243,13 @@ def _save(planned: Plan, unet: Any, output: Path) -> None:
     pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
     with replacing_parts(output) as aside:
         save_pipeline(pipeline, aside, dtype)
-        if adapters:
+        if adapters and hasattr(pipeline, "load_lora_weights"):
             header = provenance(
-                erased=[planned.concept.name],
+                erased=planned.concept.names,
                 method=config.method,
                 base=source.name,
                 revision=source.revision,
                 fingerprint=planned.facts["base"],
             )
-            save_lora(aside / LORA, adapters, header)
+            save_lora(aside / LORA, adapters, header, planned.family.component)
     model_card(output, config, source, planned.concept, planned.facts["base"])
