@@ -31,7 +31,7 @@ STEPPING = [case for case in CASES if not find_method(case[1], case[0]).method.c
 FEW: dict[str, dict[str, Any]] = {
     "sa": {"fisher_samples": 3},
     "sfr-on": {"fisher_samples": 3, "threshold": 0.5},
-    "shs": {"sparsity": 0.9},
+    "shs": {"sparsity": 0.9, "forget_weight": 2.0},
 }
 cases = pytest.mark.parametrize(("family", "name"), CASES)
 stepping = pytest.mark.parametrize(("family", "name"), STEPPING)
