@@ -64,10 +64,12 @@ def test_the_best_is_bold_the_second_best_italic_and_ties_share_a_place() -> Non
 
 
 def test_lines_and_their_settings() -> None:
-    found = entries("lur, esd@variant=x,esd", ("esd.guidance=2", "lur.learning-rate=1e-3"))
-    assert [line.label for line in found] == ["lur", "esd@variant=x", "esd"]
+    found = entries(
+        "lur, esd@variant=x@train-batch-size=8,esd", ("esd.guidance=2", "lur.learning-rate=1e-3")
+    )
+    assert [line.label for line in found] == ["lur", "esd@variant=x@train-batch-size=8", "esd"]
     assert found[0].settings == {"learning_rate": "1e-3"}
-    assert found[1].settings == {"guidance": "2", "variant": "x"}
+    assert found[1].settings == {"guidance": "2", "variant": "x", "train_batch_size": "8"}
     every = [line.method for line in entries("all", ())]
     assert {"lur", "lur-b", "salun", "shs", "esd", "sa", "fmn", "uce", "ca"} <= set(every)
     assert "retrain" not in every

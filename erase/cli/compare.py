@@ -94,7 +94,7 @@ def classifier(
 @click.option(
     "--methods",
     default="all",
-    help="Comma-separated methods, or `all`; METHOD@NAME=VALUE fixes a setting for one line.",
+    help="Comma-separated methods, or `all`; METHOD@NAME=VALUE@… fixes settings for one line.",
 )
 @click.option(
     "--set",

@@ -58,7 +58,7 @@ class Entry:
 
 
 def entries(methods: str, settings: tuple[str, ...]) -> list[Entry]:
-    """The lines of `--methods` (`all`, or METHOD[@NAME=VALUE] with commas between) and `--set`.
+    """The lines of `--methods` (`all`, or METHOD[@NAME=VALUE…] with commas between) and `--set`.
 
     Raises:
         InputError: an unknown method or setting, one that is not for text-to-image models, or a
@@ -83,13 +83,13 @@ def entries(methods: str, settings: tuple[str, ...]) -> list[Entry]:
 
 
 def _entry(label: str, common: dict[str, dict[str, str]]) -> Entry:
-    method, _, fixed = label.partition("@")
+    method, *fixed = label.split("@")
     own = dict(common.get(method, {}))
-    if fixed:
-        name, equals, value = fixed.partition("=")
+    for text in fixed:
+        name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"{label} is not METHOD@NAME=VALUE.", "Write e.g. esd@variant=x.")
-        own[name] = value
+        own[name.replace("-", "_")] = value
     known = find_method(method, TEXT_TO_IMAGE).names
     options = set(ConceptConfig.__dataclass_fields__)
     for name in own:
