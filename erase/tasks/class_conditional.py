@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.data.captioned import CaptionedImages, load_image
-from erase.data.classification import LabelledSet
+from erase.data.classification import ClassificationData, LabelledSet
+from erase.data.digits import digit_captions
 from erase.errors import InputError
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
@@ -76,6 +77,11 @@ def encode_retained(pipeline: ClassConditionalPipeline, images: LabelledSet) -> 
     """The same where nothing is forgotten: labelled images to train on."""
     size = int(pipeline.unet.config.sample_size)
     return _cache(pipeline, {"retain": _pixels(pipeline, images, size)}, {})
+
+
+def class_names(data: ClassificationData) -> tuple[str, ...]:
+    """Names of a data set's classes, as a model of it is asked for them ("three", not "3")."""
+    return digit_captions().names if data.name == "digits" else data.classes
 
 
 def split_by_class(

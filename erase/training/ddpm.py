@@ -14,12 +14,16 @@ from erase.config import check_least
 from erase.core.checks import check_device
 from erase.core.params import select_parameters
 from erase.data.classification import LabelledSet, center, load_dataset
-from erase.data.digits import digit_captions
 from erase.errors import InputError
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 from erase.models.loading import save_pipeline
 from erase.record import RunRecord, fingerprint, write_text
-from erase.tasks.class_conditional import ClassConditionalTask, encode_retained, split_by_class
+from erase.tasks.class_conditional import (
+    ClassConditionalTask,
+    class_names,
+    encode_retained,
+    split_by_class,
+)
 from erase.tasks.denoiser import Shard
 from erase.tasks.families import FAMILIES
 from erase.training.checkpoint import find_checkpoint
@@ -89,10 +93,8 @@ def plan(config: DDPMConfig, device: str | None = None) -> Plan:
         image_size=config.image_size or 0,
         limit=config.limit,
     )
-    names, synonyms = tuple(data.classes), {}
-    if config.dataset == "digits":
-        names = digit_captions().names
-        synonyms = dict(zip(data.classes, names, strict=True))
+    names = class_names(data)
+    synonyms = {other: n for other, n in zip(data.classes, names, strict=True) if other != n}
     images = replace(data.train, images=center(data.train.images, data.augmentation))
     if images.images.shape[-1] % (config.image_size or 1):
         raise InputError(
