@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import Module
 
 from erase.core.params import as_list
@@ -129,7 +129,7 @@ def fisher(task: Denoiser, subset: str, count: int) -> list[Tensor]:
             torch._foreach_add_(total, torch._foreach_mul(gradients, gradients))
             seen += 1
     torch._foreach_div_(total, seen)
-    return total
+    return agreed(total)
 
 
 def summed_gradient(
@@ -152,4 +152,16 @@ def summed_gradient(
                 each(batch).sum(), parameters, allow_unused=True, materialize_grads=True
             )
             torch._foreach_add_(total, gradients)
-    return total
+    return agreed(total)
+
+
+def agreed(tensors: list[Tensor]) -> list[Tensor]:
+    """The first process's values, in place, on all of them.
+
+    Every process works the same thing out, but on a GPU sums may differ in their last bits from
+    run to run, and a mask made of them in single places: the weights would drift apart.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
+    return tensors
