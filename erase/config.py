@@ -200,8 +200,8 @@ class ClassConfig(ConceptConfig):
     )
     data: str = option(
         "render",
-        "Images of the classes: imagenette, cifar10, digits, a folder with one folder of images a class,"
-        " or render, which has the model make them.",
+        "Images of the classes: imagenette, cifar10, digits, a folder with one folder of images a"
+        " class, or render, which has the model make them.",
     )
     data_dir: str | None = option(None, "Where imagenette or cifar10 lies.")
     num_forget_images: int | None = option(
