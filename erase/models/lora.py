@@ -128,7 +128,10 @@ def fuse_lora(model: Module) -> None:
 
 
 def save_lora(
-    folder: Path, weights: Mapping[str, tuple[Tensor, Tensor]], metadata: Mapping[str, str]
+    folder: Path,
+    weights: Mapping[str, tuple[Tensor, Tensor]],
+    metadata: Mapping[str, str],
+    component: str = "unet",
 ) -> Path:
     """Write adapters where `pipe.load_lora_weights(folder)` finds them; returns the file.
 
@@ -136,11 +139,12 @@ def save_lora(
         folder: made if it is missing.
         weights: what `lora_weights` returns.
         metadata: goes into the file's header.
+        component: the adapted part's name in the pipeline.
     """
     tensors = {}
     for name, (down, up) in weights.items():
-        tensors[f"unet.{name}.lora_A.weight"] = down.contiguous()
-        tensors[f"unet.{name}.lora_B.weight"] = up.contiguous()
+        tensors[f"{component}.{name}.lora_A.weight"] = down.contiguous()
+        tensors[f"{component}.{name}.lora_B.weight"] = up.contiguous()
     path = folder / FILE
     write_weights(path, tensors, metadata)
     return path
