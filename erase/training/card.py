@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erase.config import ConceptConfig
+from erase.config import ClassConfig, ConceptConfig
 from erase.data.concepts import Concept
 from erase.errors import InputError
 from erase.models.loading import ModelSource
@@ -88,15 +88,7 @@ def model_card(
     """
     anchors = list(dict.fromkeys(text for texts in concept.anchors for text in texts))
     shown = ", ".join(f"“{text}”" for text in anchors[:3]) + (" …" if len(anchors) > 3 else "")
-    sets = {
-        name: (
-            "the user's images"
-            if getattr(config, f"{name}_images")
-            else f"{getattr(config, f'num_{name}_images')} images rendered by the base model,"
-            f" guidance {getattr(config, f'{name}_guidance')}"
-        )
-        for name in ("forget", "retain")
-    }
+    sets = {name: _set(config, name) for name in ("forget", "retain")}
     batch = (config.train_batch_size or 1) * config.gradient_accumulation_steps
     trained = config.trainable
     if config.lora_rank:
@@ -121,6 +113,17 @@ def model_card(
         **sets,
     )
     write_text(output / CARD_FILE, content)
+
+
+def _set(config: ConceptConfig, name: str) -> str:
+    """What a set was made of."""
+    count = getattr(config, f"num_{name}_images")
+    if isinstance(config, ClassConfig) and config.data != "render":
+        return f"{count} images of {Path(config.data).name}"
+    if getattr(config, f"{name}_images"):
+        return "the user's images"
+    guidance = getattr(config, f"{name}_guidance")
+    return f"{count} images rendered by the base model, guidance {guidance}"
 
 
 def update_card(run_folder: Path, metrics: Mapping[str, Any], evaluation_folder: Path) -> None:

@@ -22,7 +22,7 @@ from erase.data.prompts import ClassList, class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.record import read_json
-from erase.tasks.class_conditional import split_by_class
+from erase.tasks.class_conditional import class_names, split_by_class
 from erase.training.recipes import CLASS_EPOCHS, LARGE
 from erase.training.sets import DRAWN, Images
 
@@ -38,8 +38,8 @@ def class_sets(config: ClassConfig, source: ModelSource) -> tuple[Concept, dict[
     if not config.target:
         raise InputError("--target is missing.", "Say which class to forget.")
     lists = class_lists(prompts_root(config.prompts))
-    own = _own_classes(source, lists)
-    if config.data in CIFAR:
+    own = own_classes(source, lists)
+    if config.data in (*CIFAR, "digits"):
         return _labelled(config, own)
     if config.data == RENDER:
         return find_classes(own or _list_of(config.target[0], source, lists), *_what(config)), {}
@@ -52,7 +52,7 @@ def _what(config: ClassConfig) -> tuple[tuple[str, ...], str | None]:
     return config.target, config.anchor
 
 
-def _own_classes(source: ModelSource, lists: list[ClassList]) -> ClassList | None:
+def own_classes(source: ModelSource, lists: list[ClassList]) -> ClassList | None:
     """The classes of a class-conditional model, whose names are its prompts; else None."""
     named: Mapping[str, str] | None = read_json(source.path / "model_index.json").get("id2label")
     if not named:
@@ -108,7 +108,7 @@ def _as_own(found: ClassList, own: ClassList) -> ClassList:
 
 
 def _labelled(config: ClassConfig, own: ClassList | None) -> tuple[Concept, dict[str, Images]]:
-    """CIFAR in its binary layout, for class-conditional models."""
+    """CIFAR or digits, in memory, for class-conditional models of all or some of their classes."""
     if own is None:
         raise InputError(
             f"--data {config.data} is for class-conditional models.",
@@ -117,14 +117,16 @@ def _labelled(config: ClassConfig, own: ClassList | None) -> tuple[Concept, dict
     data_dir = Path(config.data_dir) if config.data_dir else None
     concept = find_classes(own, *_what(config))  # a misspelt class shows before the data is read
     data = load_dataset(str(config.data), data_dir)
-    if set(data.classes) != set(own.names):
-        strange = sorted(set(data.classes) ^ set(own.names))
+    names = class_names(data)
+    if strange := sorted(set(own.names) - set(names)):
         raise InputError(
-            f"The classes of {config.data} are not the model's: {', '.join(strange[:5])} differ.",
-            f"The model knows: {', '.join(own.names)}.",
+            f"{config.data} has no class {', '.join(strange[:5])}, which the model knows.",
+            f"It has: {', '.join(names)}.",
         )
-    labels = torch.tensor([own.names.index(name) for name in data.classes])
-    train = LabelledSet(data.train.images, labels[data.train.labels])
+    table = torch.tensor([own.names.index(n) if n in own.names else -1 for n in names])
+    labels = table[data.train.labels]
+    known = (labels >= 0).nonzero().flatten()
+    train = LabelledSet(data.train.images[known], labels[known])
     sets = {
         name: _first(images, getattr(config, f"num_{name}_images"))
         for name, images in split_by_class(train, own.names, concept.names).items()

@@ -12,13 +12,13 @@ from diffusers.optimization import SchedulerType
 from erase.config import ClassConfig, ConceptConfig, check_least
 from erase.core.checks import check_device
 from erase.data.classification import LabelledSet
-from erase.data.concepts import Concept, find_concept
-from erase.data.prompts import prompts_root, read_prompts
+from erase.data.concepts import Concept, find_classes, find_concept
+from erase.data.prompts import class_lists, prompts_root, read_prompts
 from erase.errors import InputError
 from erase.models.loading import ModelSource, resolve
 from erase.record import fingerprint, hash_file, versions
 from erase.tasks.families import Family, family_of
-from erase.training.classes import class_sets
+from erase.training.classes import class_sets, own_classes
 from erase.training.filters import check_filters
 from erase.training.methods import Found, build_method, fill, find_method
 from erase.training.recipes import recipe
@@ -115,9 +115,14 @@ def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str
     """What to forget and to keep, and the images that are given."""
     if isinstance(config, ClassConfig):
         return class_sets(config, source)
+    root = prompts_root(config.prompts)
+    own = own_classes(source, class_lists(root))
+    if own is not None:
+        concept = find_classes(own, config.concept, config.anchor)
+        return concept, given_sets(config, concept)
     concept = find_concept(
         config.concept,
-        prompts_root(config.prompts),
+        root,
         anchor=config.anchor,
         forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
         retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
