@@ -13,6 +13,8 @@ from erase.tasks.denoiser import EncodedImages, LatentCache
 from erase.tasks.words import word_positions
 
 ENCODE_BATCH = 16
+ENCODE_PIXELS = 4 * 512**2
+"""At most so many pixels are encoded at once."""
 Conditions = Callable[[DiffusionPipeline, list[str]], dict[str, Tensor]]
 """Encodes prompts: tensors `[P, …]` on the CPU, by the names that the family's task knows."""
 
@@ -100,10 +102,9 @@ def _moments(vae: Any, paths: Sequence[Path], size: int) -> tuple[Tensor, Tensor
     shift = _by_channel(vae, "latents_mean", getattr(vae.config, "shift_factor", None) or 0.0)
     scale = vae.config.scaling_factor / _by_channel(vae, "latents_std", 1.0)
     means, stds = [], []
-    for start in range(0, len(paths), ENCODE_BATCH):
-        images = torch.stack(
-            [load_image(path, size) for path in paths[start : start + ENCODE_BATCH]]
-        )
+    batch = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // size**2))
+    for start in range(0, len(paths), batch):
+        images = torch.stack([load_image(path, size) for path in paths[start : start + batch]])
         posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
         means.append((posterior.mean.float().cpu() - shift) * scale)
         stds.append(posterior.std.float().cpu() * scale)
