@@ -119,7 +119,7 @@ def _affordable(training: list[str], root: Path, minutes: float) -> int:
         erase("train", "ddpm", *training, "--max-train-steps", "150", *_resume(trial))
     config = read_json(trial / "record.json")
     batch = 128 * config["processes"]
-    rates = [row["images_per_s"] / 2 for row in read_jsonl(trial / "log.jsonl")[50:]]
+    rates = [row["images_per_s"] for row in read_jsonl(trial / "log.jsonl")[50:]]
     return int(minutes * 60 * float(np.median(rates)) / batch)
 
 

@@ -257,6 +257,7 @@ def _run(
         folder=output,
         on_step=lambda step, row: accelerator.log(dict(row), step=step),
         show=show,
+        sets=1,
     )
     loop.run(checkpoint)
     if accelerator.is_main_process:
