@@ -97,12 +97,17 @@ def encode_with(
     )
 
 
+def encode_batch(size: int) -> int:
+    """How many images of `size` pixels a side the VAE encodes at once."""
+    return max(1, min(ENCODE_BATCH, ENCODE_PIXELS // size**2))
+
+
 def _moments(vae: Any, paths: Sequence[Path], size: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the images' latents, as the denoiser sees them."""
     shift = _by_channel(vae, "latents_mean", getattr(vae.config, "shift_factor", None) or 0.0)
     scale = vae.config.scaling_factor / _by_channel(vae, "latents_std", 1.0)
     means, stds = [], []
-    batch = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // size**2))
+    batch = encode_batch(size)
     for start in range(0, len(paths), batch):
         images = torch.stack([load_image(path, size) for path in paths[start : start + batch]])
         posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
