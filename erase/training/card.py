@@ -7,12 +7,13 @@ from typing import Any
 from erase.config import ClassConfig, ConceptConfig
 from erase.data.concepts import Concept
 from erase.errors import InputError
+from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.loading import ModelSource
 from erase.record import write_text
 
 CARD = """---
 library_name: diffusers
-tags: [text-to-image, machine-unlearning]
+tags: [{task}, machine-unlearning]
 ---
 # {model} without {concept}
 
@@ -25,11 +26,7 @@ tags: [text-to-image, machine-unlearning]
 | revision | {revision_or_none} |
 | SHA-256 over its files | `{fingerprint}` |
 
-The folder is a complete diffusers pipeline:
-
-    from diffusers import DiffusionPipeline
-    pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
-
+{loading}
 {lora}## How it was made
 
 | setting | value |
@@ -58,6 +55,16 @@ This model is derived from `{model}`: the licence of the base model, its conditi
 limits remain in force, and whoever passes this model on has to pass them on too.
 
 Erasing a concept lowers the odds of rendering it; it is no guarantee.
+"""
+LOADING = """The folder is a complete diffusers pipeline:
+
+    from diffusers import DiffusionPipeline
+    pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
+"""
+OWN_LOADING = """The folder is a complete pipeline, but not one of diffusers' own, so load it with erase:
+
+    from erase.models.loading import load_pipeline, resolve
+    pipeline = load_pipeline(resolve("path/to/this/folder"))
 """
 LORA = """## As an adapter
 
@@ -93,7 +100,10 @@ def model_card(
     trained = config.trainable
     if config.lora_rank:
         trained = f"adapters of rank {config.lora_rank} on {config.trainable}"
+    by_class = source.pipeline_class() == ClassConditionalPipeline.__name__
     content = CARD.format(
+        task="class-conditional" if by_class else "text-to-image",
+        loading=OWN_LOADING if by_class else LOADING,
         model=source.name,
         revision=f" (revision {source.revision})" if source.revision else "",
         revision_or_none=source.revision or "none (a local or embedded model)",
