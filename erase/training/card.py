@@ -61,7 +61,7 @@ LOADING = """The folder is a complete diffusers pipeline:
     from diffusers import DiffusionPipeline
     pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
 """
-OWN_LOADING = """The folder is a complete pipeline, but not one of diffusers' own, so load it with erase:
+OWN_LOADING = """The folder is a complete pipeline of a class that diffusers does not have:
 
     from erase.models.loading import load_pipeline, resolve
     pipeline = load_pipeline(resolve("path/to/this/folder"))
