@@ -87,6 +87,14 @@ def run(
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")
+        from erase.training.estimate import estimate
+
+        try:
+            needed = estimate(planned, device=device).lines()
+        except InputError as error:
+            needed = [f"{error.message} {error.remedy}"]
+        for line in needed:
+            click.echo(f"# {line}")
         return
     folder = erase_concept(resolved, output, overwrite=overwrite, resume=resume, device=device)
     if speaks():

@@ -155,7 +155,12 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
         autocast=accelerator.autocast,
     )
     if config.report_to:
-        settings = {name: value for name, value in config.to_dict().items() if value is not None}
+        # TensorBoard takes single values only.
+        settings = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in config.to_dict().items()
+            if value is not None
+        }
         accelerator.init_trackers("erase", config=settings)
     validation = Validation(config, source, family.component, unet, parameters, accelerator, output)
 
