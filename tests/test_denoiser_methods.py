@@ -116,19 +116,26 @@ def test_the_same_seed_gives_the_same_weights_and_frozen_ones_stay(family: str, 
 
 @stepping
 def test_micro_batches_and_processes_equal_the_joint_batch(family: str, name: str) -> None:
-    def gradients(shard: Shard, reduce: Any = None) -> list[torch.Tensor]:
+    def prepared(shard: Shard) -> tuple[Any, Any]:
         task, made = in_float64(family, shard), method(family, name)
         made.prepare(task)
+        return task, made
+
+    def gradients(task: Any, made: Any, reduce: Any = None) -> list[torch.Tensor]:
         made.step(task, 1, reduce)
         return [p.grad for p in task.parameters.values()]
 
-    joint = gradients(Shard(batch_size=4))
-    cut = gradients(Shard(batch_size=2, micro_batches=2))
-    both = in_two_processes(lambda k, reduce: gradients(Shard(2, 1, k, 2), reduce))
+    joint = gradients(*prepared(Shard(batch_size=4)))
+    cut = gradients(*prepared(Shard(batch_size=2, micro_batches=2)))
+    # Threads share torch's random state, which processes do not: so nothing is drawn in them.
+    pairs = [prepared(Shard(2, 1, k, 2)) for k in range(2)]
+    both = in_two_processes(lambda k, reduce: gradients(*pairs[k], reduce))
+    # Finite differences blow the last bits up.
+    exact = {"rtol": 1e-5, "atol": 1e-8} if name == "lur" else {"rtol": 1e-7, "atol": 1e-12}
     assert any(float(g.abs().max()) > 0 for g in joint)
     for one, *others in zip(joint, cut, *both, strict=True):
         for other in others:
-            torch.testing.assert_close(other, one, rtol=1e-7, atol=1e-12)
+            torch.testing.assert_close(other, one, **exact)
 
 
 def in_two_processes(work: Callable[[int, Any], Any]) -> list[Any]:

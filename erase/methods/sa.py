@@ -131,6 +131,8 @@ def _swapped(batch: Noised) -> Noised:
 
 def _uniform(task: Denoiser, batch: Noised, other: Noised) -> Noised:
     """The batch with samples that are uniform in [-1, 1], made of another batch's noise."""
-    clean = torch.erf(other.noise / 2**0.5)  # the distribution function of a normal, stretched
+    clean = torch.erf(other.noise / 2**0.5).to(
+        batch.clean
+    )  # the distribution function of a normal, stretched
     noisy = task.add_noise(clean, batch.noise, batch.timesteps)
     return replace(batch, clean=clean, noisy=noisy)
