@@ -37,8 +37,9 @@ format: $(SETUP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(SETUP)  ## cost of a LUR step as a ratio to LUR-b's, side by side
+bench: $(SETUP)  ## cost of a LUR step as a ratio to LUR-b's; memory estimates against real runs
 	$(BIN)/python -m benchmarks.meta_step
+	$(BIN)/python -m benchmarks.memory_estimate
 
 bench-gpu: $(SETUP)  ## the classifier tables on CIFAR-10; needs a GPU and DATA=folder
 	$(BIN)/python -m benchmarks.classifier_gpu --data-dir $(DATA)

@@ -8,6 +8,7 @@ seed.
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def add_lora(
     return parameters
 
 
-def _layers(model: Module) -> dict[str, Module]:
+def _layers(model: Module) -> dict[str, Any]:
     """The adapted layers by name."""
     from peft.tuners.lora import LoraLayer
 

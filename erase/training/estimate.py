@@ -20,6 +20,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from erase.core.live_bytes import LiveBytes, peak_of, simulate
+from erase.data.captioned import CaptionedImages
 from erase.errors import InputError
 from erase.record import read_json
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache, Shard
@@ -27,11 +28,13 @@ from erase.tasks.encoding import ENCODE_BATCH
 from erase.tasks.protocol import Noised
 from erase.training.methods import build_method
 from erase.training.plan import Plan
+from erase.training.sets import Images
 from erase.training.trained import trained_parameters
 from erase.training.validation import validation_prompts
 
 UNSEEN = 0.0
 PNG = 1.0
+ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -238,8 +241,8 @@ def _cache(planned: Plan, counts: dict[str, int]) -> LatentCache:
     for name, count in counts.items():
         rows = torch.zeros(count, dtype=torch.long)
         sets[name] = EncodedImages(torch.empty(count, *shape), torch.empty(count, *shape), rows)
-    rows = 4
-    return LatentCache(sets, _conditions(planned, rows), torch.zeros(rows, 1, dtype=torch.long), 0)
+    conditions = _conditions(planned, ROWS)
+    return LatentCache(sets, conditions, torch.zeros(ROWS, 1, dtype=torch.long), 0)
 
 
 def _noised(task: DenoiserTask, count: int) -> Noised:
@@ -256,9 +259,15 @@ def _images(planned: Plan) -> dict[str, int]:
     for name in build_method(planned.config, planned.family.task.family).sets:
         given = planned.sets.get(name)
         found[name] = (
-            len(given) if given is not None else getattr(planned.config, f"num_{name}_images") or 1
+            _length(given)
+            if given is not None
+            else getattr(planned.config, f"num_{name}_images") or 1
         )
     return found
+
+
+def _length(images: Images) -> int:
+    return len(images.paths) if isinstance(images, CaptionedImages) else len(images)
 
 
 def _renders(planned: Plan) -> int:

@@ -182,7 +182,7 @@ def _adapter_file(run: _Run) -> dict[str, Tensor]:
         name.removeprefix("unet."): tensor
         for name, tensor in read_weights(run.folder / FOLDER).items()
     }
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, down in saved.items():
         if not name.endswith(".lora_A.weight"):
             continue
@@ -242,7 +242,7 @@ def _differences(run: _Run, base: str | None) -> dict[str, Tensor]:
 
 
 def _difference_file(run: _Run, base: str | None) -> dict[str, Tensor]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, change in _differences(run, base).items():
         layer, _, kind = name.rpartition(".")
         norm = ".norm" in f".{layer}" or "conv_norm_out" in layer

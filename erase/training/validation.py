@@ -133,7 +133,8 @@ class Validation:
 
     def _render(self, done: int) -> list[Path]:
         # VAE and text encoders are loaded for this alone, and leave memory after it.
-        pipeline = load_pipeline(self.source, **{self.component: self.model})
+        parts: dict[str, Any] = {self.component: self.model}
+        pipeline = load_pipeline(self.source, **parts)
         size = min(self.config.render_batch_size or 1, len(self.samples))
         return render(
             pipeline,
@@ -223,7 +224,8 @@ def _read(file: Path) -> Image.Image:
 
 def _fitting(text: str, width: int, draw: Any, font: Any) -> str:
     """The text in at most two lines of `width` pixels, cut short with an ellipsis."""
-    lines, rest = [], text.split() or [""]
+    lines: list[str] = []
+    rest = text.split() or [""]
     while rest and len(lines) < 2:
         count = len(rest)
         while count > 1 and draw.textlength(" ".join(rest[:count]), font=font) > width:
