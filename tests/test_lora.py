@@ -82,6 +82,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         check_trained(tiny_unet(), ConceptConfig(lora_rank=2, lora_alpha=-1.0))
     with pytest.raises(InputError, match="without --lora-rank"):
         check_trained(tiny_unet(), ConceptConfig(lora_alpha=2.0))
+    with pytest.raises(InputError, match="uce edits the weights themselves"):
+        check_trained(tiny_unet(), ConceptConfig(method="uce", lora_rank=2))
 
 
 def test_before_the_first_step_it_is_the_base_exactly() -> None:

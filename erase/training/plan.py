@@ -24,6 +24,7 @@ from erase.training.methods import Found, build_method, fill, find_method
 from erase.training.recipes import recipe
 from erase.training.sets import Images, check_drawn, given_sets
 from erase.training.trained import check_trained
+from erase.training.validation import validation_prompts
 
 ALIASES = {"joint": "lur-b"}
 LEAST: Mapping[str, float] = {
@@ -185,3 +186,4 @@ def _check(config: ConceptConfig, source: ModelSource, family: Family, device: s
     skeleton = family.skeleton(source)
     method.check(skeleton, family.task.family)
     check_trained(skeleton, config)
+    validation_prompts(config)
