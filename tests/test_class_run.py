@@ -15,6 +15,7 @@ from erase.config import ClassConfig
 from erase.data.captioned import CaptionedImages
 from erase.data.classes import captioned, find_imagenette, plain_list, read_class_folder
 from erase.data.classification import Augmentation, ClassificationData, LabelledSet
+from erase.data.concepts import find_concept
 from erase.data.prompts import class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource, resolve
@@ -124,6 +125,7 @@ def sets_of(model: str | Path, target: str, **changes: object) -> tuple[object, 
 
 
 def test_a_rendered_class_is_the_concept_of_that_name() -> None:
+    assert sets_of("mini-sd", "3")[0] == find_concept("three", prompts_root())
     concept, given = sets_of("mini-sd", "3", anchor="random")
     assert concept.names == ("three",)  # type: ignore[attr-defined]
     assert given == {}
