@@ -1,18 +1,22 @@
 """Finding a method for a family of models, its settings' defaults, and building it."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from erase import registry
 from erase.config import LoopConfig
 from erase.errors import InputError
-from erase.tasks.protocol import Method
+
+if TYPE_CHECKING:  # the command line reads this module, and must not wait for torch
+    from erase.tasks.protocol import Method
 
 SMALL = 64
 """Largest side, in pixels, of the models that the settings `small` are for."""
