@@ -13,8 +13,10 @@ from erase.config import ConceptConfig
 from erase.core.live_bytes import peak_of, simulate
 from erase.core.meta import meta_gradient
 from erase.core.objectives import noise_mse
+from erase.models.loading import save_pipeline
 from erase.training.estimate import Estimate, estimate
 from erase.training.plan import plan
+from tests import tiny_pipelines
 from tests.tiny import WIDTH, tiny_unet
 
 CPU = torch.device("cpu")
@@ -68,12 +70,20 @@ def test_values_that_are_read_are_one() -> None:
         assert bool(torch.isfinite(torch.zeros(3)).all())
 
 
-def estimated(**changes: Any) -> Estimate:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion as a folder."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_pipeline(tiny_pipelines.sd(), folder, torch.float32)
+    return folder
+
+
+def estimated(model: Path, **changes: Any) -> Estimate:
     settings: dict[str, Any] = {
-        "model": "mini-sd",
-        "concept": "three",
+        "model": str(model),
+        "concept": "car",
         "method": "lur-b",
-        "train_batch_size": 16,
+        "train_batch_size": 32,
         "max_train_steps": 10,
         "num_forget_images": 20,
         "num_retain_images": 20,
@@ -83,8 +93,8 @@ def estimated(**changes: Any) -> Estimate:
 
 
 @pytest.fixture(scope="module")
-def usual() -> Estimate:
-    return estimated()
+def usual(model: Path) -> Estimate:
+    return estimated(model)
 
 
 @pytest.mark.parametrize(
@@ -99,28 +109,29 @@ def usual() -> Estimate:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_the_training_phase_follows_the_settings(
-    usual: Estimate, changes: dict[str, Any], less: bool
+    usual: Estimate, model: Path, changes: dict[str, Any], less: bool
 ) -> None:
-    assert (estimated(**changes).phases["train"] < usual.phases["train"]) is less
+    assert (estimated(model, **changes).phases["train"] < usual.phases["train"]) is less
 
 
-def test_disk_counts_what_a_run_leaves(usual: Estimate) -> None:
-    values = 1_350_000  # of all parts of mini-sd, about
-    assert usual.disk["model"] == pytest.approx(4 * values, rel=0.2)
+def test_disk_counts_what_a_run_leaves(usual: Estimate, model: Path) -> None:
+    parts = [p for p in tiny_pipelines.sd().components.values() if isinstance(p, torch.nn.Module)]
+    values = sum(p.numel() for part in parts for p in part.parameters())
+    assert usual.disk["model"] == 4 * values
     assert usual.disk["checkpoints"] == 0
-    kept = estimated(checkpointing_steps=2, save_dtype="fp16")
-    assert kept.disk["model"] == usual.disk["model"] / 2
-    assert kept.disk["checkpoints"] % 3 == 0  # two are kept, and one is being written
-    assert kept.disk["checkpoints"] > 2 * usual.disk["model"]
+    kept = estimated(model, checkpointing_steps=2, save_dtype="fp16")
+    assert kept.disk["model"] == 2 * values
+    trained = sum(p.numel() for p in tiny_pipelines.sd().unet.parameters())
+    assert kept.disk["checkpoints"] == 3 * 12 * trained  # two are kept, and one is being written
     assert usual.space == sum(usual.disk.values())
 
 
-def test_a_dry_run_says_it_and_touches_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_says_it_and_touches_nothing(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     result = CliRunner().invoke(
         main,
         [
-            *("concept", "--model", "mini-sd", "--concept", "three", "--device", "cpu"),
+            *("concept", "--model", str(model), "--concept", "car", "--device", "cpu"),
             *("--train-batch-size", "2", "--output", str(output), "--dry-run"),
         ],
     )
