@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 
-.PHONY: help setup demo test test-slow check lint type format bench bench-gpu clean
+.PHONY: help setup demo test test-slow check lint type format bench bench-gpu bench-gpu-diffusion clean
 
 help:  ## what there is to make
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: $(SETUP)  ## install erase with its development tools into .venv
 
@@ -37,13 +37,17 @@ format: $(SETUP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(SETUP)  ## cost of a LUR step against LUR-b's, of rendering, of NudeNet, as ratios
+bench: $(SETUP)  ## cost of a LUR step, of rendering and of NudeNet as ratios; memory estimates
 	$(BIN)/python -m benchmarks.meta_step
 	$(BIN)/python -m benchmarks.render_speed
 	$(BIN)/python -m benchmarks.nudenet_speed
+	$(BIN)/python -m benchmarks.memory_estimate
 
 bench-gpu: $(SETUP)  ## the classifier tables on CIFAR-10; needs a GPU and DATA=folder
 	$(BIN)/python -m benchmarks.classifier_gpu --data-dir $(DATA)
+
+bench-gpu-diffusion: $(SETUP)  ## SD-1.4's step, a CIFAR-10 DDPM; needs a GPU, DATA=folder, JUDGE=resnet56.th
+	$(BIN)/python -m benchmarks.diffusion_gpu --data-dir $(DATA) --weights $(JUDGE)
 
 clean:  ## remove the environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

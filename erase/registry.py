@@ -58,20 +58,3 @@ def load(kind: str, name: str) -> ModuleType:
     """Import one plug-in; raises InputError for an unknown name."""
     check(kind, name)
     return importlib.import_module(f"erase.{kind}.{name.replace('-', '_')}")
-
-
-def load_method(name: str, family: str) -> ModuleType:
-    """The method, for models of a family; InputError when it is not defined for them."""
-    module = load("methods", name)
-    if family not in module.Method.families:
-        fitting = [other for other in names("methods") if family in _families(other)]
-        raise InputError(
-            f"The method {name!r} is not defined for {family} models.",
-            f"Defined there: {', '.join(fitting)}.",
-        )
-    return module
-
-
-def _families(name: str) -> frozenset[str]:
-    found: frozenset[str] = load("methods", name).Method.families
-    return found

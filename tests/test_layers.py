@@ -29,6 +29,7 @@ PLUGINS = ("methods", "suites", "metrics")
 ALLOWED_TO_PLUGINS = {
     "erase.tasks.protocol",
     "erase.tasks.method",
+    "erase.tasks.denoising",
     "erase.data.prompts",
     "erase.data.prompt_table",
 }

@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from erase.config import LoopConfig
 from erase.errors import InputError, RunError
 from erase.record import read_jsonl
-from erase.tasks.text_to_image import Shard
+from erase.tasks.denoiser import Shard
 from erase.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.plan import build_method
+from erase.training.methods import build_method
 from tests.tiny import tiny_task, tiny_unet
 
 CONFIG = LoopConfig(
@@ -112,7 +112,7 @@ def test_nan_stops_the_run_with_the_last_good_weights(tmp_path: Path) -> None:
     def poison(done: int, row: object) -> None:
         good.append(weights(run))
         if done == 3:
-            run.task.cache.retain.mean.fill_(math.nan)  # type: ignore[attr-defined]
+            run.task.cache.sets["retain"].mean.fill_(math.nan)  # type: ignore[attr-defined]
 
     run.on_step = poison
     with pytest.raises(RunError, match="Step 4") as caught:
@@ -133,17 +133,17 @@ def test_frozen_parameters_do_not_move() -> None:
     task = run.task
     kept = {k: p for k, p in task.parameters.items() if "attn2" in k}
     task.parameters = kept  # type: ignore[misc]
-    for name, parameter in task.unet.named_parameters():  # type: ignore[attr-defined]
+    for name, parameter in task.model.named_parameters():  # type: ignore[attr-defined]
         parameter.requires_grad_(name in kept)
     others = {
         n: p.detach().clone()
-        for n, p in task.unet.named_parameters()  # type: ignore[attr-defined]
+        for n, p in task.model.named_parameters()  # type: ignore[attr-defined]
         if n not in kept
     }
     before = {n: p.detach().clone() for n, p in kept.items()}
     UnlearningLoop(
         task, run.method, CONFIG, run.accelerator, build_optimizer(CONFIG, list(kept.values()))
     ).run()
-    moved = dict(task.unet.named_parameters())  # type: ignore[attr-defined]
+    moved = dict(task.model.named_parameters())  # type: ignore[attr-defined]
     assert all(torch.equal(moved[n], value) for n, value in others.items())
     assert any(not torch.equal(moved[n], value) for n, value in before.items())

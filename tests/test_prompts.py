@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from erase.data.concepts import find_concept
 from erase.data.prompts import (
-    find_concept,
     prompts_hash,
     prompts_root,
     read_class_list,

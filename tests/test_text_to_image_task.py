@@ -11,11 +11,11 @@ from diffusers import DDPMScheduler
 from erase.core.meta import meta_gradient
 from erase.core.rng import batch_indices
 from erase.errors import InputError
-from erase.tasks.text_to_image import LatentCache, Shard, TextToImageTask
+from erase.tasks.denoiser import DenoiserTask, LatentCache, Shard
 from tests.tiny import tiny_cache, tiny_task, tiny_unet
 
 
-def gradient(task: TextToImageTask, step: int = 0, mode: str = "joint") -> list[torch.Tensor]:
+def gradient(task: DenoiserTask, step: int = 0, mode: str = "joint") -> list[torch.Tensor]:
     losses = task.losses(step)
     meta_gradient(task.parameters, losses.retain, losses.forget, alpha=0.01, mode=mode)  # type: ignore[arg-type]
     return [p.grad.clone() for p in task.parameters.values() if p.grad is not None]
@@ -33,24 +33,24 @@ def test_losses_repeat_bit_for_bit_and_differ_by_step_and_seed() -> None:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_retain_loss_is_the_denoising_loss_of_the_scheduler(kind: str) -> None:
     """Against a perfect denoiser: one that answers with the target itself has loss zero."""
-    task = tiny_task(scheduler={"prediction_type": kind}, caption_dropout=0.0)
-    batch = task._draw("retain", task.cache.retain, 0)
+    task = tiny_task(scheduler={"prediction_type": kind}, condition_dropout=0.0)
+    batch = task.draw("retain", 0)
     alpha_bar = DDPMScheduler().alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
-    rebuilt = alpha_bar.sqrt() * batch.latents + (1 - alpha_bar).sqrt() * batch.noise
+    rebuilt = alpha_bar.sqrt() * batch.clean + (1 - alpha_bar).sqrt() * batch.noise
     torch.testing.assert_close(batch.noisy, rebuilt)
     answer = {
         "epsilon": batch.noise,
-        "v_prediction": alpha_bar.sqrt() * batch.noise - (1 - alpha_bar).sqrt() * batch.latents,
-        "sample": batch.latents,
+        "v_prediction": alpha_bar.sqrt() * batch.noise - (1 - alpha_bar).sqrt() * batch.clean,
+        "sample": batch.clean,
     }[kind]
-    torch.testing.assert_close(task._target(batch), answer)
+    torch.testing.assert_close(task.target(batch), answer)
 
 
 def test_unknown_prediction_type_is_refused() -> None:
     task = tiny_task()
     task.scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(InputError, match="'flow'"):
-        task.losses(0)
+        task.losses(0).retain[0]().retain[0]()
 
 
 def test_forget_loss_is_zero_when_the_anchor_is_the_caption() -> None:
@@ -87,14 +87,14 @@ def test_micro_batches_and_processes_equal_the_joint_batch() -> None:
     unet = tiny_unet(dtype=torch.float64)
 
     def doubled(batch: Any) -> Any:
-        values = {name: getattr(batch, name).double() for name in ("latents", "noise", "noisy")}
+        values = {name: getattr(batch, name).double() for name in ("clean", "noise", "noisy")}
         return replace(batch, **values)
 
-    def task(shard: Shard) -> TextToImageTask:
+    def task(shard: Shard) -> DenoiserTask:
         made = tiny_task(unet=unet, shard=shard)
-        made._states = made._states.double()
-        draw = made._draw
-        made._draw = lambda *a: doubled(draw(*a))  # type: ignore[method-assign]
+        made.conditions = {name: states.double() for name, states in made.conditions.items()}
+        draw = made.draw
+        made.draw = lambda *a: doubled(draw(*a))  # type: ignore[method-assign]
         return made
 
     whole = gradient(task(Shard(8)))
@@ -106,11 +106,8 @@ def test_micro_batches_and_processes_equal_the_joint_batch() -> None:
 
 
 def test_captions_are_dropped_at_the_stated_rate() -> None:
-    task = tiny_task(shard=Shard(400), caption_dropout=0.25)
-    seen: list[torch.Tensor] = []
-    task._retain_loss = lambda batch, step: seen.append(batch.caption) or (lambda: None)  # type: ignore
-    task.losses(0)
-    share = (seen[0] == 0).float().mean()
+    task = tiny_task(shard=Shard(400), condition_dropout=0.25)
+    share = (task.draw("retain", 0).condition == task.empty).float().mean()
     assert 0.18 < share < 0.32
 
 
@@ -125,9 +122,9 @@ def test_cache_round_trip_and_broken_file(tmp_path: Path) -> None:
     cache, path = tiny_cache(), tmp_path / "latents.safetensors"
     cache.write(path)
     read = LatentCache.read(path)
-    torch.testing.assert_close(read.forget.mean, cache.forget.mean, rtol=0, atol=0)
+    torch.testing.assert_close(read.sets["forget"].mean, cache.sets["forget"].mean, rtol=0, atol=0)
     torch.testing.assert_close(read.anchors, cache.anchors, rtol=0, atol=0)
-    assert (len(read.retain), read.empty) == (7, 0)
+    assert (len(read.sets["retain"]), read.empty) == (7, 0)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError, match="not a readable latent cache"):
         LatentCache.read(path)

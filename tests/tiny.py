@@ -1,13 +1,16 @@
 """Tiny random models and data that several tests share."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
 from erase.core.params import select_parameters
-from erase.tasks.text_to_image import EncodedImages, LatentCache, Shard, TextToImageTask
+from erase.tasks.class_conditional import ClassConditionalTask
+from erase.tasks.denoiser import EncodedImages, LatentCache, Shard
+from erase.tasks.text_to_image import TextToImageTask
 
 WIDTH = 8
 
@@ -42,10 +45,13 @@ def tiny_cache(seed: int = 0, forget: int = 5, retain: int = 7) -> LatentCache:
 
     anchors = torch.zeros(5, 2, dtype=torch.long)
     anchors[1] = 2
+    concept = torch.zeros(5, 3, dtype=torch.bool)
+    concept[1, 1] = True
+    sets = {"forget": images(forget, (1,)), "retain": images(retain, (3, 4))}
+    states = torch.randn(5, 3, WIDTH, generator=source)
     return LatentCache(
-        forget=images(forget, (1,)),
-        retain=images(retain, (3, 4)),
-        states=torch.randn(5, 3, WIDTH, generator=source),
+        sets=sets | {"anchor": images(forget, (2,))},
+        conditions={"states": states, "concept": concept, "last": torch.tensor([0, 1, 1, 1, 1])},
         anchors=anchors,
         empty=0,
     )
@@ -62,9 +68,40 @@ def tiny_task(
     unet = unet if unet is not None else tiny_unet()
     unet.train()
     return TextToImageTask(
-        unet=unet,
+        model=unet,
         scheduler=DDPMScheduler(**(scheduler or {})),
         cache=options.pop("cache", None) or tiny_cache(),
+        parameters=select_parameters(unet, "full"),
+        shard=shard or Shard(batch_size=4),
+        seed=options.pop("seed", 0),
+        **options,
+    )
+
+
+def tiny_class_task(
+    *, shard: Shard | None = None, unet: Any = None, **options: Any
+) -> ClassConditionalTask:
+    """A class-conditional task on a tiny UNet: the sets of `tiny_cache`, class 0 as the null."""
+    if unet is None:
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=4,
+            in_channels=2,
+            out_channels=2,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            attention_head_dim=4,
+            norm_num_groups=4,
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+            num_class_embeds=5,
+        )
+    unet.train()
+    cache = options.pop("cache", None) or tiny_cache()
+    return ClassConditionalTask(
+        model=unet,
+        scheduler=DDPMScheduler(),
+        cache=replace(cache, conditions={"labels": torch.arange(5)}),
         parameters=select_parameters(unet, "full"),
         shard=shard or Shard(batch_size=4),
         seed=options.pop("seed", 0),

@@ -6,14 +6,14 @@ from typing import Any
 import click
 
 from erase import registry
-from erase.cli.options import config_options, resolve, run_options
-from erase.errors import InputError
-from erase.training.classifier_config import (
-    SCHEDULES,
-    ClassifierConfig,
-    method_module,
-    parse_settings,
+from erase.cli.options import (
+    config_options,
+    resolve,
+    run_options,
+    settings_option,
+    with_settings,
 )
+from erase.training.classifier_config import SCHEDULES, ClassifierConfig
 
 METHODS = "\n".join(
     f"  {name}: {registry.summary('methods', name)}" for name in registry.names("methods")
@@ -30,9 +30,7 @@ METHODS = "\n".join(
 @click.option("--alpha", help="LUR's inner step size α, or the method's own α.")
 @click.option("--forget-weight", help="Weight λ of the forget loss, where a method has one.")
 @click.option("--trim", help="LUR: first trim, keeping this share of the weights, e.g. 0.97.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any setting of the method."
-)
+@settings_option
 def classifier(
     output: Path,
     config: Path | None,
@@ -55,15 +53,8 @@ def classifier(
     """
     resolved = resolve(ClassifierConfig, given, config)
     named = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
-    pairs = {name: value for name, value in named.items() if value is not None}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set {text} is not NAME=VALUE.", "Write e.g. --set alpha=0.01.")
-        pairs[name] = value
-    if pairs:
-        own = parse_settings(method_module(resolved.method), pairs)
-        resolved = resolved.replace(settings={**resolved.settings, **own})
+    pairs = tuple(f"{name}={value}" for name, value in named.items() if value is not None)
+    resolved = with_settings(resolved, pairs + settings)
     from erase.training.classifier_runs import erase_classifier
 
     folder, scores = erase_classifier(

@@ -8,6 +8,7 @@ import click
 
 from erase.cli.options import config_options, resolve
 from erase.errors import InputError
+from erase.evaluation.settings import CompareDiffusionConfig
 from erase.training.classifier_config import CompareConfig, parse_method_settings
 
 
@@ -102,3 +103,60 @@ def classifier(
         console.print(terminal(table, title))
     record.finish(wall_s=round(time.perf_counter() - began, 1))
     click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
+
+
+@compare.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
+@click.option(
+    "--methods",
+    default="all",
+    help="Comma-separated methods, or `all`; METHOD@NAME=VALUE@… fixes settings for one line.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="METHOD.NAME=VALUE",
+    help="A setting of one method, or an option of its `erase concept` run.",
+)
+@click.option("--device", default="cpu", help="cpu, cuda, cuda:1, …", show_default=True)
+@config_options(CompareDiffusionConfig)
+def diffusion(
+    output: Path, methods: str, settings: tuple[str, ...], device: str, **given: Any
+) -> None:
+    r"""Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
+
+    The images of each concept are rendered once and shared by all methods; each method runs in a
+    process of its own through `erase concept`. Started again with the same --output, it goes on
+    where it was.
+
+    \b
+    erase compare diffusion --model mini-sd --concept three --concept seven \
+        --methods lur,lur-b,salun --output runs/compare
+    """
+    config = resolve(CompareDiffusionConfig, given, None)
+    for name in ("model", "concept"):
+        if not getattr(config, name):
+            raise InputError(f"--{name} is missing.", f"Give --{name}.")
+    if config.trials < 1:
+        raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
+    from rich.console import Console
+
+    from erase.core.checks import check_device, check_writable
+    from erase.evaluation.compare_diffusion import Comparison, entries
+    from erase.evaluation.compare_diffusion_table import terminal, write_table
+    from erase.record import RunRecord
+
+    check_device(device)
+    check_writable(output, "--output")
+    lines = entries(methods, settings)
+    comparison = Comparison(config, lines, output, device, lambda text: click.echo(text, err=True))
+    comparison.check()
+    record = RunRecord(output, kind="compare diffusion", config=config.to_dict(), device=device)
+    config.write(output / "config.yaml")
+    rows = comparison.run()
+    facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
+    means = write_table(output, rows, {**facts, "device": device})
+    record.finish()
+    Console().print(terminal(means, f"{config.model}: {', '.join(config.concept)}"))
+    click.echo(f"Saved {output}: table.csv, table.md, results.json.")

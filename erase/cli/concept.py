@@ -6,12 +6,14 @@ from typing import Any
 import click
 
 from erase import registry
-from erase.cli.options import config_options, resolve, run_options
+from erase.cli.options import config_options, resolve, run_options, settings_option, with_settings
 from erase.cli.processes import speaks
 from erase.config import ConceptConfig
 from erase.errors import InputError
 
-METHODS = "\n".join(f"  {name}: {registry.summary('methods', name)}" for name in ("lur", "lur-b"))
+# Those that are not in the list are for classifiers only; nothing is imported to find that out.
+NAMES = ("lur", "lur-b", "salun", "shs", "esd", "sa", "fmn", "uce", "erasediff", "ca", "sfr-on")
+METHODS = "\n".join(f"  {name}: {registry.summary('methods', name)}" for name in NAMES)
 
 
 @click.command(epilog="\b\nMethods:\n" + METHODS)
@@ -20,6 +22,7 @@ METHODS = "\n".join(f"  {name}: {registry.summary('methods', name)}" for name in
     ConceptConfig,
     flags={"target_grad": "--target-grad/--detach-target"},
 )
+@settings_option
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved settings and prompts; touch nothing."
 )
@@ -30,6 +33,7 @@ def concept(
     resume: str | None,
     device: str | None,
     dry_run: bool,
+    settings: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Make a text-to-image model forget a concept.
@@ -41,10 +45,24 @@ def concept(
     erase concept --model mini-sd --concept three --output runs/three
     erase evaluate --suite digits --model runs/three
     """
+    replayed = resolve(ConceptConfig, {}, config)
     resolved = resolve(ConceptConfig, given, config)
+    resolved = with_settings(resolved, settings, keep=resolved.method == replayed.method)
     for name in ("model", "concept"):
         if not getattr(resolved, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
+    run(resolved, output, overwrite, resume, device, dry_run)
+
+
+def run(
+    resolved: ConceptConfig,
+    output: Path,
+    overwrite: bool,
+    resume: str | None,
+    device: str | None,
+    dry_run: bool,
+) -> None:
+    """What `erase concept` and `erase class` have in common: plan and print, or run."""
     from erase.training.concept import KIND, erase_concept
     from erase.training.folder import open_run_folder
     from erase.training.plan import plan
@@ -63,10 +81,20 @@ def concept(
             inputs=planned.inputs,
         )
         click.echo(yaml.safe_dump(planned.config.to_dict(), sort_keys=False), nl=False)
+        for note in prompts.notes:
+            click.echo(f"# warning: {note}")
         click.echo(f"# model folder: {planned.source.path}")
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")
+        from erase.training.estimate import estimate
+
+        try:
+            needed = estimate(planned, device=device).lines()
+        except InputError as error:
+            needed = [f"{error.message} {error.remedy}"]
+        for line in needed:
+            click.echo(f"# {line}")
         return
     folder = erase_concept(resolved, output, overwrite=overwrite, resume=resume, device=device)
     if speaks():

@@ -37,7 +37,7 @@ def demo(concept: str, output: Path, images_per_class: int, overwrite: bool) -> 
     from erase.evaluation.settings import EvaluateConfig
     from erase.training.concept import erase_concept
 
-    config = ConceptConfig(model="mini-sd", concept=concept, checkpointing_steps=50)
+    config = ConceptConfig(model="mini-sd", concept=(concept,), checkpointing_steps=50)
     resume = None if overwrite else "latest"
     try:
         erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")

@@ -14,12 +14,14 @@ from erase.cli.processes import asked_for_more, run_all, speaks
 from erase.errors import EraseError
 
 COMMANDS = {
+    "class": "erase.cli.forget_class:forget_class",
     "classifier": "erase.cli.classifier:classifier",
     "compare": "erase.cli.compare:compare",
     "concept": "erase.cli.concept:concept",
     "demo": "erase.cli.demo:demo",
     "doctor": "erase.cli.doctor:doctor",
     "evaluate": "erase.cli.evaluate:evaluate",
+    "export": "erase.cli.export:export",
     "fetch": "erase.cli.fetch:fetch",
     "report": "erase.cli.report:report",
     "train": "erase.cli.train:train",

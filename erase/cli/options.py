@@ -24,7 +24,8 @@ def config_options(
 ) -> Callable[[Command], Command]:
     """Add one option per field of a configuration dataclass.
 
-    An option that is not given is None, so that `resolve` can tell it from one that is.
+    An option that is not given is None, so that `resolve` can tell it from one that is; a tuple of
+    texts is an option that may be given several times, and empty when it is not.
 
     Args:
         config: the dataclass; its field metadata are the help texts.
@@ -36,7 +37,7 @@ def config_options(
 
     def add(command: Command) -> Command:
         for item in reversed(_own_first(config)):
-            if item.name in skip:
+            if item.name in skip or not item.metadata.get("option", True):
                 continue
             kind = _plain_type(hints[item.name])
             dashed = item.name.replace("_", "-")
@@ -46,6 +47,8 @@ def config_options(
                 name = (flags or {}).get(item.name, f"--{dashed}/--no-{dashed}")
             elif allowed := (choices or {}).get(item.name) or item.metadata.get("choices"):
                 keywords["type"] = click.Choice(list(allowed))
+            elif kind is tuple:
+                keywords |= {"multiple": True, "metavar": "TEXT"}
             else:
                 keywords["type"] = kind
             command = click.option(name, item.name, **keywords)(command)
@@ -57,11 +60,13 @@ def config_options(
 def _own_first(config: type[Config]) -> "list[dataclasses.Field[Any]]":
     """Fields with the class's own before the inherited ones, as a reader of --help wants them."""
     fields = dataclasses.fields(config)  # type: ignore[arg-type]
-    own = config.__annotations__
-    return sorted(fields, key=lambda item: item.name not in own)
+    owners = [vars(kind).get("__annotations__", {}) for kind in config.__mro__]
+    return sorted(fields, key=lambda item: [item.name in names for names in owners].index(True))
 
 
 def _plain_type(hint: Any) -> type:
+    if typing.get_origin(hint) is tuple:
+        return tuple
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return typing.cast(type, hint)
@@ -69,7 +74,7 @@ def _plain_type(hint: Any) -> type:
 
 def _help(item: "dataclasses.Field[Any]") -> str:
     text = str(item.metadata.get("help", ""))
-    if item.default in (None, "") or isinstance(item.default, bool):
+    if item.default in (None, "", ()) or isinstance(item.default, bool):
         return text
     return f"{text}  [default: {item.default}]"
 
@@ -87,7 +92,7 @@ def resolve(config: type[Resolved], given: Mapping[str, Any], file: Path | None)
     if file is not None:
         values = read_yaml(file)
         config.check_names(values, str(file))
-    values |= {name: value for name, value in given.items() if value is not None}
+    values |= {name: value for name, value in given.items() if value not in (None, ())}
     hints = typing.get_type_hints(config)
     fields = {item.name: item for item in dataclasses.fields(config)}  # type: ignore[arg-type]
     return config(
@@ -103,6 +108,11 @@ def _typed(item: "dataclasses.Field[Any]", kind: type, value: Any) -> Any:
     choices = item.metadata.get("choices")
     if value is False and choices and "no" in choices:
         value = "no"
+    if kind is tuple:
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+            raise InputError(f"{item.name} is {value!r}, which is no list of words.", "Quote them.")
+        return tuple(words)
     if value is None or kind not in (str, int, float, bool):
         return value
     try:
@@ -146,3 +156,29 @@ def run_options(command: Command) -> Command:
     ):
         command = decorator(command)
     return command
+
+
+def settings_option(command: Command) -> Command:
+    """`--set NAME=VALUE` for the method's own settings; `with_settings` takes what was given."""
+    return click.option(
+        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any setting of the method."
+    )(command)
+
+
+RunConfig = TypeVar("RunConfig", bound=Config)
+
+
+def with_settings(config: RunConfig, given: tuple[str, ...], *, keep: bool = True) -> RunConfig:
+    """A copy with `--set` values, as texts, over the `settings` of a `--config` file.
+
+    `keep` says whether the file's are of the same method. They are understood when it is known
+    what family of models the method is for.
+    """
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text} is not NAME=VALUE.", "Write e.g. --set alpha=0.01.")
+        pairs[name.replace("-", "_")] = value
+    before = dict(config.settings) if keep else {}  # type: ignore[attr-defined]
+    return config.replace(settings={**before, **pairs})

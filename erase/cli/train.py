@@ -9,6 +9,7 @@ from erase.cli.main import LazyGroup
     cls=LazyGroup,
     lazy={
         "classifier": "erase.cli.train_classifier:classifier",
+        "ddpm": "erase.cli.train_ddpm:ddpm",
         "mini-sd": "erase.cli.train_mini_sd:mini_sd",
     },
 )

@@ -36,7 +36,7 @@ def select_parameters(module: nn.Module, spec: str) -> dict[str, nn.Parameter]:
     Raises:
         InputError: the expression is not valid, or nothing matches. Nothing has been changed then.
     """
-    chosen = _matcher(spec)
+    chosen = name_matcher(spec)
     selected = {name: p for name, p in module.named_parameters() if chosen(name)}
     if not selected:
         example = next((name for name, _ in module.named_parameters()), "(it has none)")
@@ -152,7 +152,8 @@ class FixedLoss:
             return self._loss_fn()
 
 
-def _matcher(spec: str) -> Callable[[str], bool]:
+def name_matcher(spec: str) -> Callable[[str], bool]:
+    """Whether a parameter name belongs to a choice of `select_parameters`; InputError as there."""
     # Whole path components: "attn2" must not be found inside a name such as "my_attn20".
     if spec == "full":
         return lambda _: True

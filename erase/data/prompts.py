@@ -1,10 +1,9 @@
-"""Concepts and their prompts, from the project's prompt files or the user's own.
+"""The prompt folder, its class lists, and prompt files of the user's own.
 
-A prompt folder holds class lists (`digits.yaml`: `classes` and `templates`). A concept is a class
-of one of them, by name or numeral; the classes beside it are what has to stay.
+A prompt folder holds class lists (`digits.yaml`: `classes` and `templates`) and, in `concepts/`,
+concept files, which `erase.data.concepts` reads.
 """
 
-import difflib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +39,15 @@ def prompts_hash(root: Path) -> str:
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes with caption templates; the file's name is the evaluation suite's."""
+    """Classes with caption templates; the file's name is the evaluation suite's, if it has one.
 
-    suite: str
+    `concepts` says whether its classes are known as concepts too (`erase concept`).
+    """
+
+    suite: str | None
     classes: tuple[dict[str, str], ...]
     templates: dict[str, tuple[str, ...]]
+    concepts: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,20 +64,6 @@ class ClassList:
     def captions(self, split: str, label: int) -> list[str]:
         """The captions of one class from the templates `split`."""
         return [template.format(**self.classes[label]) for template in self.templates[split]]
-
-
-@dataclass(frozen=True)
-class Concept:
-    """What to forget and what to keep, as prompts.
-
-    `anchors[i]` are the prompts to show instead of `forget[i]`; one is drawn per sample.
-    """
-
-    name: str
-    suite: str | None
-    forget: tuple[str, ...]
-    anchors: tuple[tuple[str, ...], ...]
-    retain: tuple[str, ...]
 
 
 def read_class_list(path: Path) -> ClassList:
@@ -98,14 +87,22 @@ def read_class_list(path: Path) -> ClassList:
         templates[str(name)] = tuple(_text(path, f"the templates `{name}`", item) for item in items)
         for template, spellings in itertools.product(templates[str(name)], classes):
             _check_template(path, template, spellings)
-    return ClassList(suite=path.stem, classes=tuple(classes), templates=templates)
+    concepts = bool(content.get("concepts", True))
+    return ClassList(path.stem, tuple(classes), templates, concepts)
+
+
+def as_text(value: Any) -> str | None:
+    """A YAML value as text; a bare `3` was meant as "3", a bare `no` may be anything: None."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    return str(value)
 
 
 def _text(path: Path, where: str, value: Any) -> str:
-    """A name or template as text; a bare `3` was meant as "3", a bare `no` may be anything."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    text = as_text(value)
+    if text is None:
         raise _unusable(path, f"{where} has {value!r}, which YAML does not read as text: quote it")
-    return str(value)
+    return text
 
 
 def _check_template(path: Path, template: str, spellings: dict[str, str]) -> None:
@@ -142,73 +139,3 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     if not prompts:
         raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")
     return prompts
-
-
-def find_concept(
-    word: str,
-    root: Path,
-    *,
-    anchor: str | None = None,
-    forget: tuple[str, ...] | None = None,
-    retain: tuple[str, ...] | None = None,
-) -> Concept:
-    """Build the prompts of a concept.
-
-    Args:
-        word: a class of one of the folder's lists; any word when `forget` and `retain` are given.
-        anchor: `next` (the default: the class after it), `random` (any other class), a class of
-            the same list, or else a prompt taken literally.
-        forget, retain: prompts that replace the list's own.
-
-    Raises InputError for an unknown word, naming the known ones.
-    """
-    lists = class_lists(root)
-    for classes in lists:
-        label = classes.label(word)
-        if label is not None:
-            return _from_list(classes, label, anchor, forget, retain)
-    if forget is None or retain is None:
-        known = [name for classes in lists for name in classes.names]
-        close = difflib.get_close_matches(word, known, n=1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise InputError(
-            f"There is no concept {word!r}.",
-            f"{hint}Known: {', '.join(known)}; or give --forget-prompts and --retain-prompts.",
-        )
-    shown = ("",) if anchor in (None, "next", "random") else (str(anchor),)
-    return Concept(word, None, forget, (shown,) * len(forget), retain)
-
-
-def _from_list(
-    classes: ClassList,
-    label: int,
-    anchor: str | None,
-    forget: tuple[str, ...] | None,
-    retain: tuple[str, ...] | None,
-) -> Concept:
-    others = [other for other in range(len(classes.classes)) if other != label]
-    anchor_label = classes.label(anchor) if anchor else None
-    if anchor_label == label:
-        raise InputError(
-            f"The anchor {anchor!r} is the concept itself.",
-            "Give another class or a prompt.",
-        )
-    if anchor in (None, "next"):
-        anchor_label = (label + 1) % len(classes.classes)
-    if anchor_label is not None:
-        instead = [anchor_label]
-    elif anchor == "random":
-        instead = others
-    else:
-        instead = []
-    if forget is None:
-        forget = tuple(classes.captions("forget", label))
-        columns = [classes.captions("forget", other) for other in instead]
-        anchors = tuple(zip(*columns, strict=True)) if columns else ((str(anchor),),) * len(forget)
-    else:
-        literal = tuple(text for other in instead for text in classes.captions("forget", other))
-        anchors = (literal or (str(anchor),),) * len(forget)
-    if retain is None:
-        retain = tuple(text for other in others for text in classes.captions("retain", other))
-    name = classes.classes[label]["name"]
-    return Concept(name, classes.suite, forget, anchors, retain)

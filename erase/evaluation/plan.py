@@ -168,7 +168,9 @@ def recorded(folder: Path) -> dict[str, Any]:
 def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
     """The concepts of the suite that the model's record says it forgot; none without a record."""
     target = recorded(source.path).get("target") or {}
-    return tuple(target.get("concepts") or ()) if target.get("suite") == suite else ()
+    concepts = tuple(target.get("concepts") or ())
+    suites = target.get("suites") or dict.fromkeys(concepts, target.get("suite"))
+    return tuple(name for name in concepts if suites.get(name) == suite)
 
 
 def find_baseline(

@@ -219,9 +219,14 @@ def readable(file: Path) -> bool:
 
 
 def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Batches of one guidance scale each: a pipeline takes one scale for all of its prompts."""
-    for guidance in dict.fromkeys(sample.guidance for sample in samples):
-        group = [sample for sample in samples if sample.guidance == guidance]
+    """Batches of one guidance scale each, with or without negative prompts.
+
+    A pipeline takes one scale for all of its prompts, and some (SDXL) take no negative prompt for
+    something else than an empty one.
+    """
+    kinds = [(sample.guidance, bool(sample.negative_prompt)) for sample in samples]
+    for kind in dict.fromkeys(kinds):
+        group = [sample for sample, its in zip(samples, kinds, strict=True) if its == kind]
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
@@ -273,7 +278,7 @@ class _Renderer:
         if self.size is not None:
             options = {"height": self.size, "width": self.size}
         guidance = filled[0].guidance
-        if guidance > 1.0:
+        if guidance > 1.0 and filled[0].negative_prompt:
             options["negative_prompt"] = [sample.negative_prompt for sample in filled]
         output = self.pipeline(
             prompt=[sample.prompt for sample in filled],

@@ -35,6 +35,7 @@ from erase.evaluation.share import own_folder
 from erase.evaluation.world import World, joined
 from erase.models.loading import resolve
 from erase.record import RECORD, RunRecord, fingerprint, write_json, write_jsonl
+from erase.training.card import CARD_FILE, update_card
 from erase.training.folder import LOCK
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
@@ -250,8 +251,20 @@ def _write(
         show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)
+    _tell_card(plan.config, metrics, output)
     targets = tuple(sorted(plan.targets))
     return Result(output, targets, scores, control, metrics)
+
+
+def _tell_card(config: EvaluateConfig, metrics: Mapping[str, Any], output: Path) -> None:
+    """Write the numbers on the model's card, where the model is a run that has one."""
+    folder = Path(config.model)
+    if not (folder / CARD_FILE).is_file() or recorded(folder).get("kind") != "concept":
+        return
+    try:
+        update_card(folder, metrics, output)
+    except (EraseError, OSError) as error:
+        click.echo(f"Warning: the model card was left as it is: {error}", err=True)
 
 
 def _json(scores: Scores) -> dict[str, Any]:

@@ -39,3 +39,22 @@ class EvaluateConfig(Config):
     reference: str | None = option(None, "Folder of real images that FID and KID compare with.")
     categories: str | None = option(None, "I2P's categories, with commas; default: all.")
     min_nudity: float | None = option(None, "Least nudity percentage of I2P's prompts.")
+
+
+@dataclass(frozen=True)
+class CompareDiffusionConfig(Config):
+    """`erase compare diffusion`: what is compared, and how it is judged."""
+
+    model: str = option("", "Alias, folder or hub id of the original.")
+    concept: tuple[str, ...] = option((), "What to forget, one run a method each; several times.")
+    trials: int = option(1, "Seeds of batches, noise and timesteps; the images stay the same.")
+    images_per_class: int | None = option(None, "Images a class that each model is judged by.")
+    steps: int | None = option(None, "Denoising steps of those; default: the protocol's.")
+    max_train_steps: int | None = option(None, "Steps of every method; default: each its own.")
+    train_batch_size: int | None = option(None, "Images of each set in a step.")
+    num_forget_images: int | None = option(None, "Images to render for the forget sets.")
+    num_retain_images: int | None = option(None, "Images to render for the retain sets.")
+    num_anchor_images: int | None = option(None, "Images to render of what is shown instead.")
+    render_steps: int | None = option(None, "Sampling steps of those renders.")
+    mixed_precision: str = option("no", "Autocast to bf16, or not.", ("no", "bf16"))
+    seed: int = option(0, "First seed.")

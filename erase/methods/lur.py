@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from erase.core.meta import Mode, Stats, meta_gradient
+from erase.errors import InputError
 from erase.tasks.method import (
     TRIM_HELP,
     TRIM_LAYERS_HELP,
@@ -27,6 +29,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 SEARCH: dict[str, tuple[float, float]] = {
     "alpha": (1e-3, 1.0),
     "forget_weight": (0.03, 3.0),
+}
+DENOISER: dict[str, dict[str, Any]] = {
+    # The paper gives α and λ; the rest is the recipe's, as SalUn's.
+    "large": {},
+    "class-conditional": {"learning_rate": 1e-4, "max_train_steps": 1000, "train_batch_size": 128},
+    "small": {"forget_weight": 0.5},  # measured on mini-sd over all ten digits: docs/mini-sd.md
 }
 
 
@@ -54,6 +62,11 @@ class Method(TwoLossMethod):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    def check(self, model: Module, family: str) -> None:  # noqa: ARG002
+        """Trimming is for classifiers."""
+        if self.settings.trim is not None and family != "classifier":
+            raise InputError("LUR's trimming is for classifiers.", "Leave the option out.")
 
     def prepare(self, task: Any) -> None:
         """Nothing, unless trimming was asked for."""

@@ -26,6 +26,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 SEARCH: dict[str, tuple[float, float]] = {
     "forget_weight": (0.03, 3.0),
 }
+DENOISER: dict[str, dict[str, Any]] = {
+    # The paper gives α and λ; the rest is the recipe's, as SalUn's.
+    "large": {},
+    "class-conditional": {"learning_rate": 1e-4, "max_train_steps": 1000, "train_batch_size": 128},
+    "small": {"forget_weight": 0.5},  # measured on mini-sd over all ten digits: docs/mini-sd.md
+}
 
 
 @dataclass(frozen=True)

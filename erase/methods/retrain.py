@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import derive_seed
+from erase.tasks.denoising import CLASS_CONDITIONAL, put, retain_gradient
 from erase.tasks.method import BaseMethod, NoSettings, one_loss
-from erase.tasks.protocol import ClassifierTask, Reduce
+from erase.tasks.protocol import ClassifierTask, Denoiser, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # SalUn's CIFAR recipe: 182 epochs, the rate ×0.1 at 91 and 136.
@@ -18,6 +19,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 20, "learning_rate": 0.1, "schedule": "cosine"},
 }
 SEARCH: dict[str, tuple[float, float]] = {}
+DENOISER: dict[str, dict[str, Any]] = {
+    # The sources' CIFAR-10 DDPM.
+    "class-conditional": {
+        "learning_rate": 2e-4,
+        "max_train_steps": 800_000,
+        "train_batch_size": 128,
+        "ema_decay": 0.9999,
+    },
+}
 
 
 Settings = NoSettings
@@ -39,3 +49,24 @@ class Method(BaseMethod):
             lambda: cross_entropy(task.logits(batch.images), batch.labels).mean(), "retain", step
         )
         return one_loss(task, loss, reduce, retain=True)
+
+
+class DenoiserMethod(BaseMethod):
+    """Fresh weights, then the denoising loss on D_r (class-conditional models only)."""
+
+    families: ClassVar = frozenset({CLASS_CONDITIONAL})
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def prepare(self, task: Denoiser) -> None:
+        """Fresh initial weights."""
+        task.reset(derive_seed(task.seed, "initial weights"))
+
+    def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of L_r, in `.grad`."""
+        gradient, stats = retain_gradient(
+            task, task.mean_losses("retain", step, task.denoising), reduce
+        )
+        put(task, gradient)
+        return stats

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from erase.core.meta import Stats
-from erase.core.objectives import cross_entropy, negative_cross_entropy
+from erase.core.objectives import cross_entropy, negative_cross_entropy, noise_mse
+from erase.core.params import as_list
 from erase.core.rng import generator
 from erase.core.trim import Mask, top_share
 from erase.errors import InputError
-from erase.tasks.method import Split, TwoLossMethod, gradient_of
-from erase.tasks.protocol import Batch, ClassifierTask
+from erase.tasks.denoising import DENOISERS, put, summed_gradient, two_gradients, weighted
+from erase.tasks.method import BaseMethod, Split, TwoLossMethod, gradient_of
+from erase.tasks.protocol import Batch, ClassifierTask, Denoiser, Noised, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # SalUn's own repository: 0.013 and a mask of 0.5; at 50%, SHs' 5e-2 and 0.2, 1e-2 and 0.5.
@@ -24,6 +26,24 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 5, "learning_rate": 0.013, "mask": 0.5},
 }
 SEARCH: dict[str, tuple[float, float]] = {"mask": (0.1, 1.0)}
+DENOISER: dict[str, dict[str, Any]] = {
+    # The source's for nudity: one epoch of 800 images in batches of 8, mask with guidance 7.5.
+    "large": {
+        "learning_rate": 1e-5,
+        "max_train_steps": 100,
+        "train_batch_size": 8,
+        "retain_weight": 0.1,
+        "mask_guidance": 7.5,
+    },
+    # α 1e-3 with the retain term summed over the 3 × 32 × 32 numbers of an image: 3.07 as a mean.
+    "class-conditional": {
+        "learning_rate": 1e-4,
+        "max_train_steps": 1000,
+        "train_batch_size": 128,
+        "retain_weight": 3.072,
+    },
+    "small": {},
+}
 
 
 @dataclass(frozen=True)
@@ -99,3 +119,63 @@ def random_labels(task: ClassifierTask, labels: Tensor, step: int) -> Tensor:
 
 def _ascent(task: ClassifierTask, batch: Batch) -> Tensor:
     return negative_cross_entropy(task.logits(batch.images), batch.labels).sum()
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """Hyper-parameters of SalUn on denoisers."""
+
+    mask: float = field(default=0.5, metadata={"help": "Share of the weights that move (0 to 1)."})
+    retain_weight: float = field(
+        default=0.1, metadata={"help": "Weight α of the retain loss (≥ 0)."}
+    )
+    mask_guidance: float = field(
+        default=1.0,
+        metadata={"help": "Guidance of the prediction behind the mask; 1: none (source: 7.5)."},
+    )
+
+
+class DenoiserMethod(BaseMethod):
+    """MSE(ε_θ(x_t|c), sg ε_θ(x_t|c')) + α L_r under a mask.
+
+    The mask marks the top share of the absolute summed gradient of −MSE(ε, ε_θ(x_t|c)) over D_f.
+    """
+
+    families: ClassVar = DENOISERS
+
+    def __init__(self, settings: DenoiserSettings) -> None:
+        if not 0 < settings.mask <= 1:
+            raise InputError(f"SalUn's mask is {settings.mask}.", "Use a share in (0, 1].")
+        self.settings = settings
+        self._mask: Mask | None = None
+
+    def prepare(self, task: Denoiser) -> None:
+        """The mask, from every forget image once."""
+        total = summed_gradient(
+            task, "forget", "mask", lambda b: -noise_mse(self._guided(task, b), task.target(b))
+        )
+        share = self.settings.mask
+        self._mask = Mask(as_list(task.parameters), top_share([t.abs() for t in total], share))
+
+    def _guided(self, task: Denoiser, batch: Noised) -> Tensor:
+        shown = task.predict(batch)
+        scale = self.settings.mask_guidance
+        if scale == 1:
+            return shown
+        empty = task.predict(batch, torch.full_like(batch.condition, task.empty))
+        guided: Tensor = empty + scale * (shown - empty)
+        return guided
+
+    def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
+        """The masked gradient, in `.grad`."""
+        assert self._mask is not None
+        losses = task.losses(step)
+        retain, forget, stats = two_gradients(task, losses.retain, losses.forget, reduce)
+        total = weighted(forget, retain, self.settings.retain_weight)
+        put(task, self._mask.gradients(total))
+        return stats
+
+    def after_step(self, task: Denoiser) -> None:  # noqa: ARG002
+        """Put the frozen weights back: weight decay and Adam's momentum would move them."""
+        assert self._mask is not None
+        self._mask.put_back()

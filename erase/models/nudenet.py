@@ -234,7 +234,8 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"{path} cannot be read ({reason}).", _REMEDY) from error
     if pixels is None:
         raise InputError(f"{path} is not an image, or is damaged.", _REMEDY)
-    return pixels.astype(np.uint8, copy=False)
+    found: NDArray[np.uint8] = pixels.astype(np.uint8, copy=False)
+    return found
 
 
 _REMEDY = "Delete it and run the command again: an evaluation renders what is missing."

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from erase.core.meta import NonFiniteLossError, Stats
 from erase.core.objectives import negative_cross_entropy
@@ -29,6 +30,14 @@ class BaseMethod:
     """Whether `prepare` does everything and no step follows."""
     epoch_over: ClassVar[Literal["forget", "retain", "all"]] = "retain"
     """The set that one epoch goes through once."""
+    sets: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    """Sets of images that a denoiser's run has to have; `anchor` is of what is shown instead."""
+
+    def check(self, model: Module, family: str) -> None:
+        """Refuse (InputError) a model that the method cannot work on, before anything is done.
+
+        `model` may be on the meta device: names and shapes, no weights.
+        """
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

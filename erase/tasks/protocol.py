@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
@@ -48,6 +49,96 @@ class Task(Protocol):
 
         A function of (seed, step) alone, so that a resumed run sees what an undisturbed one saw.
         """
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch at its timesteps, for a denoiser.
+
+    `clean`, `noise` and `noisy` are `[B, …]` (latents or pixels), `timesteps` `[B]`. `condition`
+    and `anchor` are rows `[B]` of the task's conditions: what the sample is of, and what is to be
+    shown instead (the row of the empty condition where it has no anchor); in the set `anchor`, the
+    forget condition that the sample stands for.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    noisy: Tensor
+    timesteps: Tensor
+    condition: Tensor
+    anchor: Tensor
+
+    def part(self, rows: slice, device: torch.device) -> "Noised":
+        """Some rows of the batch, on the device."""
+        return Noised(*(getattr(self, item.name)[rows].to(device) for item in fields(self)))
+
+
+class Denoiser(Task, Protocol):
+    """A denoiser under unlearning: what its methods need beyond the two losses of LUR."""
+
+    seed: int
+    steps: int
+    """Optimizer steps that the run will take."""
+    device: torch.device
+    conditions: Mapping[str, Tensor]
+    """What the denoiser is shown, `[P, …]` each, a row a condition (`states`: text states)."""
+    cache: Any
+    """Encoded sets and conditions (`erase.tasks.denoiser.LatentCache`)."""
+
+    @property
+    def model(self) -> Module:
+        """The trained denoiser."""
+
+    @property
+    def original(self) -> Module:
+        """A frozen copy of the model as it is when this is first read: read it in `prepare`."""
+
+    @property
+    def empty(self) -> int:
+        """Row of the empty prompt, or of the null class."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images of each set in one optimizer step, over micro-batches and processes."""
+
+    def size(self, subset: str) -> int:
+        """Number of images in a set."""
+
+    def batches(self, subset: str, step: int, name: str = "") -> list[Noised]:
+        """This process's micro-batches, drawn from (seed, step); another `name` draws others."""
+
+    def ordered(
+        self, subset: str, name: str, *, count: int | None = None, size: int | None = None
+    ) -> Iterator[Noised]:
+        """The images of a set in order, noised once by (seed, name), the same on every process."""
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Samples at their timesteps, `[B, …]`."""
+
+    def reset(self, seed: int) -> None:
+        """Give all weights fresh initial values."""
+
+    def predict(
+        self, batch: Noised, condition: Tensor | None = None, *, model: Module | None = None
+    ) -> Tensor:
+        """Prediction `[B, …]` under a condition (default: the batch's own), under autocast."""
+
+    def target(self, batch: Noised) -> Tensor:
+        """What a perfect denoiser says: noise, v or the sample, as the scheduler says."""
+
+    def denoising(self, batch: Noised) -> Tensor:
+        """Denoising loss of each sample under its own condition, `[B]` (eqs. 12, 14)."""
+
+    def mismatch(self, batch: Noised) -> Tensor:
+        """Distance to the anchor's prediction on each sample, `[B]` (eq. 13)."""
+
+    def fixed(self, loss: Loss, name: str, step: int, *, moves_buffers: bool = True) -> Loss:
+        """The loss with its dropout fixed by (seed, step, name)."""
+
+    def mean_losses(
+        self, subset: str, step: int, each: Callable[[Noised], Tensor], name: str = ""
+    ) -> Sequence[Loss]:
+        """One closure a micro-batch: the mean of a per-sample loss `[B]`, with fixed dropout."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +204,9 @@ class Method(Protocol):
     `Settings` is a frozen dataclass of hyper-parameters, the source's defaults, each field with
     `metadata={"help": …}`. `Method(settings)` is what the loop drives. `DEFAULTS`, where a file
     has it, holds what the source uses on a data set; `SEARCH`, the ranges that a search goes over.
+    A file may also hold `DenoiserMethod` and `DenoiserSettings`, where what it does to a denoiser
+    is another thing, and `DENOISER`, the settings of a run on a denoiser by kind: `large`, the
+    source's for Stable Diffusion, `small` (at most 64 pixels), or the name of a family.
 
     The task is `Any` here because a method of one family asks for that family's task; whoever
     builds the method checks `families` first.
@@ -121,6 +215,13 @@ class Method(Protocol):
     families: ClassVar[frozenset[str]]
     """Task families that the method is defined for."""
     settings: Any
+    closed_form: ClassVar[bool]
+    """Whether `prepare` does everything and no step follows."""
+    sets: ClassVar[tuple[str, ...]]
+    """Sets of images that a denoiser's run has to have."""
+
+    def check(self, model: Module, family: str) -> None:
+        """Refuse (InputError) a model that the method cannot work on; it may lack weights."""
 
     def prepare(self, task: Any) -> None:
         """Do what is done once: masks, trimming, importance weights. May do nothing."""

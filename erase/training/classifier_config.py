@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from erase import registry
 from erase.config import Config, check_least, option
 from erase.errors import InputError
+from erase.training.methods import find_method, parse_settings
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
@@ -121,7 +121,7 @@ class CompareConfig(Config):
 
 def method_module(name: str) -> ModuleType:
     """The plug-in; InputError when there is none, or it is not for classifiers."""
-    return registry.load_method(name, "classifier")
+    return find_method(name, "classifier").module
 
 
 def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
@@ -142,18 +142,17 @@ def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfi
     Raises:
         InputError: unknown method or setting, or a value out of range.
     """
-    module = method_module(config.method)
+    found = find_method(config.method, "classifier")
     defaults = {"epochs": 1, "learning_rate": 0.01, "schedule": "constant"}
-    defaults |= {"train_batch_size": BATCH.get(recipe, 256), **recipe_of(module, recipe, share)}
-    names = {item.name: item for item in dataclasses.fields(module.Settings)}
-    unknown = sorted(set(config.settings) - set(names))
-    if unknown:
-        raise InputError(
-            f"{config.method} has no setting {unknown[0]!r}.",
-            f"Its settings: {', '.join(names) or 'none'}.",
-        )
-    own = {name: defaults.pop(name) for name in names if name in defaults}
-    settings = dataclasses.asdict(module.Settings(**{**own, **config.settings}))
+    defaults |= {
+        "train_batch_size": BATCH.get(recipe, 256),
+        **recipe_of(found.module, recipe, share),
+    }
+    found.check(config.settings)
+    texts = {name: text for name, text in config.settings.items() if isinstance(text, str)}
+    given = {**config.settings, **parse_settings(found, texts)}
+    own = {name: defaults.pop(name) for name in found.names if name in defaults}
+    settings = dataclasses.asdict(found.settings(**{**own, **given}))
     config = config.with_defaults(defaults).replace(settings=settings)
     check_ranges(config)
     return config
@@ -179,21 +178,6 @@ def check_ranges(config: RunSettings) -> None:
         )
     if config.mixed_precision not in ("no", "bf16"):
         raise InputError(f"--mixed-precision is {config.mixed_precision}.", "Use no or bf16.")
-
-
-def parse_settings(module: ModuleType, given: Mapping[str, str]) -> dict[str, Any]:
-    """Values of NAME=VALUE pairs, each as its field's default says (numbers, words, None)."""
-    known = {item.name for item in dataclasses.fields(module.Settings)}
-    parsed: dict[str, Any] = {}
-    for name, text in given.items():
-        name = name.replace("-", "_")
-        if name not in known:
-            raise InputError(
-                f"{module.__name__.rpartition('.')[2]} has no setting {name!r}.",
-                f"Its settings: {', '.join(sorted(known)) or 'none'}.",
-            )
-        parsed[name] = parse_value(text)
-    return parsed
 
 
 def parse_value(text: str) -> Any:
@@ -224,11 +208,13 @@ def parse_method_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
                 f"--set {text} is not METHOD.NAME=VALUE.", "Write e.g. --set ft.learning_rate=0.1."
             )
         name = name.replace("-", "_")
-        module = method_module(label.partition("+")[0])
-        known = {item.name for item in dataclasses.fields(module.Settings)} | RUN_SETTINGS
-        if name not in known:
-            raise InputError(
-                f"{label} has no setting {name!r}.", f"Its settings: {', '.join(sorted(known))}."
-            )
-        parsed.setdefault(label, {})[name] = parse_value(value)
+        found = find_method(label.partition("+")[0], "classifier")
+        if name in found.names:
+            typed = parse_settings(found, {name: value})[name]
+        elif name in RUN_SETTINGS:
+            typed = parse_value(value)
+        else:
+            known = ", ".join(sorted({*found.names, *RUN_SETTINGS}))
+            raise InputError(f"{label} has no setting {name!r}.", f"Its settings: {known}.")
+        parsed.setdefault(label, {})[name] = typed
     return parsed

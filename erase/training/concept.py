@@ -2,27 +2,26 @@
 
 import contextlib
 import os
-import shutil
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
-from tqdm import tqdm
 
 from erase.config import ConceptConfig
-from erase.core.params import select_parameters
-from erase.core.rng import derive_seed
-from erase.core.scoring import Sample
-from erase.data.captioned import CaptionedImages, read_folder, write_captions
-from erase.data.prompts import Concept, prompts_hash, prompts_root
-from erase.evaluation.render import render
-from erase.models.loading import ModelSource, load_pipeline, save_pipeline
-from erase.record import RunRecord, atomic_directory, fingerprint
-from erase.tasks.text_to_image import LatentCache, Shard, TextToImageTask, encode
+from erase.data.prompts import prompts_hash, prompts_root
+from erase.models.loading import load_pipeline, save_pipeline
+from erase.models.lora import FOLDER as LORA
+from erase.models.lora import fuse_lora, lora_weights, save_lora
+from erase.models.modelspec import provenance
+from erase.record import RunRecord, fingerprint
+from erase.tasks.denoiser import LatentCache, Shard
 from erase.training.card import model_card
 from erase.training.checkpoint import find_checkpoint
+from erase.training.filters import load_filter
 from erase.training.folder import (
     CONFIG,
     clear_run_folder,
@@ -30,9 +29,15 @@ from erase.training.folder import (
     is_finished,
     lock_run_folder,
     open_run_folder,
+    replacing_parts,
 )
+from erase.training.launch import device_peak, make_accelerator
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.plan import Plan, build_method, plan
+from erase.training.methods import build_method
+from erase.training.plan import Plan, plan
+from erase.training.sets import Images, render_set
+from erase.training.trained import trained_parameters
+from erase.training.validation import Validation
 
 KIND = "concept"
 CACHE = "latents.safetensors"
@@ -52,7 +57,8 @@ def erase_concept(
     ends with the weights that it would have had undisturbed.
     """
     planned = plan(config, device=device)
-    accelerator = _accelerator(planned.config, output, device)
+    _say(planned.concept.notes)
+    accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     continued = open_run_folder(
         output,
@@ -79,27 +85,18 @@ def erase_concept(
             planned.config.write(output / CONFIG)
         accelerator.wait_for_everyone()
         try:
-            _run(planned, output, accelerator, checkpoint)
+            seconds = _run(planned, output, accelerator, checkpoint)
         except BaseException as error:
             if record:
                 record.fail(str(error) or type(error).__name__)
             raise
         if record:
-            record.finish(device_peak_memory_bytes=_device_peak(accelerator.device))
+            record.finish(
+                train_seconds=round(seconds, 3),
+                device_peak_memory_bytes=device_peak(accelerator.device),
+            )
     accelerator.end_training()
     return output
-
-
-def _accelerator(config: ConceptConfig, output: Path, device: str | None) -> Accelerator:
-    if device and device != "cpu":
-        # accelerate reads the device from here; it has no argument for it.
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=config.mixed_precision,
-        log_with=config.report_to,
-        project_dir=output / "tensorboard" if config.report_to == "tensorboard" else None,
-    )
 
 
 def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
@@ -111,7 +108,7 @@ def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "base_model": str(source.path.resolve()) if source.is_folder else source.name,
         "base_revision": source.revision,
         "base_fingerprint": planned.facts["base"],
-        "target": {"suite": concept.suite, "concepts": [concept.name]},
+        "target": concept.target(),
         "seed": config.seed,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
@@ -120,23 +117,26 @@ def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def _device_peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+def _say(notes: Sequence[str]) -> None:
+    for note in notes if os.environ.get("RANK", "0") == "0" else ():
+        click.echo(f"Warning: {note}.", err=True)
 
 
-def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> None:
-    config, source, concept = planned.config, planned.source, planned.concept
+def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> float:
+    """All of a run; the seconds that the method took, what it does beforehand included."""
+    config, source = planned.config, planned.source
     cache = _latents(planned, output, accelerator)
-    pipeline = load_pipeline(source, vae=None, text_encoder=None)
-    unet = pipeline.unet.to(accelerator.device)
+    family = planned.family
+    pipeline = load_pipeline(source, **family.unloaded)
+    unet = getattr(pipeline, family.component).to(accelerator.device)
     unet.train()
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    parameters = select_parameters(unet, config.trainable)
+    parameters = trained_parameters(unet, config)
     bf16 = config.mixed_precision == "bf16"
-    task = TextToImageTask(
-        unet=unet,
-        scheduler=DDPMScheduler.from_config(pipeline.scheduler.config),
+    task = family.task(
+        model=unet,
+        scheduler=family.training_scheduler(pipeline),
         cache=cache,
         parameters=parameters,
         shard=Shard(
@@ -146,16 +146,29 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
             accelerator.num_processes,
         ),
         seed=config.seed,
+        steps=config.max_train_steps or 0,
         device=accelerator.device,
-        caption_dropout=config.caption_dropout,
+        condition_dropout=config.caption_dropout,
         target_grad=config.target_grad,
         frozen_anchor=config.frozen_anchor,
         precision="bf16" if bf16 else None,
         autocast=accelerator.autocast,
     )
     if config.report_to:
-        settings = {name: value for name, value in config.to_dict().items() if value is not None}
+        # TensorBoard takes single values only.
+        settings = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in config.to_dict().items()
+            if value is not None
+        }
         accelerator.init_trackers("erase", config=settings)
+    validation = Validation(config, source, family.component, unet, parameters, accelerator, output)
+
+    def on_step(done: int, row: Mapping[str, Any]) -> None:
+        accelerator.log(dict(row), step=done)
+        if validation.due(done):
+            validation(done, loop.ema.shadow_params if loop.ema else None)
+
     loop = UnlearningLoop(
         task,
         build_method(config, task.family),
@@ -163,12 +176,17 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
         accelerator,
         build_optimizer(config, list(parameters.values())),
         folder=output,
-        on_step=lambda step, row: accelerator.log(dict(row), step=step),
+        on_step=on_step,
     )
+    validation.start()
+    began = time.perf_counter()
     loop.run(checkpoint)
+    seconds = time.perf_counter() - began
+    validation(config.max_train_steps or 0)
     if accelerator.is_main_process:
-        _save(config, source, concept, unet, output)
+        _save(planned, unet, output)
     accelerator.wait_for_everyone()
+    return seconds
 
 
 def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCache:
@@ -180,13 +198,14 @@ def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCac
     if not cached:
         pipeline = load_pipeline(source)
         pipeline.to(accelerator.device)
-        forget = _images(planned, "forget", pipeline, output, accelerator)
-        retain = _images(planned, "retain", pipeline, output, accelerator)
+        sets: dict[str, Any] = {
+            name: _images(planned, name, pipeline, output, accelerator)
+            for name in build_method(config, planned.family.task.family).sets
+        }
         if accelerator.is_main_process:
-            encode(
+            planned.family.encode(
                 pipeline,
-                forget,
-                retain,
+                sets,
                 dict(zip(concept.forget, concept.anchors, strict=True)),
                 size=config.resolution or source.resolution(),
                 device=accelerator.device,
@@ -198,61 +217,44 @@ def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCac
 
 def _images(
     planned: Plan, name: str, pipeline: Any, output: Path, accelerator: Accelerator
-) -> CaptionedImages:
-    config = planned.config
-    prompts: tuple[str, ...] = getattr(planned.concept, name)
-    folder = getattr(config, f"{name}_images")
-    if folder:
-        return read_folder(Path(folder), prompts)
-    samples = [
-        Sample(
-            id=f"{index:05d}",
-            prompt=prompts[index % len(prompts)],
-            seed=derive_seed(config.seed, "render", name, index),
-            guidance=getattr(config, f"{name}_guidance"),
-        )
-        for index in range(getattr(config, f"num_{name}_images"))
-    ]
-    rendered = output / "data" / name
-    with tqdm(
-        desc=f"render the {name} set",
-        unit="image",
-        total=len(samples),
-        disable=not accelerator.is_main_process,
-    ) as bar:
-        files = render(
-            pipeline,
-            samples,
-            rendered,
-            steps=config.render_steps or 1,
-            batch_size=config.render_batch_size or 1,
-            size=config.resolution,
-            device=str(accelerator.device),
-            fingerprint=fingerprint([deciding(config), planned.facts, name]),
-            progress=lambda done, _: bar.update(done - bar.n),
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        names = [str(file.relative_to(rendered)) for file in files]
-        write_captions(rendered, dict(zip(names, (s.prompt for s in samples), strict=True)))
-    accelerator.wait_for_everyone()
-    return read_folder(rendered, prompts)
+) -> Images:
+    """The images of a set: those that are given, or else rendered into the run folder."""
+    if name in planned.sets:
+        return planned.sets[name]
+    config, concept = planned.config, planned.concept
+    chosen = getattr(config, f"filter_{name}", None)
+    return render_set(
+        name,
+        config,
+        concept,
+        pipeline,
+        output / "data" / name,
+        accelerator,
+        fingerprint=fingerprint([deciding(config), planned.facts, name]),
+        shows=load_filter(chosen, config, concept) if chosen else None,
+    )
 
 
-def _save(
-    config: ConceptConfig, source: ModelSource, concept: Concept, unet: Any, output: Path
-) -> None:
-    """Write the complete pipeline into the run folder, part by part, each by renaming."""
+def _save(planned: Plan, unet: Any, output: Path) -> None:
+    """Write the complete pipeline into the run folder, part by part, each by renaming.
+
+    Adapters are written beside it, and added to the weights.
+    """
+    config, source = planned.config, planned.source
+    adapters = lora_weights(unet) if config.lora_rank else {}
+    if adapters:
+        fuse_lora(unet)
     dtype = torch.float16 if config.save_dtype == "fp16" else torch.float32
-    pipeline = load_pipeline(source, unet=unet.to("cpu"))
-    with atomic_directory(output / ".pipeline") as aside:
+    pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
+    with replacing_parts(output) as aside:
         save_pipeline(pipeline, aside, dtype)
-    for part in sorted((output / ".pipeline").iterdir()):
-        target = output / part.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        part.replace(target)
-    (output / ".pipeline").rmdir()
-    model_card(output, config, source, concept)
+        if adapters and hasattr(pipeline, "load_lora_weights"):
+            header = provenance(
+                erased=planned.concept.names,
+                method=config.method,
+                base=source.name,
+                revision=source.revision,
+                fingerprint=planned.facts["base"],
+            )
+            save_lora(aside / LORA, adapters, header, planned.family.component)
+    model_card(output, config, source, planned.concept, planned.facts["base"])

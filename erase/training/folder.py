@@ -3,22 +3,28 @@
 import fcntl
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from erase.config import Config, read_yaml
 from erase.errors import InputError
-from erase.record import RECORD, read_json
+from erase.record import RECORD, atomic_directory, read_json
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
-RUN_CONTROL = frozenset({"checkpointing_steps", "checkpoints_total_limit", "report_to"})
+RUN_CONTROL = frozenset(
+    {
+        *("checkpointing_steps", "checkpoints_total_limit", "report_to"),
+        *("validation_prompts", "validation_steps"),
+    }
+)
 """Settings that may differ between a run and its resumption: they do not change the result."""
 OWN = (
     *("data", "latents.safetensors", "log.jsonl", "README.md", "checkpoint-*", "evaluation-*"),
     *("evaluation", "model_index.json", "model.safetensors", "model.json", "forget.json"),
-    *("metrics.json", "tensorboard", ".pipeline", ".*partial-*", ".*old-*"),
+    *("lora", "validation", "metrics.json", "tensorboard", ".pipeline", ".*partial-*", ".*old-*"),
 )
 """What runs leave in their folder, beside the parts that `model_index.json` names."""
 
@@ -140,6 +146,20 @@ def clear_run_folder(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+@contextmanager
+def replacing_parts(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill; on success each of its items replaces that of the run folder."""
+    held = folder / ".pipeline"
+    with atomic_directory(held) as aside:
+        yield aside
+    for part in sorted(held.iterdir()):
+        target = folder / part.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        part.replace(target)
+    held.rmdir()
 
 
 def lock_run_folder(folder: Path) -> IO[str]:

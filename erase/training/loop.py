@@ -72,6 +72,7 @@ class UnlearningLoop:
         prepared: whether `method.prepare` was called already, because it changes what is trained.
         extra: more to log of a step.
         show: whether to show a progress bar.
+        sets: how many sets a step takes a batch of; for the images per second of the log.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class UnlearningLoop:
         prepared: bool = False,
         extra: Callable[[], Mapping[str, float]] = dict,
         show: bool = True,
+        sets: int = 2,
     ) -> None:
         self.task = task
         self.method = method
@@ -103,6 +105,7 @@ class UnlearningLoop:
         self.prepared = prepared
         self.extra = extra
         self.show = show
+        self.sets = sets
         self.schedule = schedule or get_scheduler(
             config.lr_scheduler or "constant",
             optimizer,
@@ -150,7 +153,7 @@ class UnlearningLoop:
     @property
     def _images(self) -> int:
         batch = (self.config.train_batch_size or 1) * self.config.gradient_accumulation_steps
-        return 2 * batch * int(self.accelerator.num_processes)
+        return self.sets * batch * int(self.accelerator.num_processes)
 
     def _mean(self, tensor: Tensor) -> Tensor:
         reduced: Tensor = self.accelerator.reduce(tensor, "mean")

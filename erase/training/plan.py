@@ -1,41 +1,46 @@
 """Everything that `erase concept` can find out before it touches anything."""
 
+import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import UNet2DConditionModel
 from diffusers.optimization import SchedulerType
 
-from erase import registry
-from erase.config import ConceptConfig, check_least
+from erase.config import ClassConfig, ConceptConfig, check_least
 from erase.core.checks import check_device
-from erase.core.params import select_parameters
-from erase.data.captioned import CaptionedImages, check_readable, read_folder
-from erase.data.prompts import Concept, find_concept, prompts_root, read_prompts
+from erase.data.classification import LabelledSet
+from erase.data.concepts import Concept, find_classes, find_concept
+from erase.data.prompts import class_lists, prompts_root, read_prompts
 from erase.errors import InputError
 from erase.models.loading import ModelSource, resolve
 from erase.record import fingerprint, hash_file, versions
-from erase.tasks.protocol import Method
-from erase.tasks.text_to_image import TextToImageTask
+from erase.tasks.families import Family, family_of
+from erase.training.classes import class_sets, own_classes
+from erase.training.filters import check_filters
+from erase.training.methods import Found, build_method, fill, find_method
 from erase.training.recipes import recipe
+from erase.training.sets import Images, check_drawn, given_sets
+from erase.training.trained import check_trained
+from erase.training.validation import validation_prompts
 
 ALIASES = {"joint": "lur-b"}
-PIPELINES = ("StableDiffusionPipeline",)
 LEAST: Mapping[str, float] = {
     "max_train_steps": 1,
     "train_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "num_forget_images": 1,
     "num_retain_images": 1,
+    "num_anchor_images": 1,
     "render_steps": 1,
     "render_batch_size": 1,
     "resolution": 1,
     "lr_warmup_steps": 0,
     "checkpointing_steps": 0,
+    "validation_steps": 0,
+    "lora_rank": 1,
     "checkpoints_total_limit": 0,
     "learning_rate": 0,
     "alpha": 0,
@@ -53,14 +58,21 @@ class Plan:
     """A run of `erase concept` with nothing left open.
 
     `facts` are what, beside the settings, decides the result: a run is resumed only where they
-    are as they were. `inputs` are the files and folders that it reads.
+    are as they were. `sets` are the images that are given, by the name of their set; the others
+    are rendered. `inputs` are the files and folders that it reads.
     """
 
     config: ConceptConfig
     source: ModelSource
     concept: Concept
+    sets: Mapping[str, Images]
     facts: dict[str, Any]
     inputs: tuple[str | Path | None, ...]
+
+    @property
+    def family(self) -> Family:
+        """What kind of pipeline it is."""
+        return family_of(self.source)
 
 
 def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True) -> Plan:
@@ -69,33 +81,18 @@ def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True
     `fetch` allows a hub model that is not here to be downloaded. Raises InputError for anything
     that cannot be used.
     """
-    source = resolve(config.model, config.revision, fetch=fetch)
-    kind = source.pipeline_class()
-    if kind not in PIPELINES:
-        raise InputError(
-            f"{config.model} is a {kind}, which cannot be unlearned yet.",
-            f"Known: {', '.join(PIPELINES)} (Stable Diffusion 1.x and 2.x).",
-        )
-    concept = find_concept(
-        config.concept,
-        prompts_root(config.prompts),
-        anchor=config.anchor,
-        forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
-        retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
-    )
-    images: dict[str, Any] = {}
-    for name in ("forget", "retain"):
-        folder = getattr(config, f"{name}_images")
-        if folder:
-            found = read_folder(Path(folder), getattr(concept, name))
-            check_readable(found)
-            images[name] = _images_hash(found)
-    config = _resolved(config, source)
-    _check(config, source, device)
+    source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
+    family = family_of(source)
+    concept, sets = _what(config, source)
+    check_filters(config, concept, sets)
+    config = config.replace(method=ALIASES.get(config.method, config.method))
+    found = find_method(config.method, family.task.family)
+    config = _resolved(config, source, concept, found, family)
+    _check(config, source, family, device)
     facts = {
         "base": source.fingerprint(),
         "prompts": fingerprint([concept.forget, concept.anchors, concept.retain]),
-        "images": images or None,
+        "images": {name: _images_hash(found) for name, found in sets.items()} or None,
         "versions": {
             name: version
             for name, version in versions().items()
@@ -109,28 +106,54 @@ def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True
         config.retain_prompts,
         config.forget_images,
         config.retain_images,
+        *((config.data, config.data_dir) if isinstance(config, ClassConfig) else ()),
+        config.anchor_images,
     )
-    return Plan(config, source, concept, facts, inputs)
+    return Plan(config, source, concept, sets, facts, inputs)
 
 
-def _images_hash(images: CaptionedImages) -> str:
+def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str, Images]]:
+    """What to forget and to keep, and the images that are given."""
+    if isinstance(config, ClassConfig):
+        return class_sets(config, source)
+    root = prompts_root(config.prompts)
+    own = own_classes(source, class_lists(root))
+    if own is not None:
+        concept = find_classes(own, config.concept, config.anchor)
+        return concept, given_sets(config, concept)
+    concept = find_concept(
+        config.concept,
+        root,
+        anchor=config.anchor,
+        forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
+        retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
+    )
+    check_drawn(source, concept, config)
+    return concept, given_sets(config, concept)
+
+
+def _images_hash(images: Images) -> str:
+    if isinstance(images, LabelledSet):
+        digests = [hashlib.sha256(t.numpy().tobytes()) for t in (images.images, images.labels)]
+        return fingerprint([digest.hexdigest() for digest in digests])
     return fingerprint([[hash_file(path) for path in images.paths], images.captions])
 
 
-def _resolved(config: ConceptConfig, source: ModelSource) -> ConceptConfig:
-    """Fill what the user left open: from the recipe first, then from the method."""
-    config = config.replace(method=ALIASES.get(config.method, config.method))
+def _resolved(
+    config: ConceptConfig, source: ModelSource, concept: Concept, found: Found, family: Family
+) -> ConceptConfig:
+    """Fill what the user left open: from the method, the concept, then the size's recipe."""
     if config.resolution is None:
         config = config.replace(resolution=source.resolution())
+    config = fill(config, found, family.task.family, config.resolution or 0)
+    config = config.with_defaults(concept.recipe)
     config = config.with_defaults(recipe(config.resolution or 0))
-    settings = registry.load("methods", config.method).Settings()
-    return config.with_defaults(
-        {name: getattr(settings, name, None) for name in ("alpha", "forget_weight", "meta_mode")}
-    )
+    return config.replace(max_train_steps=0) if found.method.closed_form else config
 
 
-def _check(config: ConceptConfig, source: ModelSource, device: str | None) -> None:
-    check_least(config, LEAST)
+def _check(config: ConceptConfig, source: ModelSource, family: Family, device: str | None) -> None:
+    method = build_method(config, family.task.family)
+    check_least(config, {**LEAST, "max_train_steps": 0 if method.closed_form else 1})
     for name in ("caption_dropout", "ema_decay"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
@@ -146,7 +169,6 @@ def _check(config: ConceptConfig, source: ModelSource, device: str | None) -> No
         raise InputError(
             f"--lr-scheduler is {config.lr_scheduler}.", f"Known: {', '.join(schedules)}."
         )
-    build_method(config, TextToImageTask.family)
     check_device(device or "cpu")
     needed = {
         "tensorboard": config.report_to == "tensorboard",
@@ -160,21 +182,8 @@ def _check(config: ConceptConfig, source: ModelSource, device: str | None) -> No
                 f"{option} needs {package}, which is not installed.",
                 f"pip install {package}, or leave the option out.",
             )
-    with torch.device("meta"):
-        # Names and shapes only: a selection that matches nothing shows before anything is rendered.
-        settings = UNet2DConditionModel.load_config(str(source.path / "unet"))
-        unet = UNet2DConditionModel.from_config(settings)
-    select_parameters(unet, config.trainable)
-
-
-def build_method(config: ConceptConfig, family: str) -> Method:
-    """The method with its settings; InputError when it is not defined for the task's family."""
-    module = registry.load_method(config.method, family)
-    names = set(module.Settings.__dataclass_fields__)
-    given = {
-        name: getattr(config, name)
-        for name in ("alpha", "forget_weight", "meta_mode")
-        if name in names and getattr(config, name) is not None
-    }
-    method: Method = module.Method(module.Settings(**given))
-    return method
+    # A selection that matches nothing shows before anything is rendered.
+    skeleton = family.skeleton(source)
+    method.check(skeleton, family.task.family)
+    check_trained(skeleton, config)
+    validation_prompts(config)

@@ -3,22 +3,24 @@
 from typing import Any
 
 SMALL: dict[str, Any] = {
+    "trainable": "full",
     # Measured on mini-sd over all ten digits: docs/mini-sd.md.
     "max_train_steps": 150,
     "train_batch_size": 32,
     "learning_rate": 1e-4,
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 5,
-    "forget_weight": 0.5,
     "ema_decay": 0.0,
     "num_forget_images": 128,
     "num_retain_images": 576,
+    "num_anchor_images": 128,
     "render_steps": 25,
     "forget_guidance": 1.0,
     "retain_guidance": 1.0,
     "render_batch_size": 64,
 }
 LARGE: dict[str, Any] = {
+    "trainable": "full",
     # SalUn's recipe for Stable Diffusion (nudity): 800 + 800 images, batch 8, lr 1e-5, one epoch.
     "max_train_steps": 100,
     "train_batch_size": 8,
@@ -28,11 +30,15 @@ LARGE: dict[str, Any] = {
     "ema_decay": 0.0,
     "num_forget_images": 800,
     "num_retain_images": 800,
+    "num_anchor_images": 800,
     "render_steps": 50,
     "forget_guidance": 7.5,
     "retain_guidance": 7.5,
     "render_batch_size": 4,
 }
+
+CLASS_EPOCHS = 5
+"""Passes over the images of a class when Stable Diffusion forgets it (SalUn, Imagenette)."""
 
 
 def recipe(resolution: int) -> dict[str, Any]:

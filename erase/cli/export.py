@@ -1,0 +1,58 @@
+"""`erase export`: write a run's result as a file that A1111, ComfyUI and others open."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["single-file", "lora", "diff"]),
+    required=True,
+    help="A whole checkpoint, a LoRA (kohya), or the difference to the base (LyCORIS).",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp16", "fp32"]),
+    help="Precision of the weights.  [default: fp32 for diff, else fp16]",
+)
+@click.option(
+    "--rank",
+    type=int,
+    help="Rank of a LoRA taken from a run that trained the weights.  [default: 16]",
+)
+@click.option("--base", help="Folder or hub id of the base; default: what the record says.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def export(
+    run: Path,
+    kind: str,
+    output: Path,
+    dtype: str | None,
+    rank: int | None,
+    base: str | None,
+    overwrite: bool,
+) -> None:
+    """Write the result of the run in DIR as one file for other tools.
+
+    \b
+    erase export runs/three --format single-file --output three.safetensors
+    erase export runs/three --format lora --output three-lora.safetensors
+    """
+    from erase.training.export import export as write
+
+    written = write(run, output, kind=kind, dtype=dtype, rank=rank, base=base, overwrite=overwrite)
+    click.echo(f"Saved {written.path}: {written.tensors} tensors, {written.bytes / 1e6:.1f} MB.")
+    if written.residual is not None:
+        click.echo(
+            f"The LoRA leaves out {written.residual:.1%} of the change (‖ΔW − BA‖ / ‖ΔW‖ over all"
+            " weights). The layers that lose most:"
+        )
+        worst = sorted(written.residuals.items(), key=lambda item: -item[1])[:5]
+        for name, value in worst:
+            click.echo(f"  {value:.1%}  {name}")

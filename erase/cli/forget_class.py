@@ -1,0 +1,50 @@
+"""`erase class`: make a diffusion model forget a class of images."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from erase.cli.concept import METHODS, run
+from erase.cli.options import config_options, resolve, run_options, settings_option, with_settings
+from erase.config import ClassConfig
+
+PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
+IMAGES = frozenset({"forget_images", "retain_images", "anchor_images"})
+
+
+@click.command("class", epilog="\b\nMethods:\n" + METHODS)
+@run_options
+@config_options(
+    ClassConfig,
+    flags={"target_grad": "--target-grad/--detach-target"},
+    skip=PROMPTS | IMAGES,
+)
+@settings_option
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved settings and captions; touch nothing."
+)
+def forget_class(
+    output: Path,
+    config: Path | None,
+    overwrite: bool,
+    resume: str | None,
+    device: str | None,
+    dry_run: bool,
+    settings: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Make a diffusion model forget a class of images.
+
+    Images of the class are the forget set, those of the other classes the retain set: real ones
+    (--data), or rendered by the model. Each forget image is shown under the caption of another
+    class (--anchor). The rest is as with `erase concept`.
+
+    \b
+    erase class --model mini-sd --target three --output runs/no-three
+    erase class --target "golf ball" --data imagenette --output runs/no-golf-ball
+    """
+    replayed = resolve(ClassConfig, {}, config)
+    resolved = resolve(ClassConfig, given, config)
+    resolved = with_settings(resolved, settings, keep=resolved.method == replayed.method)
+    run(resolved, output, overwrite, resume, device, dry_run)

@@ -1,0 +1,82 @@
+"""Peak memory of a computation that is not carried out: fake tensors, real bookkeeping.
+
+`simulate` runs code on tensors that have shapes but no content (PyTorch's FakeTensorMode) and adds
+up the storages that are alive at each operation. The code is the very one that a run executes, so
+that its activations, gradients, copies and optimizer states are counted as it makes them, and no
+table has to be kept in step with it. It costs no memory, and the time of the Python code alone.
+
+What no operation shows is not seen: buffers inside a kernel (convolution workspaces), and what the
+allocator keeps.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+SCALARS = {torch.bool: True, torch.float32: 1.0, torch.float64: 1.0}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Inside, `live` is the sum of all storages that operations made and that are still held.
+
+    `peak` is the most it was; set it to `live` to begin anew. Values that are read from fake
+    tensors (`item`) are 1: code that only checks them goes on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.peak = 0
+        self._held: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Carry the operation out and count what it made."""
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return SCALARS.get(args[0].dtype, 1)
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._held:
+            return
+        size = storage.nbytes()
+
+        def release(_: Any) -> None:
+            if self._held.pop(key, None) is not None:
+                self.live -= size
+
+        self._held[key] = weakref.ref(storage, release)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+@contextmanager
+def simulate() -> Iterator[LiveBytes]:
+    """Inside, new tensors are fake and counted; real tensors may be read."""
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as counted:
+        yield counted
+
+
+def peak_of(counted: LiveBytes, work: Callable[[], object]) -> int:
+    """The most bytes alive at once while `work` runs, those before it included."""
+    counted.peak = counted.live
+    work()
+    return counted.peak

@@ -1,0 +1,92 @@
+"""ESD: steer away from the concept by the frozen model's own guidance (Gandikota et al., 2023)."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from erase.core.meta import Stats
+from erase.core.objectives import mismatch_mse
+from erase.errors import InputError
+from erase.tasks.denoising import DENOISERS, forget_gradient, put
+from erase.tasks.method import BaseMethod
+from erase.tasks.protocol import Denoiser, Noised, Reduce
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "x": {"trainable": "xattn"},
+    "u": {"trainable": "noxattn"},
+    "full": {"trainable": "full"},
+}
+DENOISER: dict[str, dict[str, Any]] = {
+    # The first release: 1000 iterations of one image at 1e-5, η 1. (Newer: 200 at 5e-5, η 2.)
+    "large": {"learning_rate": 1e-5, "max_train_steps": 1000, "train_batch_size": 1},
+    "class-conditional": {"learning_rate": 1e-5, "max_train_steps": 1000, "variant": "full"},
+    "small": {},
+}
+STARTS = ("condition", "empty")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of ESD."""
+
+    variant: str = field(
+        default="u",
+        metadata={
+            "help": "x: cross-attention only (styles); u: all but cross-attention (nudity);"
+            " full. What is trained unless --trainable says otherwise."
+        },
+    )
+    guidance: float = field(default=1.0, metadata={"help": "Negative guidance η (> 0)."})
+    start: str = field(
+        default="condition",
+        metadata={"help": "Where the target starts from: condition, ε(c), or empty, ε(∅)."},
+    )
+
+
+class Method(BaseMethod):
+    """MSE(ε_θ(x_t|c), ε_0(x_t|c) − η (ε_0(x_t|c) − ε_0(x_t|∅))), with ε_0 the original model.
+
+    x_t are the noised images of the forget set; the source lets the model under training denoise
+    that far instead.
+    """
+
+    families: ClassVar = DENOISERS
+
+    def __init__(self, settings: Settings) -> None:
+        for name, value, known in (
+            ("variant", settings.variant, VARIANTS),
+            ("start", settings.start, STARTS),
+        ):
+            if value not in known:
+                raise InputError(f"ESD has no {name} {value!r}.", f"Known: {', '.join(known)}.")
+        if settings.guidance <= 0:
+            raise InputError(f"ESD's guidance is {settings.guidance}.", "Give a positive number.")
+        self.settings = settings
+
+    def prepare(self, task: Denoiser) -> None:
+        """Keep a frozen copy of the original."""
+        task.original  # noqa: B018  # copied when it is first read
+
+    def target(self, task: Denoiser, batch: Noised) -> Tensor:
+        """What the model shall say under the concept, ``[B, …]``, without a gradient."""
+        with torch.no_grad():
+            empty = task.predict(
+                batch, torch.full_like(batch.condition, task.empty), model=task.original
+            )
+            concept = task.predict(batch, model=task.original)
+            start = concept if self.settings.start == "condition" else empty
+            target: Tensor = start - self.settings.guidance * (concept - empty)
+        return target
+
+    def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of the distance to the target, in `.grad`."""
+        losses = task.mean_losses(
+            "forget",
+            step,
+            lambda batch: mismatch_mse(task.predict(batch), self.target(task, batch)),
+        )
+        gradient, stats = forget_gradient(task, losses, reduce)
+        put(task, gradient)
+        return stats

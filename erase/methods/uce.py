@@ -1,0 +1,98 @@
+"""UCE: closed-form editing of cross-attention keys and values (Gandikota et al., WACV 2024)."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from erase.core.attention import cross_attentions
+from erase.errors import InputError
+from erase.tasks.denoising import TEXT_TO_IMAGE
+from erase.tasks.method import ClosedForm
+from erase.tasks.protocol import Denoiser
+
+DENOISER: dict[str, dict[str, Any]] = {"large": {}, "small": {}}  # the source's are in Settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of UCE."""
+
+    erase_scale: float = field(
+        default=1.0, metadata={"help": "Weight of the prompts that are moved (> 0)."}
+    )
+    preserve_scale: float = field(
+        default=1.0, metadata={"help": "Weight of the retain prompts, kept as they are (≥ 0)."}
+    )
+    regularise: float = field(
+        default=0.5, metadata={"help": "λ: pull of every direction to the original (> 0)."}
+    )
+
+
+class Method(ClosedForm):
+    """W ← (Σ W c* cᵀ + Σ W p pᵀ + λ W)(Σ c cᵀ + Σ p pᵀ + λ I)⁻¹ for every key and value matrix.
+
+    c are the text states of the forget prompts, c* those of what is shown instead, p those of the
+    retain prompts: from each prompt's last word to the end of the sequence, the two of a pair
+    lined up at their last words, as in the source.
+    """
+
+    families: ClassVar = frozenset({TEXT_TO_IMAGE})
+
+    def __init__(self, settings: Settings) -> None:
+        if min(settings.erase_scale, settings.regularise) <= 0 or settings.preserve_scale < 0:
+            raise InputError("UCE's scales and λ are weights.", "Give positive numbers.")
+        self.settings = settings
+
+    def check(self, model: Module, family: str) -> None:  # noqa: ARG002
+        """A model without cross-attention on text has no such matrices."""
+        cross_attentions(model)
+
+    @torch.no_grad()
+    def prepare(self, task: Denoiser) -> None:
+        """The whole method."""
+        matrices = {
+            f"{name}.{part}.weight": getattr(layer, part).weight
+            for name, layer in cross_attentions(task.model).items()
+            for part in ("to_k", "to_v")
+        }
+        frozen = [name for name in matrices if name not in task.parameters]
+        if frozen:
+            raise InputError(
+                f"UCE edits {frozen[0]}, which is not among the trained parameters.",
+                "Use --trainable full or xattn, and no LoRA.",
+            )
+        moves, keeps = self.statistics(task)
+        eye = self.settings.regularise * torch.eye(len(keeps), dtype=keeps.dtype)
+        for weight in matrices.values():
+            old = weight.double().cpu()
+            new = torch.linalg.solve(keeps + eye, (old @ (moves + eye)).T).T
+            weight.copy_(new)
+
+    def statistics(self, task: Denoiser) -> tuple[Tensor, Tensor]:
+        """Σ c* cᵀ + Σ p pᵀ and Σ c cᵀ + Σ p pᵀ, each ``[D, D]``, with their scales, in float64."""
+        states, last = task.conditions["states"].double().cpu(), task.conditions["last"].cpu()
+        sets, anchors = task.cache.sets, task.cache.anchors
+        pairs = [
+            (int(row), int(instead))
+            for row in sets["forget"].condition.unique()
+            for instead in anchors[row].unique()
+        ]
+        kept = sorted(set(sets["retain"].condition.tolist()) - {row for row, _ in pairs})
+        width = states.shape[-1]
+        moves, keeps = states.new_zeros(width, width), states.new_zeros(width, width)
+        for row, instead in pairs:
+            old, new = states[row, last[row] :], states[instead, last[instead] :]
+            length = min(len(old), len(new))
+            # A pair's share, so that several anchors weigh as much as one.
+            share = self.settings.erase_scale / len(anchors[row].unique())
+            moves += share * new[:length].T @ old[:length]
+            keeps += share * old[:length].T @ old[:length]
+        for row in kept:
+            text = states[row, last[row] :]
+            outer = self.settings.preserve_scale * text.T @ text
+            moves += outer
+            keeps += outer
+        return moves, keeps

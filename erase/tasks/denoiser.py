@@ -1,0 +1,353 @@
+"""A diffusion denoiser under unlearning: batches drawn from (seed, step), and the paper's losses.
+
+What differs between families is small and stands in their own files: what the denoiser is shown
+(`arguments`: text states, pooled text, class labels), how a sample is made noisy (`timesteps`,
+`add_noise`, `target`) and, for a transformer, how it is called (`forward`).
+Everything is encoded once, so that no VAE and no text encoder is in memory while training. No
+guidance is used in training.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from erase.core.meta import Mode
+from erase.core.objectives import mismatch_mse, noise_mse
+from erase.core.params import FixedLoss
+from erase.core.rng import batch_indices, derive_seed, generator
+from erase.errors import InputError
+from erase.record import write_bytes
+from erase.tasks.protocol import Loss, Noised, StepLosses
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images as the denoiser sees them, each with the row of its condition.
+
+    `mean` and `std` are `[N, C, h, w]`: the moments of the VAE's posterior, already scaled, or
+    pixels with a `std` of 0. `condition[N]` indexes the rows of `LatentCache.conditions`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    condition: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """All that training reads: encoded sets of images, and every condition they are shown under.
+
+    `sets` has `forget` and `retain`, and more where a method asks for more. `conditions` are
+    tensors `[P, …]`, one row a condition, by the name that the family's `arguments` uses
+    (`states [P, L, D]`). `anchors [P, A]` lists the rows that may be shown instead of row p;
+    `empty` is the row of the empty prompt or the null class.
+    """
+
+    sets: Mapping[str, EncodedImages]
+    conditions: Mapping[str, Tensor]
+    anchors: Tensor
+    empty: int
+
+    def write(self, path: Path) -> None:
+        """Write as safetensors, atomically."""
+        tensors = {f"condition.{name}": tensor for name, tensor in self.conditions.items()}
+        tensors["anchors"] = self.anchors
+        for name, images in self.sets.items():
+            tensors |= {f"set.{name}.{part}": getattr(images, part) for part in _PARTS}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_bytes(path, save(tensors, {"empty": str(self.empty)}))
+
+    @classmethod
+    def read(cls, path: Path) -> "LatentCache":
+        """Read what `write` wrote; InputError for a broken file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                empty = int(file.metadata()["empty"])
+            sets = sorted({name.split(".")[1] for name in tensors if name.startswith("set.")})
+            return cls(
+                sets={
+                    name: EncodedImages(*(tensors[f"set.{name}.{part}"] for part in _PARTS))
+                    for name in sets
+                },
+                conditions={
+                    name.removeprefix("condition."): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith("condition.")
+                },
+                anchors=tensors["anchors"],
+                empty=empty,
+            )
+        except (SafetensorError, OSError, KeyError) as error:
+            raise InputError(
+                f"{path} is not a readable latent cache.", "Delete it; the run makes it anew."
+            ) from error
+
+
+_PARTS = ("mean", "std", "condition")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the global batch this process takes, in which micro-batches."""
+
+    batch_size: int
+    micro_batches: int = 1
+    process_index: int = 0
+    num_processes: int = 1
+
+    @property
+    def total(self) -> int:
+        """Samples of each set in one optimizer step, over all processes."""
+        return self.batch_size * self.micro_batches * self.num_processes
+
+    def slices(self) -> list[slice]:
+        """This process's micro-batches as slices of the global batch."""
+        first = self.process_index * self.micro_batches
+        starts = [(first + index) * self.batch_size for index in range(self.micro_batches)]
+        return [slice(start, start + self.batch_size) for start in starts]
+
+
+@dataclass
+class DenoiserTask(ABC):
+    """A denoiser under unlearning; see `erase.tasks.protocol.Denoiser` for what methods may use.
+
+    Forget loss (eq. 13): ‖ε_θ(x_t|c') − ε_θ(x_t|c)‖² on forget images with condition c and anchor
+    c'. The anchor's prediction is detached unless `target_grad`; with `frozen_anchor` it comes
+    from the original model. Retain loss (eqs. 12, 14): the denoising loss on retain images.
+
+    The whole global batch of a step is drawn from (seed, step) by every process, which then takes
+    its own slice: N processes see what one process with N micro-batches sees.
+    """
+
+    model: Module
+    scheduler: Any
+    cache: LatentCache
+    parameters: Mapping[str, Parameter]
+    shard: Shard
+    seed: int
+    steps: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    condition_dropout: float = 0.1
+    target_grad: bool = False
+    frozen_anchor: bool = False
+    precision: Literal["bf16"] | None = None
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    family: ClassVar[str]
+    meta_mode: ClassVar[Mode] = "hvp"
+
+    def __post_init__(self) -> None:
+        self.conditions = {
+            name: tensor.to(self.device) for name, tensor in self.cache.conditions.items()
+        }
+        if self.frozen_anchor:
+            self.original  # noqa: B018  # copied now, before the first step
+
+    @abstractmethod
+    def arguments(self, condition: Tensor) -> dict[str, Any]:
+        """What the denoiser is given beside the noisy sample and the timestep.
+
+        `condition[B]` are rows of `conditions`.
+        """
+
+    @property
+    def empty(self) -> int:
+        """Row of the empty prompt, or of the null class."""
+        return self.cache.empty
+
+    @cached_property
+    def original(self) -> Module:
+        """A frozen copy of the model as it is when this is first read: read it in `prepare`."""
+        return deepcopy(self.model).requires_grad_(False).eval()
+
+    @cached_property
+    def counterparts(self) -> Tensor:
+        """For each condition, the forget conditions that it is shown instead of, ``[P, W]``.
+
+        For a condition that stands for none, all forget conditions.
+        """
+        forgotten = self.cache.sets["forget"].condition.unique()
+        shown = self.cache.anchors[forgotten]
+        rows = [
+            [int(c) for c, anchors in zip(forgotten, shown, strict=True) if row in anchors]
+            or forgotten.tolist()
+            for row in range(len(self.cache.anchors))
+        ]
+        width = max(len(row) for row in rows)
+        return torch.tensor([[row[k % len(row)] for k in range(width)] for row in rows])
+
+    def reset(self, seed: int) -> None:
+        """Give all weights fresh initial values, drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh = type(self.model).from_config(self.model.config)  # type: ignore[attr-defined]
+        self.model.load_state_dict(fresh.state_dict())
+
+    @property
+    def batch_size(self) -> int:
+        """Images of each set in one optimizer step, over micro-batches and processes."""
+        return self.shard.total
+
+    def size(self, subset: str) -> int:
+        """Number of images in a set."""
+        return len(self.cache.sets[subset])
+
+    def batches(self, subset: str, step: int, name: str = "") -> list[Noised]:
+        """This process's micro-batches of a set, noised, on the device; drawn from (seed, step).
+
+        Another `name` draws others for the same step. Retain conditions are replaced by the empty
+        one at the rate `condition_dropout`.
+        """
+        whole = self.draw(subset, step, name)
+        return [whole.part(rows, self.device) for rows in self.shard.slices()]
+
+    def draw(self, subset: str, step: int, name: str = "") -> Noised:
+        """The global batch of a step, over all processes, on the CPU."""
+        images, total = self.cache.sets[subset], self.shard.total
+        stream = f"{subset}/{name}" if name else subset
+        index = batch_indices(len(images), total, step, self.seed, stream)
+        whole = self._noised(subset, index, step, name)
+        if subset == "retain":
+            drop = generator(self.seed, step, f"dropout/{name}" if name else "dropout")
+            dropped = torch.rand(total, generator=drop) < self.condition_dropout
+            whole.condition[dropped] = self.empty
+        return whole
+
+    def ordered(
+        self, subset: str, name: str, *, count: int | None = None, size: int | None = None
+    ) -> Iterator[Noised]:
+        """The images of a set in order, noised once by (seed, name), for what is done beforehand.
+
+        Every process sees all of them, and no condition is dropped, so the result depends neither
+        on processes nor on micro-batches.
+
+        Args:
+            count: at most this many images; default: all.
+            size: images in a batch; default: a micro-batch's.
+        """
+        total = min(self.size(subset), count or self.size(subset))
+        size = size or self.shard.batch_size
+        whole = self._noised(subset, torch.arange(total), 0, f"{name}/ordered")
+        for start in range(0, total, size):
+            yield whole.part(slice(start, start + size), self.device)
+
+    def _noised(self, subset: str, index: Tensor, step: int, name: str) -> Noised:
+        """These images of a set at drawn timesteps, on the CPU."""
+        images = self.cache.sets[subset]
+        source = generator(self.seed, step, f"{subset}/{name}" if name else subset)
+        clean = self.clean(images, index, source)
+        noise = torch.randn(clean.shape, generator=source)
+        timesteps = self.timesteps(len(index), source)
+        condition = images.condition[index].clone()
+        # What an anchor's image may be shown under is the other way round.
+        table = self.counterparts if subset == "anchor" else self.cache.anchors
+        choice = torch.randint(
+            table.shape[1],
+            (len(index),),
+            generator=generator(self.seed, step, f"anchor/{name}" if name else "anchor"),
+        )
+        anchor = table[condition, choice]
+        noisy = self.add_noise(clean, noise, timesteps)
+        return Noised(clean, noise, noisy, timesteps, condition, anchor)
+
+    def clean(self, images: EncodedImages, index: Tensor, source: torch.Generator) -> Tensor:
+        """Samples ``[B, …]`` without noise: latents drawn from the VAE's posterior."""
+        mean = images.mean[index]
+        return mean + images.std[index] * torch.randn(mean.shape, generator=source)
+
+    def timesteps(self, count: int, source: torch.Generator) -> Tensor:
+        """Timesteps `[count]`, drawn evenly from those that the model was trained on."""
+        return torch.randint(self.scheduler.config.num_train_timesteps, (count,), generator=source)
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Samples at their timesteps, ``[B, …]``."""
+        noisy: Tensor = self.scheduler.add_noise(clean, noise, timesteps)
+        return noisy
+
+    def target(self, batch: Noised) -> Tensor:
+        """What a perfect denoiser says, ``[B, …]``: noise, v or sample, as the scheduler says."""
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return batch.noise
+        if kind == "v_prediction":
+            target: Tensor = self.scheduler.get_velocity(batch.clean, batch.noise, batch.timesteps)
+            return target
+        if kind == "sample":
+            return batch.clean
+        raise InputError(
+            f"The scheduler predicts {kind!r}, which is not known.",
+            "Known: epsilon, v_prediction, sample.",
+        )
+
+    def predict(
+        self, batch: Noised, condition: Tensor | None = None, *, model: Module | None = None
+    ) -> Tensor:
+        """The denoiser's prediction ``[B, …]`` under a condition, under the task's autocast.
+
+        Args:
+            batch: the noisy samples.
+            condition: rows ``[B]``; default: the batch's own.
+            model: default: the model under training.
+        """
+        rows = batch.condition if condition is None else condition
+        with self.autocast():
+            return self.forward(model or self.model, batch.noisy, batch.timesteps, rows)
+
+    def forward(self, model: Module, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """What a model of the family answers, ``[B, …]``, to noisy samples under condition rows."""
+        prediction: Tensor = model(
+            noisy, timesteps, return_dict=False, **self.arguments(condition)
+        )[0]
+        return prediction
+
+    def denoising(self, batch: Noised) -> Tensor:
+        """The denoising loss of each sample under its own condition, ``[B]`` (eqs. 12, 14)."""
+        return noise_mse(self.predict(batch), self.target(batch))
+
+    def mismatch(self, batch: Noised) -> Tensor:
+        """Distance to the anchor's prediction on each sample, ``[B]`` (eq. 13)."""
+        shown_by = self.original if self.frozen_anchor else self.model
+        with torch.set_grad_enabled(self.target_grad and not self.frozen_anchor):
+            shown = self.predict(batch, batch.anchor, model=shown_by)
+        return mismatch_mse(self.predict(batch), shown, detach=not self.target_grad)
+
+    def fixed(self, loss: Loss, name: str, step: int, *, moves_buffers: bool = True) -> FixedLoss:
+        """The loss with its dropout fixed by (seed, step, name)."""
+        seed = derive_seed(self.seed, step, f"{name}-dropout")
+        return FixedLoss(self.model, loss, seed, moves_buffers=moves_buffers)
+
+    def mean_losses(
+        self, subset: str, step: int, each: Callable[[Noised], Tensor], name: str = ""
+    ) -> Sequence[Loss]:
+        """One closure a micro-batch: the mean of a per-sample loss ``[B]``, with fixed dropout."""
+        return [
+            self.fixed(
+                lambda batch=batch: each(batch).mean(),  # type: ignore[misc]
+                subset,
+                step,
+                moves_buffers=subset == "retain",
+            )
+            for batch in self.batches(subset, step, name)
+        ]
+
+    def losses(self, step: int) -> StepLosses:
+        """The paper's two losses: this process's micro-batches of optimizer step `step`."""
+        return StepLosses(
+            retain=self.mean_losses("retain", step, self.denoising),
+            forget=self.mean_losses("forget", step, self.mismatch),
+        )

@@ -1,0 +1,76 @@
+"""Stable Diffusion 3: a flow-matching transformer, so velocity as target and other timesteps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+from torch.nn import Module
+
+from erase.data.captioned import CaptionedImages
+from erase.tasks.denoiser import LatentCache
+from erase.tasks.encoding import encode_with
+from erase.tasks.protocol import Noised
+from erase.tasks.text_to_image import TextToImageTask
+
+
+class SD3Task(TextToImageTask):
+    """An SD3 transformer under unlearning.
+
+    Rectified flow (Esser et al. 2024, eqs. 1, 13): x_t = (1 − σ) x_0 + σ ε, the model says
+    ε − x_0, and its timestep is 1000 σ. Timesteps come from the logit-normal density (their
+    section 3.1) through the model's own shift of σ.
+    """
+
+    def timesteps(self, count: int, source: torch.Generator) -> Tensor:
+        """Timesteps ``[count]``, floats from 0 to 1000."""
+        known = self.scheduler.timesteps  # falling
+        place = torch.sigmoid(torch.randn(count, generator=source))
+        chosen: Tensor = known[(place * len(known)).long().clamp(max=len(known) - 1)]
+        return chosen
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Samples at their timesteps, ``[B, …]``."""
+        sigma: Tensor = (timesteps / self.scheduler.config.num_train_timesteps).to(clean.dtype)
+        sigma = sigma.view(-1, *[1] * (clean.ndim - 1))
+        return (1 - sigma) * clean + sigma * noise
+
+    def target(self, batch: Noised) -> Tensor:
+        """The velocity ε − x_0, ``[B, …]``."""
+        return batch.noise - batch.clean
+
+    def arguments(self, condition: Tensor) -> dict[str, Any]:
+        """Text states ``[B, L, D]`` and pooled text ``[B, E]``."""
+        return {
+            "encoder_hidden_states": self.conditions["states"][condition],
+            "pooled_projections": self.conditions["pooled"][condition],
+        }
+
+    def forward(self, model: Module, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """The transformer's prediction ``[B, …]``."""
+        prediction: Tensor = model(
+            hidden_states=noisy, timestep=timesteps, return_dict=False, **self.arguments(condition)
+        )[0]
+        return prediction
+
+
+def encode(
+    pipeline: DiffusionPipeline,
+    sets: Mapping[str, CaptionedImages],
+    anchors: Mapping[str, Sequence[str]],
+    *,
+    size: int,
+    device: torch.device,
+) -> LatentCache:
+    """Encode all sets once with the pipeline's VAE and text encoders; see `encode_with`."""
+    return encode_with(text_states, pipeline, sets, anchors, size=size, device=device)
+
+
+@torch.no_grad()
+def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
+    """`states [P, L, D]` and `pooled [P, E]` of prompts, as the pipeline itself computes them."""
+    states, _, pooled, _ = pipeline.encode_prompt(
+        prompts, None, None, do_classifier_free_guidance=False
+    )
+    return {"states": states, "pooled": pooled}

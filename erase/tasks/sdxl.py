@@ -1,0 +1,63 @@
+"""Stable Diffusion XL: two text encoders, their pooled text, and the sizes as further condition."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from erase.data.captioned import CaptionedImages
+from erase.tasks.denoiser import LatentCache
+from erase.tasks.encoding import encode_with
+from erase.tasks.text_to_image import TextToImageTask
+
+
+class SDXLTask(TextToImageTask):
+    """An SDXL UNet under unlearning."""
+
+    def arguments(self, condition: Tensor) -> dict[str, Any]:
+        """Text states ``[B, L, D]``, pooled text ``[B, E]`` and time ids ``[B, 6]``."""
+        return {
+            "encoder_hidden_states": self.conditions["states"][condition],
+            "added_cond_kwargs": {
+                "text_embeds": self.conditions["pooled"][condition],
+                "time_ids": self.conditions["time_ids"][condition],
+            },
+        }
+
+
+def encode(
+    pipeline: DiffusionPipeline,
+    sets: Mapping[str, CaptionedImages],
+    anchors: Mapping[str, Sequence[str]],
+    *,
+    size: int,
+    device: torch.device,
+) -> LatentCache:
+    """Encode all sets once with the pipeline's VAE and text encoders; see `encode_with`.
+
+    The sizes that SDXL is told (of the original image, of the crop's corner, of the image itself)
+    are those of an image that was made at `size` and not cropped, as in rendering.
+    """
+    time_ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32)
+
+    def conditions(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
+        return {**text_states(pipeline, prompts), "time_ids": time_ids.repeat(len(prompts), 1)}
+
+    return encode_with(conditions, pipeline, sets, anchors, size=size, device=device)
+
+
+@torch.no_grad()
+def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
+    """`states [P, L, D]` and `pooled [P, E]` of prompts, as the pipeline itself computes them.
+
+    The empty prompt is all zeros where the model was trained so (`force_zeros_for_empty_prompt`,
+    as in SDXL's base model): that is what guidance steers away from.
+    """
+    states, _, pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
+    if pipeline.config.force_zeros_for_empty_prompt:
+        empty = torch.tensor([not prompt for prompt in prompts], device=states.device)
+        states = states.masked_fill(empty[:, None, None], 0.0)
+        pooled = pooled.masked_fill(empty[:, None], 0.0)
+    return {"states": states, "pooled": pooled}

@@ -1,0 +1,307 @@
+"""`erase train ddpm`: a class-conditional DDPM on labelled images, or its Retrain reference."""
+
+import contextlib
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.nn import Parameter
+
+from erase.config import check_least
+from erase.core.checks import check_device
+from erase.core.params import select_parameters
+from erase.data.classification import LabelledSet, center, load_dataset
+from erase.errors import InputError
+from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
+from erase.models.loading import save_pipeline
+from erase.record import RunRecord, fingerprint, write_text
+from erase.tasks.class_conditional import (
+    ClassConditionalTask,
+    class_names,
+    encode_retained,
+    split_by_class,
+)
+from erase.tasks.denoiser import Shard
+from erase.tasks.families import FAMILIES
+from erase.training.checkpoint import find_checkpoint
+from erase.training.ddpm_config import DIGITS, LEAST, SOURCES, DDPMConfig
+from erase.training.folder import (
+    CONFIG,
+    clear_run_folder,
+    is_finished,
+    lock_run_folder,
+    open_run_folder,
+    replacing_parts,
+)
+from erase.training.launch import device_peak, make_accelerator
+from erase.training.loop import UnlearningLoop, build_optimizer
+from erase.training.methods import find_method
+
+KIND = "train ddpm"
+METHOD = "retrain"  # fresh weights, then one loss: that of the retain set, which is everything
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training with nothing left open.
+
+    `images` carry the labels of `classes`; those of `without` are known to the model, but it sees
+    no image of them.
+    """
+
+    config: DDPMConfig
+    classes: tuple[str, ...]
+    synonyms: dict[str, str]
+    without: tuple[str, ...]
+    images: LabelledSet
+
+    def build(self) -> ClassConditionalPipeline:
+        """The untrained model."""
+        config = self.config
+        return build_pipeline(
+            self.classes,
+            size=config.image_size or 0,
+            channels=config.channels or 0,
+            multipliers=_numbers(config.multipliers or ""),
+            blocks=config.blocks or 0,
+            attention=config.attention or 0,
+            dropout=config.dropout or 0.0,
+            seed=config.seed,
+            synonyms=self.synonyms,
+        )
+
+
+def plan(config: DDPMConfig, device: str | None = None) -> Plan:
+    """Fill in all defaults and read the data; writes nothing.
+
+    Raises InputError for anything that cannot be used.
+    """
+    config = config.replace(method=METHOD)
+    config = config.with_defaults(DIGITS if config.dataset == "digits" else SOURCES)
+    check_least(config, LEAST)
+    for name in ("dropout", "label_dropout", "ema_decay"):
+        if not getattr(config, name) < 1:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} is {getattr(config, name)}.", "Give less than 1.")
+    check_device(device or "cpu")
+    data = load_dataset(
+        config.dataset,
+        Path(config.data_dir) if config.data_dir else None,
+        image_size=config.image_size or 0,
+        limit=config.limit,
+    )
+    names = class_names(data)
+    synonyms = {other: n for other, n in zip(data.classes, names, strict=True) if other != n}
+    images = replace(data.train, images=center(data.train.images, data.augmentation))
+    if images.images.shape[-1] % (config.image_size or 1):
+        raise InputError(
+            f"--image-size is {config.image_size}; the images have {images.images.shape[-1]}.",
+            "Give that, or a divisor of it.",
+        )
+    images, names = _only(images, names, config.classes)
+    without = _words(config.without)
+    if without:
+        images = split_by_class(images, names, without)["retain"]
+    synonyms = {spelling: name for spelling, name in synonyms.items() if name in names}
+    planned = Plan(config, names, synonyms, without, images)
+    with torch.device("meta"), contextlib.suppress(NotImplementedError):
+        planned.build()  # a size that the levels cannot halve shows before anything is written
+    return planned
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(word) for word in _words(text))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise InputError(f"--multipliers is {text!r}.", "Give whole numbers, such as 1,2,2,2.")
+    return found
+
+
+def _only(
+    images: LabelledSet, names: tuple[str, ...], wanted: str | None
+) -> tuple[LabelledSet, tuple[str, ...]]:
+    """The images of some classes, with labels in the order that the classes are named in."""
+    if wanted is None:
+        return images, names
+    chosen = _words(wanted)
+    unknown = next((name for name in chosen if name not in names), None)
+    if unknown is not None or len(set(chosen)) != len(chosen) or len(chosen) < 2:
+        raise InputError(
+            f"--classes is {wanted!r}.", f"Give two or more of: {', '.join(names)}, each once."
+        )
+    table = torch.full((len(names),), -1)
+    table[torch.tensor([names.index(name) for name in chosen])] = torch.arange(len(chosen))
+    labels = table[images.labels.cpu()]
+    kept = (labels >= 0).nonzero().flatten()
+    return LabelledSet(images.images[kept], labels[kept]), chosen
+
+
+def train_ddpm(
+    config: DDPMConfig,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    resume: str | None = None,
+    device: str | None = None,
+    show: bool = True,
+) -> Path:
+    """Train the model and save it as a diffusers-style folder; returns the run folder.
+
+    A function of the configuration and the data alone, resumable to the bit.
+    """
+    planned = plan(config, device)
+    accelerator = make_accelerator(planned.config, output, device)
+    facts = {"images": _hash(planned.images), "processes": accelerator.num_processes}
+    continued = open_run_folder(
+        output,
+        planned.config,
+        kind=KIND,
+        overwrite=overwrite,
+        resume=resume,
+        facts=facts,
+        inputs=(planned.config.data_dir,),
+    )
+    checkpoint = find_checkpoint(output, resume) if resume and continued else None
+    finished = continued and is_finished(output)
+    accelerator.wait_for_everyone()
+    if finished:
+        return output
+    with contextlib.ExitStack() as held:
+        record = None
+        if accelerator.is_main_process:
+            held.enter_context(lock_run_folder(output))
+            if not continued:
+                clear_run_folder(output)
+            record = RunRecord(output, **_provenance(planned, accelerator), facts=facts)
+            planned.config.write(output / CONFIG)
+        accelerator.wait_for_everyone()
+        try:
+            _run(planned, output, accelerator, checkpoint, show=show)
+        except BaseException as error:
+            if record:
+                record.fail(str(error) or type(error).__name__)
+            raise
+        if record:
+            record.finish(device_peak_memory_bytes=device_peak(accelerator.device))
+    accelerator.end_training()
+    return output
+
+
+def _hash(images: LabelledSet) -> str:
+    tensors = (images.images.contiguous(), images.labels.contiguous())
+    return fingerprint([hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in tensors])
+
+
+def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
+    config = planned.config
+    return {
+        "kind": KIND,
+        "dataset": config.dataset,
+        "classes": list(planned.classes),
+        "without": list(planned.without),
+        "training_images": len(planned.images),
+        "seed": config.seed,
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _run(
+    planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None, *, show: bool
+) -> None:
+    config, pipeline = planned.config, planned.build()
+    unet = pipeline.unet.to(accelerator.device)
+    unet.train()
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    parameters: dict[str, Parameter] = select_parameters(unet, "full")
+    family = FAMILIES[type(pipeline).__name__]
+    task = ClassConditionalTask(
+        model=unet,
+        scheduler=family.training_scheduler(pipeline),
+        cache=encode_retained(pipeline, planned.images),
+        parameters=parameters,
+        shard=Shard(
+            config.train_batch_size or 1,
+            config.gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+        ),
+        seed=config.seed,
+        steps=config.max_train_steps or 0,
+        device=accelerator.device,
+        condition_dropout=config.label_dropout,
+        precision="bf16" if config.mixed_precision == "bf16" else None,
+        autocast=accelerator.autocast,
+        flip=bool(config.flip),
+    )
+    if config.report_to:
+        settings = {name: value for name, value in config.to_dict().items() if value}
+        accelerator.init_trackers("erase", config=settings)
+    loop = UnlearningLoop(
+        task,
+        find_method(METHOD, task.family).build({}),
+        config,
+        accelerator,
+        build_optimizer(config, list(parameters.values())),
+        folder=output,
+        on_step=lambda step, row: accelerator.log(dict(row), step=step),
+        show=show,
+        sets=1,
+    )
+    loop.run(checkpoint)
+    if accelerator.is_main_process:
+        with replacing_parts(output) as aside:
+            save_pipeline(pipeline, aside, torch.float32)
+        write_text(output / "README.md", _card(planned, sum(p.numel() for p in unet.parameters())))
+    accelerator.wait_for_everyone()
+
+
+CARD = """---
+library_name: diffusers
+tags: [class-conditional, ddpm]
+---
+# A class-conditional DDPM of {dataset}{lacking}
+
+Trained from scratch by `erase train ddpm` on {images} images of {size} × {size} pixels:
+{steps} steps of {batch}, learning rate {rate}, moving average {ema}, seed {seed};
+{parameters:.1f} M parameters. Classes: {classes}.
+
+Not one of diffusers' own pipelines, so load it with erase, which takes only safetensors:
+
+    from erase.models.loading import load_pipeline, resolve
+    pipeline = load_pipeline(resolve("path/to/this/folder"))
+    image = pipeline(prompt=["{first}"], num_inference_steps=50, guidance_scale=3.0).images[0]
+
+The sampler is DDIM; the published protocol is 1000 steps of `DDPMScheduler`. Whatever terms the
+training images come under hold for the model too.
+"""
+
+
+def _card(planned: Plan, parameters: int) -> str:
+    config = planned.config
+    lacking = f", made without any image of {', '.join(planned.without)}" if planned.without else ""
+    return CARD.format(
+        dataset=config.dataset,
+        lacking=lacking,
+        images=len(planned.images),
+        size=config.image_size,
+        steps=config.max_train_steps,
+        batch=(config.train_batch_size or 1) * config.gradient_accumulation_steps,
+        rate=config.learning_rate,
+        ema=config.ema_decay,
+        seed=config.seed,
+        parameters=parameters / 1e6,
+        classes=", ".join(planned.classes),
+        first=planned.classes[0],
+    )

@@ -1,0 +1,339 @@
+"""What a run will need: memory by phase and disk space, found without running it.
+
+The training step, the denoiser of the renders and the VAE are carried out on tensors without
+content (`erase.core.live_bytes`), in the code that a run uses, so the estimate follows the
+settings as the run does: method, mode of the meta step, selection or adapter, batch, precision,
+checkpointing, moving average.
+"""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from diffusers import AutoencoderKL
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from erase.core.live_bytes import LiveBytes, peak_of, simulate
+from erase.data.captioned import CaptionedImages
+from erase.errors import InputError
+from erase.record import read_json
+from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache, Shard
+from erase.tasks.encoding import ENCODE_BATCH
+from erase.tasks.protocol import Noised
+from erase.training.methods import build_method
+from erase.training.plan import Plan
+from erase.training.sets import Images
+from erase.training.trained import trained_parameters
+from erase.training.validation import validation_prompts
+
+UNSEEN, SLACK = 59 * 2**20, 0.47
+"""What a run on a CPU takes beyond the dry run's own memory and its tensors: modules that are
+imported late (a fixed size), and, as a share of the tensors, workspaces of kernels and what the
+allocator keeps. Measured on mini-sd (torch 2.15, glibc): beyond the dry run's memory, LUR (`hvp`)
+with batches of 32 grew by 172 MiB with 77 of tensors, with batches of 256 by 765 with 479."""
+SMALL = 64
+PNG = {True: 2.0, False: 2.5}
+"""Bytes a pixel of a PNG, up to `SMALL` pixels a side and beyond. Measured: 2.0 on mini-sd's
+renders of two steps; 1.9 and 3.0 on two photographs of scikit-image."""
+ROWS = 4
+"""Conditions in the simulated cache; their number in the run is added apart."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes. `phases` are the most that tensors take in each phase, on the device of the run.
+
+    On a CPU `base` is what the process holds beside them (the interpreter and the libraries); on a
+    GPU it is 0, for the context there is not PyTorch's. `slack` is what the allocator and the
+    kernels take on top, as a share of the tensors.
+    """
+
+    phases: dict[str, int]
+    base: int
+    disk: dict[str, int]
+    slack: float = 0.0
+
+    @property
+    def memory(self) -> int:
+        """The most that the run needs at once."""
+        return self.base + round((1 + self.slack) * max(self.phases.values()))
+
+    @property
+    def space(self) -> int:
+        """Disk space that the run's folder takes at the most."""
+        return sum(self.disk.values())
+
+    def lines(self) -> list[str]:
+        """For people."""
+        memory = ", ".join(f"{name} {_size(value)}" for name, value in self.phases.items())
+        if self.base:
+            memory += f"; libraries {_size(self.base)}; {self.slack:.0%} more for the allocator"
+        disk = ", ".join(f"{name} {_size(value)}" for name, value in self.disk.items() if value)
+        return [
+            f"memory: about {_size(self.memory)} ({memory})",
+            f"disk: about {_size(self.space)} ({disk})",
+        ]
+
+
+def _size(count: float) -> str:
+    unit = "MiB" if count < 2**30 else "GiB"
+    return f"{count / (2**20 if unit == 'MiB' else 2**30):.1f} {unit}"
+
+
+def estimate(planned: Plan, *, device: str | None = None) -> Estimate:
+    """Find out what a planned run needs; touches nothing.
+
+    Args:
+        planned: the run.
+        device: as `--device`; None is taken for a GPU where there is one.
+
+    Raises:
+        InputError: the model's family or the method cannot be simulated.
+    """
+    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    before = psutil.Process().memory_info().rss if on_cpu else 0
+    try:
+        with simulate() as counted:
+            phases, trained = _phases(planned, counted)
+    except (NotImplementedError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"The memory of this run cannot be estimated ({type(error).__name__}: {error}).",
+            "Run a few steps and read peak_memory_bytes in record.json.",
+        ) from error
+    base = before + UNSEEN if on_cpu else 0
+    return Estimate(phases, base, _disk(planned, trained), SLACK if on_cpu else 0.0)
+
+
+def _phases(planned: Plan, counted: LiveBytes) -> tuple[dict[str, int], int]:
+    """Peaks by phase, and how many parameters are trained."""
+    config, source, family = planned.config, planned.source, planned.family
+    model = family.model.from_config(family.model.load_config(str(source.path / family.component)))
+    phases = _sets(planned, model, counted)
+    model.train()
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    parameters = trained_parameters(model, config)
+    task = _task(planned, model, parameters)
+    trained = sum(p.numel() for p in parameters.values())
+    cached = _cache_bytes(planned)
+    phases["train"] = _train(planned, task, counted) + cached
+    # The other parts come back for the complete pipeline, beside what training still holds.
+    others = sum(4 * _parameters(source.path / name) for name in family.frozen)
+    phases["save"] = counted.live + cached + others
+    return phases, trained
+
+
+def _sets(planned: Plan, model: Any, counted: LiveBytes) -> dict[str, int]:
+    """Peaks while the sets are rendered and encoded, with the whole pipeline in memory."""
+    config, source, family = planned.config, planned.source, planned.family
+    task = _task(planned, model, dict(model.named_parameters()))
+    others = sum(4 * _parameters(source.path / name) for name in family.frozen if name != "vae")
+    vae: Any = None
+    if "vae" in family.frozen:
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(str(source.path / "vae")))
+    phases = {}
+    with torch.no_grad():
+        if _renders(planned):
+            batch = config.render_batch_size or 1
+            guided = max(config.forget_guidance or 1.0, config.retain_guidance or 1.0) > 1.0
+            shown = _noised(task, 2 * batch if guided else batch)
+            peak = peak_of(counted, lambda: task.predict(shown))
+            if vae is not None:
+                latents = shown.clean[:batch]
+                peak = max(peak, peak_of(counted, lambda: vae.decode(latents)))
+            phases["render"] = peak + others
+        if vae is not None:
+            size = config.resolution or source.resolution()
+            images = torch.empty(min(ENCODE_BATCH, max(_images(planned).values())), 3, size, size)
+            phases["encode"] = peak_of(counted, lambda: vae.encode(images)) + others
+    return phases
+
+
+def _train(planned: Plan, task: DenoiserTask, counted: LiveBytes) -> int:
+    """The most that preparing and one step take, with the optimizer's states in place."""
+    config = planned.config
+    parameters = list(task.parameters.values())
+    method = build_method(config, task.family)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6, weight_decay=config.weight_decay)
+    average = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+    peak = peak_of(counted, lambda: method.prepare(task))
+    if getattr(method, "closed_form", False):
+        return peak
+    if config.use_8bit_adam:
+        # Two states of a byte each; their scales are 4 bytes for each 256 values.
+        held = [torch.empty(math.ceil(2.03 * p.numel()), dtype=torch.uint8) for p in parameters]
+    else:
+        held = []
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def step() -> None:
+        method.step(task, 0, None)
+        if config.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        if not held:
+            optimizer.step()
+        if average is not None:
+            average.step(parameters)
+        method.after_step(task)
+        optimizer.zero_grad(set_to_none=True)
+
+    return max(peak, peak_of(counted, step))
+
+
+def _task(planned: Plan, model: Any, parameters: Any) -> DenoiserTask:
+    """The run's task on sets of two batches: their whole size is added apart."""
+    config, family = planned.config, planned.family
+    bf16 = config.mixed_precision == "bf16"
+    shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
+    sets = build_method(config, family.task.family).sets
+    count = min(2 * shard.total, max(_images(planned).values()))
+    cache = _cache(planned, dict.fromkeys(sets, count))
+    scheduler = family.scheduler.from_config(
+        read_json(planned.source.path / "scheduler" / "scheduler_config.json")
+    )
+    return family.task(
+        model=model,
+        scheduler=scheduler,
+        cache=cache,
+        parameters=parameters,
+        shard=shard,
+        seed=config.seed,
+        steps=config.max_train_steps or 0,
+        condition_dropout=config.caption_dropout,
+        target_grad=config.target_grad,
+        frozen_anchor=config.frozen_anchor,
+        precision="bf16" if bf16 else None,
+        autocast=partial(torch.autocast, "cpu", torch.bfloat16) if bf16 else nullcontext,
+    )
+
+
+def _shape(planned: Plan) -> tuple[int, int, int]:
+    """Channels, height and width of what the denoiser sees."""
+    source = planned.source
+    network = read_json(source.path / planned.family.component / "config.json")
+    size = (planned.config.resolution or source.resolution()) // source.latent_factor()
+    return int(network["in_channels"]), size, size
+
+
+def _conditions(planned: Plan, rows: int) -> dict[str, Tensor]:
+    """What the denoiser is shown, of the shapes that the family has, without content."""
+    path = planned.source.path
+    network = read_json(path / planned.family.component / "config.json")
+    kind = planned.source.pipeline_class()
+    if kind == "ClassConditionalPipeline":
+        return {"labels": torch.zeros(rows, dtype=torch.long)}
+    text = read_json(path / "text_encoder" / "config.json")
+    length = int(text["max_position_embeddings"])
+    if kind == "StableDiffusionPipeline":
+        return {"states": torch.empty(rows, length, int(network["cross_attention_dim"]))}
+    if kind == "StableDiffusionXLPipeline":
+        second = read_json(path / "text_encoder_2" / "config.json")
+        return {
+            "states": torch.empty(rows, length, int(network["cross_attention_dim"])),
+            "pooled": torch.empty(rows, int(second["projection_dim"])),
+            "time_ids": torch.empty(rows, 6),
+        }
+    raise NotImplementedError(kind)
+
+
+def _cache(planned: Plan, counts: dict[str, int]) -> LatentCache:
+    shape = _shape(planned)
+    sets = {}
+    for name, count in counts.items():
+        rows = torch.zeros(count, dtype=torch.long)
+        sets[name] = EncodedImages(torch.empty(count, *shape), torch.empty(count, *shape), rows)
+    conditions = _conditions(planned, ROWS)
+    return LatentCache(sets, conditions, torch.zeros(ROWS, 1, dtype=torch.long), 0)
+
+
+def _noised(task: DenoiserTask, count: int) -> Noised:
+    """A batch to predict, without content."""
+    shape = next(iter(task.cache.sets.values())).mean.shape[1:]
+    sample = torch.empty(count, *shape)
+    rows = torch.zeros(count, dtype=torch.long)
+    return Noised(sample, sample, sample, rows, rows, rows)
+
+
+def _images(planned: Plan) -> dict[str, int]:
+    """How many images each set has."""
+    found = {}
+    for name in build_method(planned.config, planned.family.task.family).sets:
+        given = planned.sets.get(name)
+        found[name] = (
+            _length(given)
+            if given is not None
+            else getattr(planned.config, f"num_{name}_images") or 1
+        )
+    return found
+
+
+def _length(images: Images) -> int:
+    return len(images.paths) if isinstance(images, CaptionedImages) else len(images)
+
+
+def _renders(planned: Plan) -> int:
+    """How many images the run renders for its sets."""
+    return sum(count for name, count in _images(planned).items() if name not in planned.sets)
+
+
+def _cache_bytes(planned: Plan) -> int:
+    """Size of the cached sets and conditions."""
+    channels, height, width = _shape(planned)
+    moments = 1 if planned.source.latent_factor() == 1 else 2
+    images = sum(_images(planned).values()) * moments * channels * height * width * 4
+    concept = planned.concept
+    anchors = {text for texts in concept.anchors for text in texts}
+    prompts = len({"", *concept.forget, *concept.retain, *anchors})
+    with torch.device("meta"):
+        one = _conditions(planned, 1)
+    return images + prompts * sum(t.numel() * t.element_size() for t in one.values())
+
+
+def _parameters(folder: Path) -> int:
+    """Number of values in a part's weight files."""
+    from safetensors import safe_open
+
+    count = 0
+    files = sorted(folder.glob("*.safetensors"))
+    marked = [file for file in files if ".fp16." in file.name]
+    for file in marked if len(marked) == len(files) else sorted({*files} - {*marked}):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                count += math.prod(opened.get_slice(name).get_shape())
+    return count
+
+
+def _disk(planned: Plan, trained: int) -> dict[str, int]:
+    """What the run's folder holds at the most, by what it is."""
+    config, path = planned.config, planned.source.path
+    side = config.resolution or planned.source.resolution()
+    image = PNG[side <= SMALL] * side**2
+    steps, every = config.max_train_steps or 0, config.checkpointing_steps
+    kept = 0
+    if every:
+        kept = math.ceil(steps / every)
+        if config.checkpoints_total_limit:
+            kept = min(kept, config.checkpoints_total_limit + 1)  # one more while it is written
+    state = 4 + (2.03 if config.use_8bit_adam else 8) + (4 if config.ema_decay else 0)
+    parts = [part for part in path.iterdir() if (part / "config.json").is_file()]
+    values = sum(_parameters(part) for part in parts)
+    rows = len(validation_prompts(config))
+    every = config.validation_steps
+    rows *= 2 + (math.ceil(steps / every) - 1 if every else 0)
+    return {
+        "images": round(image * _renders(planned)),
+        "latents": _cache_bytes(planned),
+        "checkpoints": round(kept * state * trained),
+        "model": values * (2 if config.save_dtype == "fp16" else 4),
+        "adapter": 4 * trained if config.lora_rank else 0,
+        "validation": round(2 * image * rows),  # single images, and the sheet
+    }

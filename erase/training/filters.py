@@ -1,0 +1,89 @@
+"""Whether a rendered image really shows the concept: by NudeNet, or by the suite's classifier."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from erase import registry
+from erase.config import ConceptConfig
+from erase.core.scoring import Detection, Protocol
+from erase.data.concepts import Concept
+from erase.data.prompts import prompts_root
+from erase.errors import InputError
+from erase.evaluation.observers.classifier import Judge, load_judge
+from erase.models.nudenet import Detector
+from erase.training.sets import Shows
+
+Detect = Callable[[Sequence[Path]], Sequence[Sequence[Detection]]]
+
+
+def check_filters(config: ConceptConfig, concept: Concept, given: Collection[str]) -> None:
+    """Raise InputError for a filter that cannot tell whether an image shows the concept.
+
+    `given` are the names of the sets that are not rendered.
+    """
+    for name in ("forget", "retain"):
+        chosen = getattr(config, f"filter_{name}")
+        if chosen and name in given:
+            raise InputError(
+                f"--filter-{name} is for rendered images, and the {name} images are given.",
+                "Leave it out, or have them rendered.",
+            )
+        if chosen == "nudenet" and not concept.detected:
+            raise InputError(
+                f"--filter-{name} nudenet: what NudeNet would find of {concept.name!r} is not"
+                " known.",
+                "It is for concepts whose file in prompts/concepts/ has `nudenet`, as nudity.",
+            )
+        if chosen == "classifier" and _classifier(concept) is None:
+            raise InputError(
+                f"--filter-{name} classifier: no classifier judges {concept.name!r}.",
+                "It is for classes whose evaluation suite has one, as the digits.",
+            )
+
+
+def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> Shows:
+    """The filter of that name (`nudenet` or `classifier`), for images of this concept.
+
+    Raises InputError when what it needs is not installed.
+    """
+    if chosen == "nudenet":
+        return nudenet_filter(Detector().detect, concept)
+    suite = registry.load("suites", str(concept.suite))
+    classes = suite.classes(prompts_root(config.prompts))
+    return classifier_filter(load_judge(str(_classifier(concept)), classes), concept)
+
+
+def nudenet_filter(detect: Detect, concept: Concept) -> Shows:
+    """Images on which a label of the concept is detected with the score that its file asks for.
+
+    `detect` gives for each path its detections, which have a `label` and a `score`.
+    """
+
+    def shows(paths: Sequence[Path]) -> list[bool]:
+        return [
+            any(d.score >= concept.detected.get(d.label, 2.0) for d in found)
+            for found in detect(paths)
+        ]
+
+    return shows
+
+
+def classifier_filter(judge: Judge, concept: Concept) -> Shows:
+    """Images that the judge takes for one of the concept's classes."""
+
+    def shows(paths: Sequence[Path]) -> list[bool]:
+        verdicts = judge.verdicts(paths)
+        best = np.asarray(verdicts.probabilities).argmax(axis=1)
+        return [verdicts.classes[label] in concept.names for label in best.tolist()]
+
+    return shows
+
+
+def _classifier(concept: Concept) -> str | None:
+    """The name of the classifier of the concept's suite, if there is one."""
+    if concept.suite is None or concept.suite not in registry.names("suites"):
+        return None
+    protocol: Protocol = registry.load("suites", concept.suite).protocols()["default"]
+    return protocol.classifier

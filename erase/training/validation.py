@@ -1,0 +1,239 @@
+"""Images of the same prompts and seeds while training: one row of a growing sheet each time.
+
+Rendering draws from generators of its own and leaves weights, modes and random state as they were,
+so a run ends with the same weights with it and without it. With a moving average of the weights it
+is the average that renders, for that is what the run saves.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import Module
+
+from erase.config import ConceptConfig
+from erase.core.params import as_list, restore, snapshot
+from erase.core.rng import derive_seed
+from erase.core.scoring import Sample
+from erase.data.prompts import read_prompts
+from erase.errors import InputError
+from erase.evaluation.render import render
+from erase.models.loading import ModelSource, load_pipeline
+from erase.record import fingerprint, read_json, write_json
+
+FOLDER, SHEET, STATE = "validation", "sheet.png", "state.json"
+CELL, LABEL, HEADER, GAP = 256, 96, 48, 4
+"""Pixels: longest side of an image on the sheet, width of the step labels, height of the prompts'
+line, and the space between cells."""
+
+
+def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
+    """The prompts of `--validation-prompts`: separated by `;`, or a file with one a line.
+
+    InputError when they are empty, or when `--validation-steps` is given without them.
+    """
+    given = config.validation_prompts
+    if given is None:
+        if config.validation_steps:
+            raise InputError(
+                "--validation-steps is given without --validation-prompts.",
+                "Say what to render: --validation-prompts 'a red car; a dog'.",
+            )
+        return ()
+    if Path(given).is_file():
+        return tuple(read_prompts(given))
+    found = tuple(text for part in given.split(";") if (text := part.strip()))
+    if not found:
+        raise InputError(
+            "--validation-prompts is empty.", "Give prompts separated by ';', or a file."
+        )
+    return found
+
+
+class Validation:
+    """Renders the validation prompts with the model as it is, into the run's folder.
+
+    Args:
+        config: resolved; its prompts may be empty, and then nothing is done.
+        source: the base model, for the parts that are not trained.
+        component: the trained part's name in the pipeline.
+        model: the trained part.
+        parameters: its trained parameters.
+        accelerator: only the main process renders; trackers get the images.
+        folder: the run's folder.
+    """
+
+    def __init__(
+        self,
+        config: ConceptConfig,
+        source: ModelSource,
+        component: str,
+        model: Module,
+        parameters: Mapping[str, Tensor],
+        accelerator: Accelerator,
+        folder: Path,
+    ) -> None:
+        self.config = config
+        self.source = source
+        self.component = component
+        self.model = model
+        self.parameters = as_list(parameters)
+        self.accelerator = accelerator
+        self.folder = folder / FOLDER
+        self.samples = [
+            Sample(
+                id=f"{index:03d}",
+                prompt=prompt,
+                seed=derive_seed(config.seed, "validation", index),
+                guidance=config.forget_guidance or 1.0,
+            )
+            for index, prompt in enumerate(validation_prompts(config))
+        ]
+
+    def due(self, done: int) -> bool:
+        """Whether the prompts are rendered after `done` steps; the last step is `finish`'s."""
+        every = self.config.validation_steps
+        return bool(every) and done % every == 0 and done < (self.config.max_train_steps or 0)
+
+    def start(self) -> None:
+        """Make ready, and render the model that nothing has been done to yet.
+
+        Call it before the first step, also of a resumed run, which finds these images there. A
+        sheet of other prompts, from before a resumption, is begun anew.
+        """
+        if self.samples and self.accelerator.is_main_process:
+            samples = fingerprint([asdict(sample) for sample in self.samples])
+            state = self.folder / STATE
+            if state.is_file() and read_json(state).get("samples") != samples:
+                shutil.rmtree(self.folder)
+            write_json(state, {"samples": samples})
+        self(0)
+
+    def __call__(self, done: int, average: Sequence[Tensor] | None = None) -> None:
+        """Render after `done` steps, with the moving `average` of the parameters if there is one.
+
+        All processes may call it; those that do not render wait.
+        """
+        if not self.samples:
+            return
+        if self.accelerator.is_main_process:
+            with _showing(self.model, self.parameters, average):
+                files = self._render(done)
+            contact_sheet(self.folder, [sample.prompt for sample in self.samples])
+            self._report(done, files)
+        self.accelerator.wait_for_everyone()
+
+    def _render(self, done: int) -> list[Path]:
+        # VAE and text encoders are loaded for this alone, and leave memory after it.
+        parts: dict[str, Any] = {self.component: self.model}
+        pipeline = load_pipeline(self.source, **parts)
+        size = min(self.config.render_batch_size or 1, len(self.samples))
+        return render(
+            pipeline,
+            self.samples,
+            self.folder / f"step-{done:06d}",
+            steps=self.config.render_steps or 1,
+            batch_size=size,
+            size=self.config.resolution,
+            device=str(self.accelerator.device),
+            fingerprint=fingerprint([done, [asdict(sample) for sample in self.samples]]),
+            overwrite=True,
+        )
+
+    def _report(self, done: int, files: Sequence[Path]) -> None:
+        for tracker in self.accelerator.trackers:
+            images = [_read(file) for file in files]
+            if tracker.name == "tensorboard":
+                stacked = np.stack([np.asarray(image) for image in images])
+                tracker.log_images({"validation": stacked}, step=done, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({"validation": images}, step=done)
+
+
+@contextmanager
+def _showing(
+    model: Module, parameters: Sequence[Tensor], average: Sequence[Tensor] | None
+) -> Iterator[None]:
+    """Inside, the model is in evaluation mode, with the average in place of its parameters."""
+    training = model.training
+    saved = None if average is None else snapshot(parameters)
+    device = parameters[0].device
+    devices = [device] if device.type == "cuda" else []
+    model.eval()
+    try:
+        if average is not None:
+            restore(parameters, [tensor.to(device) for tensor in average])
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        if saved is not None:
+            restore(parameters, saved)
+        model.train(training)
+
+
+def contact_sheet(folder: Path, prompts: Sequence[str]) -> Path:
+    """Draw all rows that the folder holds: a row for each step, a column for each prompt.
+
+    Args:
+        folder: with a folder `step-N` of images for each row.
+        prompts: for the head of the columns.
+    """
+    rows = [
+        (int(path.name.removeprefix("step-")), sorted((path / "images").glob("*.png")))
+        for path in sorted(folder.glob("step-*"))
+    ]
+    rows = [(step, files) for step, files in rows if len(files) == len(prompts)]
+    opened = [[_read(file) for file in files] for _, files in rows]
+    width, height = opened[0][0].size
+    scale = CELL / max(width, height)
+    cell = round(width * scale), round(height * scale)
+    sheet = Image.new(
+        "RGB",
+        (LABEL + len(prompts) * (cell[0] + GAP), HEADER + len(rows) * (cell[1] + GAP)),
+        "white",
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for column, prompt in enumerate(prompts):
+        left = LABEL + column * (cell[0] + GAP)
+        draw.text((left, 6), _fitting(prompt, cell[0], draw, font), fill="black", font=font)
+    for row, ((step, _), images) in enumerate(zip(rows, opened, strict=True)):
+        top = HEADER + row * (cell[1] + GAP)
+        draw.text((6, top + 6), f"step {step}", fill="black", font=font)
+        for column, image in enumerate(images):
+            nearest = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+            shown = image.resize(cell, nearest)
+            sheet.paste(shown, (LABEL + column * (cell[0] + GAP), top))
+    aside = folder / f".{SHEET}.partial"
+    sheet.save(aside, format="PNG")
+    aside.replace(folder / SHEET)
+    return folder / SHEET
+
+
+def _read(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def _fitting(text: str, width: int, draw: Any, font: Any) -> str:
+    """The text in at most two lines of `width` pixels, cut short with an ellipsis."""
+    lines: list[str] = []
+    rest = text.split() or [""]
+    while rest and len(lines) < 2:
+        count = len(rest)
+        while count > 1 and draw.textlength(" ".join(rest[:count]), font=font) > width:
+            count -= 1
+        lines.append(" ".join(rest[:count]))
+        rest = rest[count:]
+    if rest:
+        lines[-1] += " …"
+    while draw.textlength(lines[-1], font=font) > width and len(lines[-1]) > 2:
+        lines[-1] = lines[-1][:-2].rstrip(" …") + "…"
+    return "\n".join(lines)

@@ -1,0 +1,529 @@
+"""Contracts of every denoiser method on every family: a new file is tested by existing."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from erase import registry
+from erase.config import ConceptConfig
+from erase.core.attention import cross_attentions, probabilities
+from erase.core.params import select_parameters
+from erase.errors import InputError
+from erase.methods import erasediff
+from erase.tasks.denoiser import LatentCache, Shard
+from erase.tasks.denoising import fisher, retain_gradient, summed_gradient, two_gradients
+from erase.training.loop import UnlearningLoop, build_optimizer
+from erase.training.methods import build_method, defined_for, fill, find_method, parse_settings
+from tests.tiny import WIDTH, tiny_cache, tiny_class_task, tiny_task, tiny_unet
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "text-to-image": tiny_task,
+    "class-conditional": tiny_class_task,
+}
+CASES = [(family, name) for family in FAMILIES for name in defined_for(family)]
+STEPPING = [case for case in CASES if not find_method(case[1], case[0]).method.closed_form]
+FEW: dict[str, dict[str, Any]] = {
+    "sa": {"fisher_samples": 3},
+    "sfr-on": {"fisher_samples": 3, "threshold": 0.5},
+    "shs": {"sparsity": 0.9, "forget_weight": 2.0},
+}
+cases = pytest.mark.parametrize(("family", "name"), CASES)
+stepping = pytest.mark.parametrize(("family", "name"), STEPPING)
+
+
+def config(family: str, name: str, **changes: Any) -> ConceptConfig:
+    given = ConceptConfig(
+        method=name,
+        settings={**FEW.get(name, {}), **changes.pop("settings", {})},
+        learning_rate=3e-3,
+        train_batch_size=4,
+        weight_decay=0.1,
+        **changes,
+    )
+    return fill(given, find_method(name, family), family, 4)
+
+
+def method(family: str, name: str, **settings: Any) -> Any:
+    return build_method(config(family, name, settings=settings), family)
+
+
+def train(task: Any, made: Any, steps: int) -> None:
+    made.prepare(task)
+    chosen = list(task.parameters.values())
+    optimizer = torch.optim.AdamW(chosen, lr=3e-3, weight_decay=0.1)
+    for step in range(0 if made.closed_form else steps):
+        made.step(task, step, None)
+        assert all(p.grad is not None for p in chosen)
+        optimizer.step()
+        made.after_step(task)
+    made.finish(task)
+
+
+def weights(task: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in task.model.named_parameters()}
+
+
+def in_double(cache: LatentCache) -> LatentCache:
+    sets = {
+        name: replace(images, mean=images.mean.double(), std=images.std.double())
+        for name, images in cache.sets.items()
+    }
+    states = cache.conditions["states"].double()
+    return replace(cache, sets=sets, conditions={**cache.conditions, "states": states})
+
+
+def in_float64(family: str, shard: Shard) -> Any:
+    task = FAMILIES[family](cache=in_double(tiny_cache()), shard=shard)
+    task.model.double()
+    return task
+
+
+@stepping
+def test_the_loss_that_is_to_go_down_goes_down(family: str, name: str) -> None:
+    task, made = FAMILIES[family](), method(family, name)
+    made.prepare(task)
+    optimizer = torch.optim.AdamW(list(task.parameters.values()), lr=3e-3)
+    first = made.step(task, 0, None)
+    for _ in range(6):
+        optimizer.step()
+        made.after_step(task)
+        last = made.step(task, 0, None)
+    which = "retain_loss" if name == "retrain" else "forget_loss"
+    assert getattr(last, which) < getattr(first, which)
+
+
+@cases
+def test_the_same_seed_gives_the_same_weights_and_frozen_ones_stay(family: str, name: str) -> None:
+    found = []
+    for _ in range(2):
+        task = FAMILIES[family]()
+        before = weights(task)
+        task.parameters = select_parameters(task.model, r"attn|attentions")
+        train(task, method(family, name), 3)
+        found.append(weights(task))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in before)
+    moved = {key for key in before if not torch.equal(before[key], found[0][key])}
+    # Retrain gives all weights fresh values, whatever is trained then.
+    assert moved
+    assert name == "retrain" or moved <= set(task.parameters)
+
+
+@stepping
+def test_micro_batches_and_processes_equal_the_joint_batch(family: str, name: str) -> None:
+    def prepared(shard: Shard) -> tuple[Any, Any]:
+        task, made = in_float64(family, shard), method(family, name)
+        made.prepare(task)
+        return task, made
+
+    def gradients(task: Any, made: Any, reduce: Any = None) -> list[torch.Tensor]:
+        made.step(task, 1, reduce)
+        return [p.grad for p in task.parameters.values()]
+
+    joint = gradients(*prepared(Shard(batch_size=4)))
+    cut = gradients(*prepared(Shard(batch_size=2, micro_batches=2)))
+    # Threads share torch's random state, which processes do not: so nothing is drawn in them.
+    pairs = [prepared(Shard(2, 1, k, 2)) for k in range(2)]
+    both = in_two_processes(lambda k, reduce: gradients(*pairs[k], reduce))
+    # Finite differences blow the last bits up.
+    exact = {"rtol": 1e-5, "atol": 1e-8} if name == "lur" else {"rtol": 1e-7, "atol": 1e-12}
+    assert any(float(g.abs().max()) > 0 for g in joint)
+    for one, *others in zip(joint, cut, *both, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, one, **exact)
+
+
+def in_two_processes(work: Callable[[int, Any], Any]) -> list[Any]:
+    """The work of two processes as two threads that average at the same places."""
+    barrier, shared, found = threading.Barrier(2, timeout=60), [None, None], [None, None]
+
+    def run(k: int) -> None:
+        def reduce(tensor: torch.Tensor) -> torch.Tensor:
+            shared[k] = tensor  # type: ignore[call-overload]
+            barrier.wait()
+            mean = (shared[0] + shared[1]) / 2  # type: ignore[operator]
+            barrier.wait()
+            return mean
+
+        found[k] = work(k, reduce)
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@stepping
+def test_a_resumed_run_ends_with_the_same_bits(family: str, name: str, tmp_path: Path) -> None:
+    made = config(
+        family,
+        name,
+        max_train_steps=4,
+        checkpointing_steps=2,
+        checkpoints_total_limit=0,
+        lr_scheduler="constant",
+        ema_decay=0.0,
+    )
+
+    def run(resume: Path | None) -> dict[str, torch.Tensor]:
+        task = FAMILIES[family]()
+        loop = UnlearningLoop(
+            task,
+            build_method(made, family),
+            made,
+            Accelerator(cpu=True),
+            build_optimizer(made, list(task.parameters.values())),
+            folder=tmp_path,
+            show=False,
+        )
+        loop.run(resume)
+        return weights(task)
+
+    whole, rest = run(None), run(tmp_path / "checkpoint-2")
+    assert all(torch.equal(whole[key], rest[key]) for key in whole)
+
+
+@stepping
+def test_gradient_checkpointing_changes_nothing(family: str, name: str) -> None:
+    found = []
+    for checkpointing in (False, True):
+        task, made = FAMILIES[family](), method(family, name)
+        if checkpointing:
+            task.model.enable_gradient_checkpointing()
+        made.prepare(task)
+        made.step(task, 0, None)
+        found.append([p.grad for p in task.parameters.values()])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-6)
+
+
+@stepping
+def test_bf16_autocast_gives_about_the_same_losses(family: str, name: str) -> None:
+    seen = []
+    for precision in (None, "bf16"):
+        options: dict[str, Any] = {"precision": precision} if precision else {}
+        if precision:
+            options["autocast"] = lambda: torch.autocast("cpu", torch.bfloat16)
+        task, made = FAMILIES[family](**options), method(family, name)
+        made.prepare(task)
+        stats = made.step(task, 0, None)
+        assert all(p.grad.dtype == torch.float32 for p in task.parameters.values())
+        seen.append(stats.forget_loss if name != "retrain" else stats.retain_loss)
+    assert seen[1] == pytest.approx(seen[0], rel=0.2, abs=2e-3)
+
+
+def test_a_method_of_another_family_is_refused_with_those_there_are() -> None:
+    for family, name in (("class-conditional", "uce"), ("text-to-image", "retrain")):
+        with pytest.raises(InputError, match="not defined") as refused:
+            find_method(name, family)
+        assert "lur" in refused.value.remedy
+        assert name not in refused.value.remedy
+    assert {"be", "iu"}.isdisjoint(defined_for("text-to-image"))
+    assert set(defined_for("text-to-image")) >= {"salun", "shs", "esd", "sa", "fmn", "uce", "ca"}
+    assert "retrain" in defined_for("class-conditional")
+
+
+def test_a_model_without_cross_attention_is_refused_before_anything_is_done() -> None:
+    for name in ("fmn", "uce"):
+        with pytest.raises(InputError, match="no cross-attention"):
+            method("text-to-image", name).check(tiny_class_task().model, "text-to-image")
+    with pytest.raises(InputError, match="matches no"):
+        method("text-to-image", "shs", layers="nothing").check(tiny_unet(), "text-to-image")
+
+
+def test_set_values_are_read_as_their_defaults_are() -> None:
+    found = find_method("sfr-on", "text-to-image")
+    given = {"fast_step": "1e-3", "fisher_samples": "8", "decay": "yes"}
+    assert parse_settings(found, given) == {"fast_step": 1e-3, "fisher_samples": 8, "decay": True}
+    for name, value in (("fisher_samples", "2.5"), ("fast_step", "fast"), ("decay", "3")):
+        with pytest.raises(InputError, match=name):
+            parse_settings(found, {name: value})
+    with pytest.raises(InputError, match="no setting 'masks'"):
+        parse_settings(found, {"masks": "1"})
+
+
+def test_user_over_method_over_nothing() -> None:
+    filled = config("text-to-image", "esd", settings={"variant": "x"})
+    assert (filled.trainable, filled.learning_rate) == ("xattn", 3e-3)
+    assert config("text-to-image", "esd", trainable="full").trainable == "full"
+    named = fill(ConceptConfig(method="lur", settings={"alpha": "0.1"}), *_lur())
+    assert named.alpha == 0.1
+    assert "alpha" not in named.settings
+    with pytest.raises(InputError, match="differ"):
+        fill(ConceptConfig(method="lur", alpha=0.2, settings={"alpha": 0.1}), *_lur())
+
+
+def _lur() -> tuple[Any, str, int]:
+    return find_method("lur", "text-to-image"), "text-to-image", 32
+
+
+def test_every_method_for_denoisers_has_defaults_with_both_sizes() -> None:
+    for name in defined_for("text-to-image"):
+        table = registry.load("methods", name).DENOISER
+        assert {"large", "small"} <= set(table), name
+
+
+# What is particular to one method.
+
+
+def test_salun_masks_under_adam_and_takes_the_guided_prediction_on_request() -> None:
+    task, made = tiny_task(), method("text-to-image", "salun", mask=0.3)
+    before = weights(task)
+    train(task, made, 4)
+    moved = torch.cat([(before[key] != p).flatten() for key, p in weights(task).items()])
+    assert 0 < float(moved.float().mean()) <= 0.3 + 1e-4
+    marks = []
+    for scale in (1.0, 7.5):
+        task, made = tiny_task(), method("text-to-image", "salun", mask_guidance=scale)
+        made.prepare(task)
+        marks.append(torch.cat([m.flatten() for m in made._mask._moves]))
+    assert not torch.equal(*marks)
+
+
+def test_saluns_mask_is_of_the_summed_gradient_over_every_forget_image() -> None:
+    task = in_float64("text-to-image", Shard(batch_size=2))
+    whole = in_float64("text-to-image", Shard(batch_size=64))
+    sums = [summed_gradient(t, "forget", "mask", t.denoising) for t in (task, whole)]
+    for one, other in zip(*sums, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert sum(1 for _ in task.ordered("forget", "mask")) == 3  # five images by two
+
+
+def test_shs_trims_the_share_it_is_told_in_the_layers_it_is_told() -> None:
+    task, made = tiny_task(), method("text-to-image", "shs", sparsity=0.8, layers="attn2")
+    before = weights(task)
+    made.prepare(task)
+    changed = {key: before[key] != p for key, p in weights(task).items()}
+    assert all("attn2" in key for key, mask in changed.items() if mask.any())
+    inside = torch.cat([mask.flatten() for key, mask in changed.items() if "attn2" in key])
+    assert 0.15 < float(inside.float().mean()) <= 0.2 + 1e-2
+    task.parameters = select_parameters(task.model, "conv")
+    with pytest.raises(InputError, match="not trained"):
+        method("text-to-image", "shs", layers="attn2").prepare(task)
+
+
+@pytest.mark.parametrize("start", ["condition", "empty"])
+def test_esds_target_comes_from_the_frozen_original(start: str) -> None:
+    task, made = tiny_task(), method("text-to-image", "esd", guidance=2.0, start=start)
+    made.prepare(task)
+    batch = task.batches("forget", 0)[0]
+    with torch.no_grad():
+        concept = task.predict(batch)
+        empty = task.predict(batch, torch.zeros_like(batch.condition))
+    expected = {"condition": 2 * empty - concept, "empty": 3 * empty - 2 * concept}[start]
+    with torch.no_grad():
+        for p in task.parameters.values():
+            p.add_(0.3)
+    torch.testing.assert_close(made.target(task, batch), expected)
+    assert not made.target(task, batch).requires_grad
+
+
+def test_esd_with_guidance_one_says_what_the_original_says_without_a_prompt() -> None:
+    task, made = tiny_task(), method("text-to-image", "esd")
+    made.prepare(task)
+    batch = task.batches("forget", 0)[0]
+    empty = task.predict(batch, torch.zeros_like(batch.condition)).detach()
+    torch.testing.assert_close(made.target(task, batch), empty)
+
+
+def test_esd_refuses_what_it_does_not_know() -> None:
+    for settings in ({"variant": "y"}, {"start": "noise"}, {"guidance": 0.0}):
+        with pytest.raises(InputError, match="ESD"):
+            method("text-to-image", "esd", **settings)
+
+
+class Scale(torch.nn.Module):
+    """ε(x) = w x, one number w: every gradient is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, noisy: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+        return (self.w * noisy,)
+
+
+def test_the_fisher_diagonal_and_sas_penalty_on_a_model_with_a_known_answer() -> None:
+    model = Scale()
+    task = tiny_task(unet=model, cache=in_double(tiny_cache()))
+    expected = []
+    for b in task.ordered("retain", "fisher", size=1, count=5):
+        slope = 2 * (b.noisy * (model.w.detach() * b.noisy - b.noise)).mean()
+        expected.append(slope.square())
+    diagonal = fisher(task, "retain", 5)
+    torch.testing.assert_close(diagonal[0], torch.stack(expected).mean())
+
+    made = method("text-to-image", "sa", ewc=7.0, retain_weight=0.0, fisher_samples=5)
+    made.prepare(task)
+    made.step(task, 0, None)
+    at_start = model.w.grad.clone()
+    with torch.no_grad():
+        model.w.add_(0.25)
+    torch.testing.assert_close(made.penalty(task)[0], 0.25 * diagonal[0])
+    made.step(task, 0, None)
+    b = task.batches("anchor", 0)[0]
+    surrogate = 2 * (b.noisy * (model.w.detach() * b.noisy - b.noise)).mean()
+    torch.testing.assert_close(model.w.grad, surrogate + 7.0 * 0.25 * diagonal[0])
+    assert not torch.equal(at_start, model.w.grad)
+
+
+def test_sas_surrogate_is_the_anchors_image_under_the_forget_caption_or_uniform_noise() -> None:
+    task = tiny_task()
+    shown: list[torch.Tensor] = []
+    predict = task.predict
+
+    def watched(batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        shown.append(batch)
+        return predict(batch, *args, **kwargs)
+
+    task.predict = watched  # type: ignore[method-assign]
+    made = method("text-to-image", "sa")
+    [loss() for loss in made._forget(task, 0)]
+    anchors = task.batches("anchor", 0)[0]
+    assert torch.equal(shown[0].clean, anchors.clean)  # type: ignore[attr-defined]
+    assert shown[0].condition.tolist() == [1] * 4  # type: ignore[attr-defined]
+    assert anchors.condition.tolist() == [2] * 4
+
+    pixels = tiny_class_task(shard=Shard(batch_size=64))
+    seen: list[Any] = []
+    denoising = pixels.denoising
+    pixels.denoising = lambda b: seen.append(b) or denoising(b)  # type: ignore[func-returns-value]
+    noise = method("class-conditional", "sa")
+    assert noise.sets == ("forget", "retain")
+    [loss() for loss in noise._forget(pixels, 0)]
+    clean = seen[0].clean
+    assert -1 <= float(clean.min()) < -0.95
+    assert 0.95 < float(clean.max()) <= 1
+    assert abs(float(clean.mean())) < 0.05
+    assert float(clean.var()) == pytest.approx(1 / 3, abs=0.03)
+    with pytest.raises(InputError, match="pixels"):
+        method("text-to-image", "sa", surrogate="noise").check(task.model, "text-to-image")
+
+
+def test_fmns_attention_probabilities_against_a_manual_softmax() -> None:
+    task, made = tiny_task(), method("text-to-image", "fmn")
+    made.prepare(task)
+    inputs: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
+    layers = cross_attentions(task.model)
+    assert len(layers) > 1
+    for layer in layers.values():
+        layer.register_forward_hook(
+            lambda m, args, kwargs, out: inputs.append(
+                (m, args[0], kwargs["encoder_hidden_states"])
+            ),
+            with_kwargs=True,
+        )
+    batch = task.batches("forget", 0)[0]
+    found = made.attention(task, batch)
+    per_layer = []
+    for layer, hidden, states in inputs:
+        heads = layer.heads
+        query = layer.to_q(hidden).reshape(4, -1, heads, WIDTH // heads)
+        key = layer.to_k(states).reshape(4, -1, heads, WIDTH // heads)
+        scores = torch.einsum("bnhd,blhd->bhnl", query, key) / (WIDTH // heads) ** 0.5
+        manual = scores.exp() / scores.exp().sum(-1, keepdim=True)
+        torch.testing.assert_close(probabilities(layer, hidden, states), manual)
+        per_layer.append(manual[..., 1].square().flatten(1).mean(1))  # token 1 is the concept
+    torch.testing.assert_close(found, torch.stack(per_layer).mean(0))
+    plain = task.predict(batch)
+    made.finish(task)
+    assert torch.equal(plain, task.predict(batch))
+    assert not any(layer._forward_pre_hooks for layer in layers.values())
+
+
+def test_uce_is_the_least_squares_solution_and_leaves_the_rest_alone() -> None:
+    numpy = pytest.importorskip("numpy")
+    task = tiny_task()
+    before = weights(task)
+    scales = {"erase_scale": 2.0, "preserve_scale": 0.7, "regularise": 0.3}
+    train(task, method("text-to-image", "uce", **scales), 0)
+    states, last = task.conditions["states"].double().numpy(), 1
+    forget, anchor = states[1][last:], states[2][last:]
+    kept = [states[row][last:] for row in (3, 4)]
+    after = weights(task)
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {k for k in before if "attn2.to_k" in k or "attn2.to_v" in k}
+    for key in changed:
+        old = before[key].double().numpy()
+        # min over W of Σ s‖W c − t‖² + λ‖W − W_old‖², as one overdetermined system of rows.
+        rows = [scales["erase_scale"] ** 0.5 * forget, scales["regularise"] ** 0.5 * numpy.eye(8)]
+        goals = [
+            scales["erase_scale"] ** 0.5 * anchor @ old.T,
+            scales["regularise"] ** 0.5 * old.T,
+        ]
+        for text in kept:
+            rows.append(scales["preserve_scale"] ** 0.5 * text)
+            goals.append(scales["preserve_scale"] ** 0.5 * text @ old.T)
+        solved, *_ = numpy.linalg.lstsq(numpy.vstack(rows), numpy.vstack(goals), rcond=None)
+        torch.testing.assert_close(
+            after[key].double(), torch.from_numpy(solved.T), rtol=1e-4, atol=1e-6
+        )
+    task.parameters = select_parameters(task.model, "noxattn")
+    with pytest.raises(InputError, match="not among the trained"):
+        method("text-to-image", "uce").prepare(task)
+
+
+def test_erasediff_descends_on_the_forget_loss_as_asked_and_no_more() -> None:
+    task, made = tiny_task(), method("text-to-image", "erasediff", eta=0.5)
+    made.step(task, 0, None)
+    total = torch.cat([p.grad.flatten() for p in task.parameters.values()])
+    losses = task.losses(0)
+    retain, forget, _ = two_gradients(task, losses.retain, losses.forget, None)
+    flat = torch.cat([g.flatten() for g in forget])
+    descent = float(total @ flat) / float(flat @ flat)
+    assert descent >= 0.5 - 1e-4
+    mu = erasediff.multiplier(retain, forget, 0.5)
+    assert mu == 0 or descent == pytest.approx(0.5, abs=1e-4)
+    assert erasediff.multiplier(forget, forget, 0.5) == 0  # it descends fast enough already
+    opposed = [-g for g in forget]
+    assert erasediff.multiplier(opposed, forget, 0.5) == pytest.approx(1.5)
+    assert erasediff.multiplier(retain, [torch.zeros_like(g) for g in forget], 0.5) == 0
+
+
+def test_ca_shows_anchor_images_under_both_captions_and_stops_the_anchors_gradient() -> None:
+    task, made = tiny_task(), method("text-to-image", "ca", retain_weight=0.0)
+    assert made.sets == ("forget", "retain", "anchor")
+    asked: list[Any] = []
+    mismatch = task.mismatch
+    task.mismatch = lambda b: asked.append(b) or mismatch(b)  # type: ignore[func-returns-value]
+    made.step(task, 0, None)
+    assert asked[0].condition.tolist() == [1] * 4
+    assert asked[0].anchor.tolist() == [2] * 4
+    assert torch.equal(asked[0].clean, task.batches("anchor", 0)[0].clean)
+
+
+def test_sfr_on_takes_the_retain_gradient_where_the_fast_step_ends() -> None:
+    task = in_float64("text-to-image", Shard(batch_size=4))
+    made = method("text-to-image", "sfr-on", fast_step=0.5, forget_weight=2.0, threshold=1.0)
+    made.prepare(task)
+    assert 0 < made._mask.share < 1
+    before = weights(task)
+    made.step(task, 0, None)
+    assert all(torch.equal(before[key], p) for key, p in weights(task).items())
+    total = [p.grad.clone() for p in task.parameters.values()]
+    losses = task.losses(0)
+    _, found, _ = two_gradients(task, losses.retain, losses.forget, None)
+    forget = made._mask.gradients(found)
+    with torch.no_grad():
+        for p, g in zip(task.parameters.values(), forget, strict=True):
+            p.sub_(0.5 * g)
+    retain, _ = retain_gradient(task, task.losses(0).retain, None)
+    for g, r, f in zip(total, retain, forget, strict=True):
+        torch.testing.assert_close(g, r + 2.0 * f, rtol=1e-9, atol=1e-12)
+    assert any(float(f.abs().max()) > 0 for f in forget)
+
+
+def test_retrain_starts_from_fresh_weights() -> None:
+    task = tiny_class_task()
+    before = weights(task)
+    method("class-conditional", "retrain").prepare(task)
+    after = weights(task)
+    changed = [not torch.equal(before[k], after[k]) for k in before if before[k].std() > 0]
+    assert all(changed)

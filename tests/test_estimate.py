@@ -1,0 +1,141 @@
+"""The estimate of a dry run: against what PyTorch's allocator counts, and as settings change it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks.meta_step import peak_bytes
+from erase.cli.main import main
+from erase.config import ConceptConfig
+from erase.core.live_bytes import peak_of, simulate
+from erase.core.meta import meta_gradient
+from erase.core.objectives import noise_mse
+from erase.models.loading import save_pipeline
+from erase.training.estimate import Estimate, estimate
+from erase.training.plan import plan
+from tests import tiny_pipelines
+from tests.tiny import WIDTH, tiny_unet
+
+CPU = torch.device("cpu")
+
+
+def step(mode: str, checkpointing: bool) -> Any:
+    """A meta step on a small UNet, large enough in the batch for activations to weigh."""
+    unet = tiny_unet(sample_size=16)
+    unet.train()
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    x, states = torch.randn(16, 2, 16, 16), torch.randn(16, 3, WIDTH)
+    noise, steps = torch.randn(16, 2, 16, 16), torch.zeros(16, dtype=torch.long)
+
+    def loss() -> Any:
+        return noise_mse(unet(x, steps, states).sample, noise).mean()
+
+    return lambda: meta_gradient(
+        list(unet.parameters()), loss, loss, alpha=0.1, forget_weight=1e3, mode=mode
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "checkpointing"), [("joint", False), ("hvp", False), ("hvp", True)]
+)
+def test_the_simulated_peak_is_the_allocators(mode: str, checkpointing: bool) -> None:
+    real = peak_bytes(step(mode, checkpointing), CPU)
+    with simulate() as counted:
+        work = step(mode, checkpointing)
+        held = counted.live
+        found = peak_of(counted, work) - held
+    assert found == pytest.approx(real, rel=0.1)
+
+
+def test_nothing_is_counted_when_all_is_freed() -> None:
+    with simulate() as counted:
+        tensor = torch.ones(1000)
+        assert counted.live == 4000
+        view = tensor.view(10, 100)
+        assert counted.live == 4000
+        del tensor
+        assert counted.live == 4000
+        del view
+        assert counted.live == 0
+        assert counted.peak == 4000
+
+
+def test_values_that_are_read_are_one() -> None:
+    with simulate():
+        assert float(torch.zeros(3).sum()) == 1.0
+        assert bool(torch.isfinite(torch.zeros(3)).all())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion as a folder."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_pipeline(tiny_pipelines.sd(), folder, torch.float32)
+    return folder
+
+
+def estimated(model: Path, **changes: Any) -> Estimate:
+    settings: dict[str, Any] = {
+        "model": str(model),
+        "concept": "car",
+        "method": "lur-b",
+        "train_batch_size": 32,
+        "max_train_steps": 10,
+        "num_forget_images": 20,
+        "num_retain_images": 20,
+    }
+    config = ConceptConfig(**(settings | changes))
+    return estimate(plan(config, device="cpu"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def usual(model: Path) -> Estimate:
+    return estimated(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "less"),
+    [
+        ({"train_batch_size": 8}, True),
+        ({"gradient_checkpointing": True}, True),
+        ({"lora_rank": 2}, True),
+        ({"ema_decay": 0.9}, False),
+        ({"method": "lur"}, False),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_the_training_phase_follows_the_settings(
+    usual: Estimate, model: Path, changes: dict[str, Any], less: bool
+) -> None:
+    assert (estimated(model, **changes).phases["train"] < usual.phases["train"]) is less
+
+
+def test_disk_counts_what_a_run_leaves(usual: Estimate, model: Path) -> None:
+    parts = [p for p in tiny_pipelines.sd().components.values() if isinstance(p, torch.nn.Module)]
+    values = sum(p.numel() for part in parts for p in part.parameters())
+    assert usual.disk["model"] == 4 * values
+    assert usual.disk["checkpoints"] == 0
+    kept = estimated(model, checkpointing_steps=2, save_dtype="fp16")
+    assert kept.disk["model"] == 2 * values
+    trained = sum(p.numel() for p in tiny_pipelines.sd().unet.parameters())
+    assert kept.disk["checkpoints"] == 3 * 12 * trained  # two are kept, and one is being written
+    assert usual.space == sum(usual.disk.values())
+
+
+def test_a_dry_run_says_it_and_touches_nothing(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    result = CliRunner().invoke(
+        main,
+        [
+            *("concept", "--model", str(model), "--concept", "car", "--device", "cpu"),
+            *("--train-batch-size", "2", "--output", str(output), "--dry-run"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert "# memory: about" in result.output
+    assert "# disk: about" in result.output
+    assert list(tmp_path.iterdir()) == []
