@@ -29,7 +29,6 @@ CASES: dict[str, tuple[str, ...]] = {
     "exact, batch 128": ("--meta-mode", "exact", "--train-batch-size", "128"),
     "hvp, batch 512, xattn": ("--trainable", "xattn", "--train-batch-size", "512"),
     "hvp, batch 512, checkpointing": ("--gradient-checkpointing", "--train-batch-size", "512"),
-    "lora 4, batch 256": ("--lora-rank", "4", "--train-batch-size", "256"),
     "bf16, batch 256": ("--mixed-precision", "bf16", "--train-batch-size", "256"),
 }
 UNITS = {"MiB": 2**20, "GiB": 2**30}

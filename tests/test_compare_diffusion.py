@@ -57,8 +57,8 @@ def test_the_best_is_bold_the_second_best_italic_and_ties_share_a_place() -> Non
     assert placed["b", "seconds"] == 1
     assert ("original", "fid") not in placed
     text = markdown(lines, rows)
-    assert "| b | **100.0** | **90.0** | **2.000** | **5.0** | **1024** |" in text
-    assert "| a | **100.0** | **90.0** | *3.000* | *10.0* | **1024** |" in text
+    assert "| b | **100.0** | **90.0** | **2.000** | **5.00** | **1024** |" in text
+    assert "| a | **100.0** | **90.0** | *3.000* | *10.00* | **1024** |" in text
     assert "| original | 0.0 | 100.0 | 3.200 | – | – |" in text
     assert comma_separated(rows).splitlines()[2] == "three,0,b,1.0,0.9,2.0,5.0,1073741824,"
 

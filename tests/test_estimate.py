@@ -102,7 +102,7 @@ def usual(model: Path) -> Estimate:
     [
         ({"train_batch_size": 8}, True),
         ({"gradient_checkpointing": True}, True),
-        ({"lora_rank": 2}, True),
+        ({"trainable": "xattn"}, True),
         ({"ema_decay": 0.9}, False),
         ({"method": "lur"}, False),
     ],

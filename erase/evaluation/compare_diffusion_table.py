@@ -32,7 +32,7 @@ COLUMNS = (
     Column("ua", "UA %", 100, 1, True),
     Column("ra", "RA %", 100, 1, True),
     Column("fid", "FID", 1, 3, False),
-    Column("seconds", "seconds", 1, 1, False),
+    Column("seconds", "seconds", 1, 2, False),
     Column("memory_bytes", "memory MiB", 2**-20, 0, False),
 )
 ORIGINAL = "original"

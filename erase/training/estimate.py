@@ -35,8 +35,9 @@ from erase.training.validation import validation_prompts
 UNSEEN, SLACK = 59 * 2**20, 0.47
 """What a run on a CPU takes beyond the dry run's own memory and its tensors: modules that are
 imported late (a fixed size), and, as a share of the tensors, workspaces of kernels and what the
-allocator keeps. Measured on mini-sd (torch 2.15, glibc): beyond the dry run's memory, LUR (`hvp`)
-with batches of 32 grew by 172 MiB with 77 of tensors, with batches of 256 by 765 with 479."""
+allocator keeps. Fitted to mini-sd (torch 2.15, glibc): beyond the dry run's memory, LUR (`hvp`)
+grew by 172 MiB with batches of 32, of which 77 are tensors, and by 765 MiB with batches of 256.
+"""
 SMALL = 64
 PNG = {True: 2.0, False: 2.5}
 """Bytes a pixel of a PNG, up to `SMALL` pixels a side and beyond. Measured: 2.0 on mini-sd's
@@ -82,8 +83,7 @@ class Estimate:
 
 
 def _size(count: float) -> str:
-    unit = "MiB" if count < 2**30 else "GiB"
-    return f"{count / (2**20 if unit == 'MiB' else 2**30):.1f} {unit}"
+    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
 
 
 def estimate(planned: Plan, *, device: str | None = None) -> Estimate:
