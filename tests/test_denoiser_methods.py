@@ -35,6 +35,9 @@ FEW: dict[str, dict[str, Any]] = {
 }
 cases = pytest.mark.parametrize(("family", "name"), CASES)
 stepping = pytest.mark.parametrize(("family", "name"), STEPPING)
+# What does not depend on the family: each method once.
+ONCE = {name: family for family, name in reversed(STEPPING)}
+once = pytest.mark.parametrize(("family", "name"), [(f, n) for n, f in sorted(ONCE.items())])
 
 
 def config(family: str, name: str, **changes: Any) -> ConceptConfig:
@@ -160,7 +163,7 @@ def in_two_processes(work: Callable[[int, Any], Any]) -> list[Any]:
     return found
 
 
-@stepping
+@once
 def test_a_resumed_run_ends_with_the_same_bits(family: str, name: str, tmp_path: Path) -> None:
     made = config(
         family,
@@ -190,7 +193,7 @@ def test_a_resumed_run_ends_with_the_same_bits(family: str, name: str, tmp_path:
     assert all(torch.equal(whole[key], rest[key]) for key in whole)
 
 
-@stepping
+@once
 def test_gradient_checkpointing_changes_nothing(family: str, name: str) -> None:
     found = []
     for checkpointing in (False, True):
@@ -204,7 +207,7 @@ def test_gradient_checkpointing_changes_nothing(family: str, name: str) -> None:
         torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-6)
 
 
-@stepping
+@once
 def test_bf16_autocast_gives_about_the_same_losses(family: str, name: str) -> None:
     seen = []
     for precision in (None, "bf16"):

@@ -200,7 +200,7 @@ def _task(planned: Plan, model: Any, parameters: Any) -> DenoiserTask:
     scheduler = family.scheduler.from_config(
         read_json(planned.source.path / "scheduler" / "scheduler_config.json")
     )
-    return family.task(
+    task = family.task(
         model=model,
         scheduler=scheduler,
         cache=cache,
@@ -214,6 +214,9 @@ def _task(planned: Plan, model: Any, parameters: Any) -> DenoiserTask:
         precision="bf16" if bf16 else None,
         autocast=partial(torch.autocast, "cpu", torch.bfloat16) if bf16 else nullcontext,
     )
+    # Which conditions stand for which depends on content, which there is none of.
+    task.counterparts = torch.zeros(ROWS, 1, dtype=torch.long)
+    return task
 
 
 def _shape(planned: Plan) -> tuple[int, int, int]:
@@ -252,6 +255,10 @@ def _cache(planned: Plan, counts: dict[str, int]) -> LatentCache:
         rows = torch.zeros(count, dtype=torch.long)
         sets[name] = EncodedImages(torch.empty(count, *shape), torch.empty(count, *shape), rows)
     conditions = _conditions(planned, ROWS)
+    if "states" in conditions:
+        words = conditions["states"].shape[:2]
+        conditions["concept"] = torch.zeros(words, dtype=torch.bool)
+        conditions["last"] = torch.zeros(ROWS, dtype=torch.long)
     return LatentCache(sets, conditions, torch.zeros(ROWS, 1, dtype=torch.long), 0)
 
 
