@@ -19,7 +19,7 @@ demo: $(SETUP)  ## erase "three" from mini-sd, evaluate it, print the table (4 m
 	$(BIN)/erase demo
 
 test: $(SETUP)  ## the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(SETUP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600

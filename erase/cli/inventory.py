@@ -16,7 +16,12 @@ from erase.models.download import Progress, download
 from erase.models.fetching import CLIP, CLIP_PATTERNS, CLIP_REVISIONS, CLIP_SIZES, WEIGHTS
 from erase.record import read_json
 
-HUB_SIZES = {"sd-1.4": 4_270_000_000, "sd-1.5": 4_270_000_000, "sd-2.1": 5_160_000_000}
+HUB_SIZES = {
+    "sd-1.4": 4_270_000_000,
+    "sd-1.5": 4_270_000_000,
+    "sd-2.1": 5_160_000_000,
+    "sdxl": 13_900_000_000,
+}
 CIFAR_SIZE = 170_052_171
 LEARNED = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
 
@@ -164,7 +169,7 @@ def _weights(name: str) -> Item:
 
 
 def _model(name: str) -> Item:
-    from erase.models.loading import EMBEDDED, HUB, IGNORED, PATTERNS, REVISIONS, resolve
+    from erase.models.loading import EMBEDDED, HUB, IGNORED, OWN, PATTERNS, REVISIONS, resolve
 
     def find() -> Path:
         folder = resolve(name, fetch=False).path
@@ -172,7 +177,7 @@ def _model(name: str) -> Item:
             raise InputError(f"{name} is not whole: {folder} lacks {', '.join(missing)}.")
         return folder
 
-    if name in EMBEDDED or Path(name).expanduser().is_dir():
+    if name in (*EMBEDDED, *OWN) or Path(name).expanduser().is_dir():
         return Item(name, "model", find)
     hub_id = HUB.get(name, name)
     if hub_id.count("/") != 1:

@@ -24,7 +24,7 @@ from erase.data.captioned import CaptionedImages
 from erase.errors import InputError
 from erase.record import read_json
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache, Shard
-from erase.tasks.encoding import ENCODE_BATCH
+from erase.tasks.encoding import encode_batch
 from erase.tasks.protocol import Noised
 from erase.training.methods import build_method
 from erase.training.plan import Plan
@@ -150,7 +150,8 @@ def _sets(planned: Plan, model: Any, counted: LiveBytes) -> dict[str, int]:
             phases["render"] = peak + others
         if vae is not None:
             size = config.resolution or source.resolution()
-            images = torch.empty(min(ENCODE_BATCH, max(_images(planned).values())), 3, size, size)
+            count = min(encode_batch(size), max(_images(planned).values()))
+            images = torch.empty(count, 3, size, size)
             phases["encode"] = peak_of(counted, lambda: vae.encode(images)) + others
     return phases
 
