@@ -48,7 +48,8 @@ def test_guidance_is_equation_11(pipeline: ClassConditionalPipeline) -> None:
     alpha_bar = pipeline.scheduler.alphas_cumprod[999]
     clean = ((start - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()).clamp(-1, 1)
     found = images(pipeline, ["dog"], [5], num_inference_steps=1)
-    torch.testing.assert_close(found, clean / 2 + 0.5, rtol=1e-4, atol=1e-4)
+    # 1/√ᾱ = 158 enlarges what a batch of two rounds otherwise than two batches of one.
+    torch.testing.assert_close(found, clean / 2 + 0.5, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

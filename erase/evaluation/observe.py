@@ -148,6 +148,10 @@ def find_observers(
     when a metric lacks its classifier, its reference, its control or its forgotten concepts.
     """
     wanted = needs(protocol)
+    if "control" in wanted and not control:
+        raise InputError("LPIPS drift needs a control.", "Give --baseline MODEL.")
+    if "targets" in wanted and not targets:
+        raise InputError("No concept is named.", "Give --target with what was forgotten.")
     classes: tuple[str, ...] = suite.classes(prompts)
     told = {name: protocol.settings.get(name, {}) for name in (*protocol.metrics, CLASSIFIER)}
     networks = {
@@ -174,10 +178,6 @@ def find_observers(
             "Give --reference FOLDER of real images, or --baseline MODEL to compare with its"
             " images, or choose other --metrics.",
         )
-    if "control" in wanted and not control:
-        raise InputError("LPIPS drift needs a control.", "Give --baseline MODEL.")
-    if "targets" in wanted and not targets:
-        raise InputError("No concept is named.", "Give --target with what was forgotten.")
     return Observers(
         protocol,
         judge,
