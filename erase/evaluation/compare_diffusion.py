@@ -7,7 +7,6 @@ finished is kept by a fingerprint of all that changes it: a comparison that was 
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import Accelerator
 
 from erase.config import ConceptConfig
@@ -28,7 +26,7 @@ from erase.models.loading import load_pipeline
 from erase.record import RECORD, fingerprint, read_json, versions, write_json
 from erase.tasks.denoising import TEXT_TO_IMAGE
 from erase.training.folder import deciding
-from erase.training.methods import NAMED, defined_for, find_method
+from erase.training.methods import NAMED, defined_for, find_method, read_value
 from erase.training.plan import Plan, plan
 from erase.training.sets import render_set
 
@@ -158,7 +156,7 @@ class Comparison:
         """The configuration of a run, as `erase concept` would be given it."""
         options = set(ConceptConfig.__dataclass_fields__) - set(NAMED)
         own = {name: text for name, text in line.settings.items() if name not in options}
-        run = {name: _value(text) for name, text in line.settings.items() if name in options}
+        run = {name: read_value(text) for name, text in line.settings.items() if name in options}
         for name in SAME:
             run.setdefault(name, getattr(self.config, name))
         if shared:
@@ -282,14 +280,6 @@ class Comparison:
 def _no_paths(planned: Plan) -> dict[str, None]:
     """The folders of images, which count by their content, for a result that may be moved."""
     return {f"{name}_images": None for name in planned.sets}
-
-
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)  # YAML takes 1e-3 for a word
-    return value
 
 
 def _remove(folder: Path) -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from erase.core.meta import Stats
 from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, WithAnchorImages, put, two_gradients, weighted
-from erase.tasks.method import BaseMethod
+from erase.tasks.denoising import DENOISERS, WithAnchorImages, two_gradients, weighted
+from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
 DENOISER: dict[str, dict[str, Any]] = {
@@ -66,5 +66,5 @@ class Method(WithAnchorImages, BaseMethod):
             task.mean_losses("anchor", step, ablate),
             reduce,
         )
-        put(task, weighted(forget, retain, self.settings.retain_weight))
+        put_gradients(task, weighted(forget, retain, self.settings.retain_weight))
         return stats

@@ -8,8 +8,8 @@ from torch import Tensor
 from erase.core.meta import Stats
 from erase.core.objectives import noise_mse
 from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, put, two_gradients, weighted
-from erase.tasks.method import BaseMethod
+from erase.tasks.denoising import DENOISERS, two_gradients, weighted
+from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
 DENOISER: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ class Method(BaseMethod):
             task.mean_losses("forget", step, each),
             reduce,
         )
-        put(task, weighted(retain, forget, multiplier(retain, forget, self.settings.eta)))
+        put_gradients(task, weighted(retain, forget, multiplier(retain, forget, self.settings.eta)))
         return stats
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from erase.core.meta import Stats
 from erase.core.objectives import mismatch_mse
 from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, forget_gradient, put
-from erase.tasks.method import BaseMethod
+from erase.tasks.denoising import DENOISERS, forget_gradient
+from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -88,5 +88,5 @@ class Method(BaseMethod):
             lambda batch: mismatch_mse(task.predict(batch), self.target(task, batch)),
         )
         gradient, stats = forget_gradient(task, losses, reduce)
-        put(task, gradient)
+        put_gradients(task, gradient)
         return stats

@@ -10,8 +10,8 @@ from torch.nn import Module
 from erase.core.attention import AttentionProbe, cross_attentions
 from erase.core.meta import Stats
 from erase.errors import InputError
-from erase.tasks.denoising import TEXT_TO_IMAGE, forget_gradient, put
-from erase.tasks.method import BaseMethod
+from erase.tasks.denoising import TEXT_TO_IMAGE, forget_gradient
+from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
 DENOISER: dict[str, dict[str, Any]] = {
@@ -74,5 +74,5 @@ class Method(BaseMethod):
         """The gradient of the attention on the concept, in `.grad`."""
         losses = task.mean_losses("forget", step, lambda batch: self.attention(task, batch))
         gradient, stats = forget_gradient(task, losses, reduce)
-        put(task, gradient)
+        put_gradients(task, gradient)
         return stats

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import derive_seed
-from erase.tasks.denoising import CLASS_CONDITIONAL, put, retain_gradient
-from erase.tasks.method import BaseMethod, NoSettings, one_loss
+from erase.tasks.denoising import CLASS_CONDITIONAL, retain_gradient
+from erase.tasks.method import BaseMethod, NoSettings, one_loss, put_gradients
 from erase.tasks.protocol import ClassifierTask, Denoiser, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -68,5 +68,5 @@ class DenoiserMethod(BaseMethod):
         gradient, stats = retain_gradient(
             task, task.mean_losses("retain", step, task.denoising), reduce
         )
-        put(task, gradient)
+        put_gradients(task, gradient)
         return stats

@@ -16,11 +16,10 @@ from erase.tasks.denoising import (
     TEXT_TO_IMAGE,
     WithAnchorImages,
     fisher,
-    put,
     two_gradients,
     weighted,
 )
-from erase.tasks.method import BaseMethod
+from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Loss, Noised, Reduce
 
 DENOISER: dict[str, dict[str, Any]] = {
@@ -96,7 +95,7 @@ class Method(WithAnchorImages, BaseMethod):
             task, task.mean_losses("retain", step, task.denoising), self._forget(task, step), reduce
         )
         total = weighted(forget, retain, self.settings.retain_weight)
-        put(task, weighted(total, self.penalty(task), self.settings.ewc))
+        put_gradients(task, weighted(total, self.penalty(task), self.settings.ewc))
         return stats
 
     @torch.no_grad()

@@ -12,8 +12,8 @@ from erase.core.params import as_list
 from erase.core.rng import generator
 from erase.core.trim import Mask, top_share
 from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, put, summed_gradient, two_gradients, weighted
-from erase.tasks.method import BaseMethod, Split, TwoLossMethod, gradient_of
+from erase.tasks.denoising import DENOISERS, summed_gradient, two_gradients, weighted
+from erase.tasks.method import BaseMethod, Split, TwoLossMethod, gradient_of, put_gradients
 from erase.tasks.protocol import Batch, ClassifierTask, Denoiser, Noised, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -172,7 +172,7 @@ class DenoiserMethod(BaseMethod):
         losses = task.losses(step)
         retain, forget, stats = two_gradients(task, losses.retain, losses.forget, reduce)
         total = weighted(forget, retain, self.settings.retain_weight)
-        put(task, self._mask.gradients(total))
+        put_gradients(task, self._mask.gradients(total))
         return stats
 
     def after_step(self, task: Denoiser) -> None:  # noqa: ARG002

@@ -14,11 +14,10 @@ from erase.tasks.denoising import (
     DENOISERS,
     fisher,
     forget_gradient,
-    put,
     retain_gradient,
     weighted,
 )
-from erase.tasks.method import BaseMethod
+from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Reduce
 
 DENOISER: dict[str, dict[str, Any]] = {
@@ -93,7 +92,7 @@ class Method(BaseMethod):
             restore(parameters, start)
         left = 1 - step / max(task.steps, 1) if self.settings.decay else 1.0
         total: list[Tensor] = weighted(retain, forget, self.settings.forget_weight * left)
-        put(task, total)
+        put_gradients(task, total)
         return Stats(
             stats.retain_loss,
             seen.forget_loss,

@@ -13,8 +13,15 @@ from erase.core.objectives import cross_entropy, negative_cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import layers_matching, trim
 from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, put, summed_gradient, two_gradients, weighted
-from erase.tasks.method import BaseMethod, Split, TwoLossMethod, gradient_of, trim_for
+from erase.tasks.denoising import DENOISERS, summed_gradient, two_gradients, weighted
+from erase.tasks.method import (
+    BaseMethod,
+    Split,
+    TwoLossMethod,
+    gradient_of,
+    put_gradients,
+    trim_for,
+)
 from erase.tasks.protocol import Batch, ClassifierTask, Denoiser, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -200,5 +207,5 @@ class DenoiserMethod(BaseMethod):
             ),
             reduce,
         )
-        put(task, weighted(retain, forget, self.settings.forget_weight))
+        put_gradients(task, weighted(retain, forget, self.settings.forget_weight))
         return stats

@@ -78,12 +78,6 @@ def _step(
     )
 
 
-def put(task: Denoiser, gradients: Sequence[Tensor]) -> None:
-    """Make these the parameters' `.grad`; they are averaged over processes already."""
-    for parameter, gradient in zip(task.parameters.values(), gradients, strict=True):
-        parameter.grad = gradient
-
-
 def weighted(
     first: Sequence[Tensor], second: Sequence[Tensor], weight: float = 1.0
 ) -> list[Tensor]:

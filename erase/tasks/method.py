@@ -130,8 +130,8 @@ class TwoLossMethod(BaseMethod, ABC):
         return parts.stats
 
 
-def put_gradients(task: Task, gradients: Sequence[Tensor], reduce: Reduce | None) -> None:
-    """Make these the parameters' `.grad`, averaged over processes."""
+def put_gradients(task: Task, gradients: Sequence[Tensor], reduce: Reduce | None = None) -> None:
+    """Make these the parameters' `.grad`; `reduce` averages them over processes first."""
     for parameter, gradient in zip(task.parameters.values(), gradients, strict=True):
         parameter.grad = gradient if reduce is None else reduce(gradient)
 

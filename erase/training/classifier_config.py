@@ -1,6 +1,5 @@
 """Configurations of classifier training and unlearning, and how their gaps are filled."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Any
 
 from erase.config import Config, check_least, option
 from erase.errors import InputError
-from erase.training.methods import find_method, parse_settings
+from erase.training.methods import find_method, parse_settings, read_value
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
@@ -180,17 +179,6 @@ def check_ranges(config: RunSettings) -> None:
         raise InputError(f"--mixed-precision is {config.mixed_precision}.", "Use no or bf16.")
 
 
-def parse_value(text: str) -> Any:
-    """A number, a word, true, false or null."""
-    import yaml
-
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)  # YAML takes 1e-3 for a word
-    return value
-
-
 def parse_method_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What `METHOD.NAME=VALUE` says, by method; METHOD may be a variant such as lur+trim.
 
@@ -212,7 +200,7 @@ def parse_method_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
         if name in found.names:
             typed = parse_settings(found, {name: value})[name]
         elif name in RUN_SETTINGS:
-            typed = parse_value(value)
+            typed = read_value(value)
         else:
             known = ", ".join(sorted({*found.names, *RUN_SETTINGS}))
             raise InputError(f"{label} has no setting {name!r}.", f"Its settings: {known}.")

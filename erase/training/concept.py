@@ -1,6 +1,5 @@
 """`erase concept`: forget and retain sets, cached latents, the loop, and a complete pipeline."""
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,21 +16,18 @@ from erase.models.loading import load_pipeline, save_pipeline
 from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
 from erase.models.modelspec import provenance
-from erase.record import RunRecord, fingerprint
-from erase.tasks.denoiser import LatentCache, Shard
+from erase.record import fingerprint
+from erase.tasks.denoiser import LatentCache
 from erase.training.card import model_card
 from erase.training.checkpoint import find_checkpoint
 from erase.training.filters import load_filter
 from erase.training.folder import (
-    CONFIG,
-    clear_run_folder,
     deciding,
     is_finished,
-    lock_run_folder,
     open_run_folder,
     replacing_parts,
 )
-from erase.training.launch import device_peak, make_accelerator
+from erase.training.launch import make_accelerator, recorded_run, shard_of
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.methods import build_method
 from erase.training.plan import Plan, plan
@@ -75,27 +71,16 @@ def erase_concept(
     if finished:
         accelerator.print(f"The run in {output} is finished; there is nothing to resume.")
         return output
-    with contextlib.ExitStack() as held:
-        record = None
-        if accelerator.is_main_process:
-            held.enter_context(lock_run_folder(output))
-            if not continued:
-                clear_run_folder(output)
-            record = RunRecord(output, **_provenance(planned, accelerator), facts=facts)
-            planned.config.write(output / CONFIG)
-        accelerator.wait_for_everyone()
-        try:
-            seconds = _run(planned, output, accelerator, checkpoint)
-        except BaseException as error:
-            if record:
-                record.fail(str(error) or type(error).__name__)
-            raise
-        if record:
-            record.finish(
-                train_seconds=round(seconds, 3),
-                device_peak_memory_bytes=device_peak(accelerator.device),
-            )
-    accelerator.end_training()
+    with recorded_run(
+        output,
+        planned.config,
+        accelerator,
+        continued=continued,
+        **_provenance(planned, accelerator),
+        facts=facts,
+    ) as found:
+        seconds = _run(planned, output, accelerator, checkpoint)
+        found["train_seconds"] = round(seconds, 3)
     return output
 
 
@@ -139,12 +124,7 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
         scheduler=family.training_scheduler(pipeline),
         cache=cache,
         parameters=parameters,
-        shard=Shard(
-            config.train_batch_size or 1,
-            config.gradient_accumulation_steps,
-            accelerator.process_index,
-            accelerator.num_processes,
-        ),
+        shard=shard_of(config, accelerator),
         seed=config.seed,
         steps=config.max_train_steps or 0,
         device=accelerator.device,

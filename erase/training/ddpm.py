@@ -17,26 +17,22 @@ from erase.data.classification import LabelledSet, center, load_dataset
 from erase.errors import InputError
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 from erase.models.loading import save_pipeline
-from erase.record import RunRecord, fingerprint, write_text
+from erase.record import fingerprint, write_text
 from erase.tasks.class_conditional import (
     ClassConditionalTask,
     class_names,
     encode_retained,
     split_by_class,
 )
-from erase.tasks.denoiser import Shard
 from erase.tasks.families import FAMILIES
 from erase.training.checkpoint import find_checkpoint
 from erase.training.ddpm_config import DIGITS, LEAST, SOURCES, DDPMConfig
 from erase.training.folder import (
-    CONFIG,
-    clear_run_folder,
     is_finished,
-    lock_run_folder,
     open_run_folder,
     replacing_parts,
 )
-from erase.training.launch import device_peak, make_accelerator
+from erase.training.launch import make_accelerator, recorded_run, shard_of
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.methods import find_method
 
@@ -175,24 +171,15 @@ def train_ddpm(
     accelerator.wait_for_everyone()
     if finished:
         return output
-    with contextlib.ExitStack() as held:
-        record = None
-        if accelerator.is_main_process:
-            held.enter_context(lock_run_folder(output))
-            if not continued:
-                clear_run_folder(output)
-            record = RunRecord(output, **_provenance(planned, accelerator), facts=facts)
-            planned.config.write(output / CONFIG)
-        accelerator.wait_for_everyone()
-        try:
-            _run(planned, output, accelerator, checkpoint, show=show)
-        except BaseException as error:
-            if record:
-                record.fail(str(error) or type(error).__name__)
-            raise
-        if record:
-            record.finish(device_peak_memory_bytes=device_peak(accelerator.device))
-    accelerator.end_training()
+    with recorded_run(
+        output,
+        planned.config,
+        accelerator,
+        continued=continued,
+        **_provenance(planned, accelerator),
+        facts=facts,
+    ):
+        _run(planned, output, accelerator, checkpoint, show=show)
     return output
 
 
@@ -231,12 +218,7 @@ def _run(
         scheduler=family.training_scheduler(pipeline),
         cache=encode_retained(pipeline, planned.images),
         parameters=parameters,
-        shard=Shard(
-            config.train_batch_size or 1,
-            config.gradient_accumulation_steps,
-            accelerator.process_index,
-            accelerator.num_processes,
-        ),
+        shard=shard_of(config, accelerator),
         seed=config.seed,
         steps=config.max_train_steps or 0,
         device=accelerator.device,

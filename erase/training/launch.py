@@ -1,12 +1,18 @@
-"""The accelerator of a run: device, precision, trackers."""
+"""What holds a run together: accelerator, run folder with its record, share of the batch."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from erase.config import LoopConfig
+from erase.record import RunRecord
+from erase.tasks.denoiser import Shard
+from erase.training.folder import CONFIG, clear_run_folder, lock_run_folder
 
 
 def make_accelerator(config: LoopConfig, output: Path, device: str | None) -> Accelerator:
@@ -25,3 +31,55 @@ def make_accelerator(config: LoopConfig, output: Path, device: str | None) -> Ac
 def device_peak(device: torch.device) -> int | None:
     """Most memory that tensors took on a GPU, in bytes; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def shard_of(config: LoopConfig, accelerator: Accelerator) -> Shard:
+    """This process's part of the global batch."""
+    return Shard(
+        config.train_batch_size or 1,
+        config.gradient_accumulation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+
+
+@contextlib.contextmanager
+def recorded_run(
+    output: Path,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    *,
+    continued: bool,
+    **provenance: Any,
+) -> Iterator[dict[str, Any]]:
+    """Hold the run folder while the run goes on, and keep its record; all processes enter.
+
+    Yields a mapping: what is put there enters the record of a finished run. Whatever ends the run
+    early is recorded as its failure.
+
+    Args:
+        output: the run folder.
+        config: written into it.
+        accelerator: the first process writes; trackers end with the run.
+        continued: whether the folder holds this very run; another one's results are cleared.
+        provenance: the record's own fields.
+    """
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as held:
+        record = None
+        if accelerator.is_main_process:
+            held.enter_context(lock_run_folder(output))
+            if not continued:
+                clear_run_folder(output)
+            record = RunRecord(output, **provenance)
+            config.write(output / CONFIG)
+        accelerator.wait_for_everyone()
+        try:
+            yield found
+        except BaseException as error:
+            if record:
+                record.fail(str(error) or type(error).__name__)
+            raise
+        if record:
+            record.finish(**found, device_peak_memory_bytes=device_peak(accelerator.device))
+    accelerator.end_training()

@@ -96,12 +96,18 @@ def parse_settings(found: Found, given: Mapping[str, str]) -> dict[str, Any]:
     return {name: _value(found, name, text) for name, text in given.items()}
 
 
-def _value(found: Found, name: str, text: str) -> Any:
-    item = next(item for item in dataclasses.fields(found.settings) if item.name == name)
+def read_value(text: str) -> Any:
+    """A number, a word, true, false or null."""
     value = yaml.safe_load(text)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # YAML takes 1e-3 for a word
+    return value
+
+
+def _value(found: Found, name: str, text: str) -> Any:
+    item = next(item for item in dataclasses.fields(found.settings) if item.name == name)
+    value = read_value(text)
     default = item.default
     if isinstance(default, bool) or default is None or value is None:
         fits = default is None or isinstance(value, bool)
