@@ -136,6 +136,27 @@ def test_overwrite_spares_what_is_not_the_runs(finished: Path, tmp_path: Path) -
     assert unet(folder) != unet(finished)
 
 
+def test_a_method_of_captions_alone_renders_nothing(finished: Path, tmp_path: Path) -> None:
+    rendered, alone, given = finished / "data", tmp_path / "alone", tmp_path / "given"
+    out = CliRunner().invoke(main, [*BASE, "--method", "uce", "--output", str(alone)])
+    assert out.exit_code == 0, out.output
+    assert not (alone / "data").exists()
+    assert "num_forget_images: 0\n" in (alone / "config.yaml").read_text()
+    assert "prompts alone, no images" in (alone / "README.md").read_text()
+    # Folders of images are read for their captions, which are fewer than all prompts here.
+    folders = [
+        "--forget-images",
+        str(rendered / "forget"),
+        "--retain-images",
+        str(rendered / "retain"),
+    ]
+    out = CliRunner().invoke(main, [*BASE, "--method", "uce", "--output", str(given), *folders])
+    assert out.exit_code == 0, out.output
+    assert unet(given) != unet(alone)
+    said = refused(tmp_path / "filtered", "--method", "uce", "--filter-forget", "classifier")
+    assert "no forget image is rendered" in said
+
+
 def test_resume_refuses_another_number_of_processes(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

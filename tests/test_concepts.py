@@ -286,7 +286,7 @@ def test_nudenet_counts_the_concepts_labels_from_its_threshold() -> None:
     [
         ("three", "nudenet", (), "is not known"),
         ("nudity", "classifier", (), "no classifier judges"),
-        ("three", "classifier", ("forget",), "the forget images are given"),
+        ("three", "classifier", ("forget",), "no forget image is rendered"),
     ],
 )
 def test_a_filter_that_cannot_tell_is_refused(

@@ -22,7 +22,7 @@ METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Image files with a caption each."""
+    """Image files with a caption each; without files, captions alone."""
 
     paths: tuple[Path, ...]
     captions: tuple[str, ...]

@@ -159,10 +159,10 @@ class Comparison:
         run = {name: read_value(text) for name, text in line.settings.items() if name in options}
         for name in SAME:
             run.setdefault(name, getattr(self.config, name))
-        if shared:
-            sets = find_method(line.method, TEXT_TO_IMAGE).method.sets
+        method = find_method(line.method, TEXT_TO_IMAGE).method
+        if shared and method.images:
             data = self._folder(concept) / "data"
-            run |= {f"{name}_images": str((data / name).resolve()) for name in sets}
+            run |= {f"{name}_images": str((data / name).resolve()) for name in method.sets}
         return ConceptConfig(
             model=self.config.model,
             concept=(concept,),

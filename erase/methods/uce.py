@@ -40,6 +40,7 @@ class Method(ClosedForm):
     """
 
     families: ClassVar = frozenset({TEXT_TO_IMAGE})
+    images: ClassVar = False
 
     def __init__(self, settings: Settings) -> None:
         if min(settings.erase_scale, settings.regularise) <= 0 or settings.preserve_scale < 0:

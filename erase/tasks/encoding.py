@@ -103,7 +103,12 @@ def encode_batch(size: int) -> int:
 
 
 def _moments(vae: Any, paths: Sequence[Path], size: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the images' latents, as the denoiser sees them."""
+    """Mean and standard deviation of the images' latents, as the denoiser sees them.
+
+    A set may be of captions alone: then both are empty.
+    """
+    if not paths:
+        return torch.empty(0), torch.empty(0)
     shift = _by_channel(vae, "latents_mean", getattr(vae.config, "shift_factor", None) or 0.0)
     scale = vae.config.scaling_factor / _by_channel(vae, "latents_std", 1.0)
     means, stds = [], []

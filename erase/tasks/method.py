@@ -32,6 +32,8 @@ class BaseMethod:
     """The set that one epoch goes through once."""
     sets: ClassVar[tuple[str, ...]] = ("forget", "retain")
     """Sets of images that a denoiser's run has to have; `anchor` is of what is shown instead."""
+    images: ClassVar[bool] = True
+    """Whether it looks at the images of its sets, or at their captions alone."""
 
     def check(self, model: Module, family: str) -> None:
         """Refuse (InputError) a model that the method cannot work on, before anything is done.

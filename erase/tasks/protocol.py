@@ -219,6 +219,8 @@ class Method(Protocol):
     """Whether `prepare` does everything and no step follows."""
     sets: ClassVar[tuple[str, ...]]
     """Sets of images that a denoiser's run has to have."""
+    images: ClassVar[bool]
+    """Whether it looks at these images, or at their captions alone."""
 
     def check(self, model: Module, family: str) -> None:
         """Refuse (InputError) a model that the method cannot work on; it may lack weights."""

@@ -27,8 +27,9 @@ def check_filters(config: ConceptConfig, concept: Concept, given: Collection[str
         chosen = getattr(config, f"filter_{name}")
         if chosen and name in given:
             raise InputError(
-                f"--filter-{name} is for rendered images, and the {name} images are given.",
-                "Leave it out, or have them rendered.",
+                f"--filter-{name} is for rendered images, and no {name} image is rendered.",
+                "Leave it out, or have them rendered: no folder of images, a method that looks"
+                " at them.",
             )
         if chosen == "nudenet" and not concept.detected:
             raise InputError(

@@ -11,6 +11,7 @@ from diffusers.optimization import SchedulerType
 
 from erase.config import ClassConfig, ConceptConfig, check_least
 from erase.core.checks import check_device
+from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_prompts
@@ -22,18 +23,17 @@ from erase.training.classes import class_sets, own_classes
 from erase.training.filters import check_filters
 from erase.training.methods import Found, build_method, fill, find_method
 from erase.training.recipes import recipe
-from erase.training.sets import Images, check_drawn, given_sets
+from erase.training.sets import Images, check_drawn, given_sets, prompts_of
 from erase.training.trained import check_trained
 from erase.training.validation import validation_prompts
 
 ALIASES = {"joint": "lur-b"}
+COUNTS = ("num_forget_images", "num_retain_images", "num_anchor_images")
 LEAST: Mapping[str, float] = {
     "max_train_steps": 1,
     "train_batch_size": 1,
     "gradient_accumulation_steps": 1,
-    "num_forget_images": 1,
-    "num_retain_images": 1,
-    "num_anchor_images": 1,
+    **dict.fromkeys(COUNTS, 1),
     "render_steps": 1,
     "render_batch_size": 1,
     "resolution": 1,
@@ -84,9 +84,11 @@ def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True
     source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
     family = family_of(source)
     concept, sets = _what(config, source)
-    check_filters(config, concept, sets)
     config = config.replace(method=ALIASES.get(config.method, config.method))
     found = find_method(config.method, family.task.family)
+    if not found.method.images:
+        sets = {name: _captions(name, concept, sets) for name in found.method.sets}
+    check_filters(config, concept, sets)
     config = _resolved(config, source, concept, found, family)
     _check(config, source, family, device)
     facts = {
@@ -132,6 +134,14 @@ def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str
     return concept, given_sets(config, concept)
 
 
+def _captions(name: str, concept: Concept, given: Mapping[str, Images]) -> CaptionedImages:
+    """The captions of a set without its images."""
+    images = given.get(name)
+    if isinstance(images, CaptionedImages):
+        return CaptionedImages((), images.captions)
+    return CaptionedImages((), prompts_of(concept, name))
+
+
 def _images_hash(images: Images) -> str:
     if isinstance(images, LabelledSet):
         digests = [hashlib.sha256(t.numpy().tobytes()) for t in (images.images, images.labels)]
@@ -148,12 +158,15 @@ def _resolved(
     config = fill(config, found, family.task.family, config.resolution or 0)
     config = config.with_defaults(concept.recipe)
     config = config.with_defaults(recipe(config.resolution or 0))
+    if not found.method.images:
+        config = config.replace(**dict.fromkeys(COUNTS, 0))
     return config.replace(max_train_steps=0) if found.method.closed_form else config
 
 
 def _check(config: ConceptConfig, source: ModelSource, family: Family, device: str | None) -> None:
     method = build_method(config, family.task.family)
-    check_least(config, {**LEAST, "max_train_steps": 0 if method.closed_form else 1})
+    free = COUNTS * (not method.images) + ("max_train_steps",) * method.closed_form
+    check_least(config, {**LEAST, **dict.fromkeys(free, 0)})
     for name in ("caption_dropout", "ema_decay"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
