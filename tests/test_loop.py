@@ -1,6 +1,8 @@
 """The loop: logged, checkpointed, and exact when it is resumed."""
 
 import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,19 @@ CONFIG = LoopConfig(
 )
 
 
-def loop(folder: Path | None, config: LoopConfig = CONFIG, **options: Any) -> UnlearningLoop:
+def loop(
+    folder: Path | None,
+    config: LoopConfig = CONFIG,
+    build: Callable[..., torch.optim.Optimizer] = build_optimizer,
+    **options: Any,
+) -> UnlearningLoop:
     task = tiny_task(unet=tiny_unet(dropout=0.1), shard=Shard(config.train_batch_size or 1))
     return UnlearningLoop(
         task,
         build_method(config, task.family),  # type: ignore[arg-type]
         config,
         Accelerator(cpu=True),
-        build_optimizer(config, list(task.parameters.values())),
+        build(config, list(task.parameters.values())),
         folder=folder,
         **options,
     )
@@ -123,9 +130,38 @@ def test_nan_stops_the_run_with_the_last_good_weights(tmp_path: Path) -> None:
     assert len(read_jsonl(tmp_path / "log.jsonl")) == 3
 
 
-def test_eight_bit_adam_without_bitsandbytes_is_refused() -> None:
-    with pytest.raises(InputError, match="bitsandbytes"):
+def test_eight_bit_adam_without_bitsandbytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match="bitsandbytes") as caught:
         build_optimizer(CONFIG.replace(use_8bit_adam=True), [torch.nn.Parameter(torch.ones(1))])
+    assert "pip install bitsandbytes" in caught.value.remedy
+
+
+class NestedAdam(torch.optim.AdamW):
+    """Keeps its states in a dictionary of their own in `state_dict`, as bitsandbytes 0.50 does."""
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        nested = {i: {"__quant__": s} for i, s in state["state"].items()}
+        return {**state, "state": nested}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        flat = {i: s["__quant__"] for i, s in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": flat})
+
+
+def test_an_optimizer_with_nested_states_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    def nested(config: LoopConfig, parameters: list[torch.nn.Parameter]) -> NestedAdam:
+        return NestedAdam(parameters, lr=config.learning_rate or 0)
+
+    whole, part = loop(None, build=nested), tmp_path / "part"
+    whole.run()
+    with pytest.raises(Killed):
+        loop(part, build=nested, on_step=kill_after(3)).run()
+    resumed = loop(part, build=nested)
+    resumed.run(find_checkpoint(part, "latest"))
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_frozen_parameters_do_not_move() -> None:

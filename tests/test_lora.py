@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.config import ConceptConfig, LoopConfig
+from erase.config import ConceptConfig
 from erase.core.meta import meta_gradient
 from erase.core.params import snapshot
 from erase.errors import InputError
@@ -242,13 +242,6 @@ def test_the_base_weights_never_move() -> None:
     for name, value in unet.state_dict().items():
         if ".lora_" not in name:
             assert torch.equal(value, base[name.replace(".base_layer", "")]), name
-
-
-def test_eight_bit_adam_without_bitsandbytes_names_the_remedy() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(2))]
-    with pytest.raises(InputError, match="bitsandbytes") as caught:
-        build_optimizer(LoopConfig(learning_rate=1e-4, use_8bit_adam=True), parameters)
-    assert "pip install bitsandbytes" in caught.value.remedy
 
 
 @pytest.fixture(scope="module")

@@ -91,14 +91,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and as JSON values."""
+    """An optimizer's state as named tensors and as JSON values.
+
+    Dictionaries in it, as bitsandbytes has them, become names with dots.
+    """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
+
+    def put(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, entry in value.items():
+                put(f"{name}.{key}", entry)
+        elif isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            values[name] = value
+
     for index, entries in state["state"].items():
-        for name, value in entries.items():
-            where = tensors if isinstance(value, Tensor) else values
-            where[f"{index}.{name}"] = value
+        put(str(index), entries)
     return tensors, {"values": values, "param_groups": state["param_groups"]}
 
 
@@ -108,8 +119,11 @@ def unpack_optimizer(
     """Load what `pack_optimizer` gave into an optimizer over the same parameters."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in (*tensors.items(), *meta["values"].items()):
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        index, *inside, name = key.split(".")
+        entries = state.setdefault(int(index), {})
+        for part in inside:
+            entries = entries.setdefault(part, {})
+        entries[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": meta["param_groups"]})
 
 
