@@ -59,7 +59,8 @@ DENOISER: dict[str, dict[str, Any]] = {
     # The source's for nudity: 3 epochs of 800 images in batches of 8.
     "large": {"learning_rate": 1e-5, "max_train_steps": 300, "train_batch_size": 8},
     "class-conditional": {"forget": "ascent", "layers": "attentions"},
-    "small": {},
+    # Of three tried on mini-sd's digit nine: benchmarks/diffusion_tuning.py.
+    "small": {"forget_weight": 0.5, "sparsity": 0.999},
 }
 
 
