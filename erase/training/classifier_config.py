@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from erase.config import Config, check_least, option
+from erase.config import Config, MethodConfig, check_least, option
 from erase.errors import InputError
 from erase.training.methods import find_method, parse_settings, read_value
 
@@ -68,7 +68,7 @@ class TrainConfig(RunSettings):
 
 
 @dataclass(frozen=True)
-class ClassifierConfig(RunSettings):
+class ClassifierConfig(RunSettings, MethodConfig):
     """`erase classifier`: make a classifier forget samples or classes."""
 
     model: str = option("", "Folder of the original, from `erase train classifier`.")

@@ -10,7 +10,6 @@ import click
 import torch
 from accelerate import Accelerator
 
-from erase.config import ConceptConfig
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.models.loading import load_pipeline, save_pipeline
 from erase.models.lora import FOLDER as LORA
@@ -30,7 +29,8 @@ from erase.training.folder import (
 from erase.training.launch import make_accelerator, recorded_run, shard_of
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.methods import build_method
-from erase.training.plan import Plan, plan
+from erase.training.plan import Plan, Run, plan
+from erase.training.replay import Replay
 from erase.training.sets import Images, render_set
 from erase.training.trained import trained_parameters
 from erase.training.validation import Validation
@@ -40,20 +40,22 @@ CACHE = "latents.safetensors"
 
 
 def erase_concept(
-    config: ConceptConfig,
+    config: Run,
     output: Path,
     *,
+    replay: Replay[Run] | None = None,
     overwrite: bool = False,
     resume: str | None = None,
     device: str | None = None,
 ) -> Path:
     """Run the whole unlearning of a concept and return the run folder.
 
+    `replay` is the file that the configuration was read from, where that is of another method.
     With `resume` (`latest` or a checkpoint), a run that was interrupted at any point goes on and
     ends with the weights that it would have had undisturbed.
     """
-    planned = plan(config, device=device)
-    _say(planned.concept.notes)
+    planned = plan(config, replay, device=device)
+    _say(planned.notes)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     continued = open_run_folder(

@@ -59,6 +59,11 @@ class Found:
         return method
 
 
+def canonical(name: str) -> str:
+    """The name of a method that may be called by another one."""
+    return {"joint": "lur-b"}.get(name, name)
+
+
 def defined_for(family: str) -> list[str]:
     """Names of the methods that are defined for a family."""
     return [name for name in registry.names("methods") if _classes(name, family) is not None]
