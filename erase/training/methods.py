@@ -101,6 +101,23 @@ def parse_settings(found: Found, given: Mapping[str, str]) -> dict[str, Any]:
     return {name: _value(found, name, text) for name, text in given.items()}
 
 
+def by_method(texts: Iterable[str], *, example: str) -> dict[str, dict[str, str]]:
+    """What `METHOD.NAME=VALUE` says: texts by method and, spelt with underscores, setting.
+
+    Raises InputError for another form, showing the example.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        left, equals, value = text.partition("=")
+        method, dot, name = left.partition(".")
+        if not (equals and dot and name):
+            raise InputError(
+                f"--set {text} is not METHOD.NAME=VALUE.", f"Write e.g. --set {example}."
+            )
+        found.setdefault(method, {})[name.replace("-", "_")] = value
+    return found
+
+
 def read_value(text: str) -> Any:
     """A number, a word, true, false or null."""
     value = yaml.safe_load(text)
