@@ -18,15 +18,9 @@ from erase.models.modelspec import provenance
 from erase.record import fingerprint
 from erase.tasks.denoiser import LatentCache
 from erase.training.card import model_card
-from erase.training.checkpoint import find_checkpoint
 from erase.training.filters import load_filter
-from erase.training.folder import (
-    deciding,
-    is_finished,
-    open_run_folder,
-    replacing_parts,
-)
-from erase.training.launch import make_accelerator, recorded_run, shard_of
+from erase.training.folder import deciding, replacing_parts
+from erase.training.launch import make_accelerator, recorded_run, shard_of, start_run
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.methods import build_method
 from erase.training.plan import Plan, Run, plan
@@ -58,30 +52,28 @@ def erase_concept(
     _say(planned.notes)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
-    continued = open_run_folder(
+    start = start_run(
         output,
         planned.config,
+        accelerator,
         kind=KIND,
         overwrite=overwrite,
         resume=resume,
         facts=facts,
         inputs=planned.inputs,
     )
-    checkpoint = find_checkpoint(output, resume) if resume and continued else None
-    finished = continued and is_finished(output)
-    accelerator.wait_for_everyone()
-    if finished:
+    if start.finished:
         accelerator.print(f"The run in {output} is finished; there is nothing to resume.")
         return output
     with recorded_run(
         output,
         planned.config,
         accelerator,
-        continued=continued,
+        continued=start.continued,
         **_provenance(planned, accelerator),
         facts=facts,
     ) as found:
-        seconds = _run(planned, output, accelerator, checkpoint)
+        seconds = _run(planned, output, accelerator, start.checkpoint)
         found["train_seconds"] = round(seconds, 3)
     return output
 
