@@ -95,8 +95,15 @@ def check_least(config: Config, least: Mapping[str, float]) -> None:
             raise InputError(f"--{option} is {value}.", f"Give a value of at least {low:g}.")
 
 
+class MethodConfig(Config):
+    """What the configurations of all unlearning runs have."""
+
+    method: str
+    settings: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
-class LoopConfig(Config):
+class LoopConfig(MethodConfig):
     """The unlearning loop, whatever the model."""
 
     method: str = option("lur", "Unlearning method.")

@@ -1,9 +1,13 @@
-"""What every test needs: no network, and accelerate's process-wide state forgotten."""
+"""What every test needs: no network, accelerate's process-wide state forgotten; and fixtures."""
 
 import os
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.download_world import Handler, Server
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -15,3 +19,24 @@ def fresh_accelerate() -> Iterator[None]:
 
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as running:
+        running.breaks, running.asked = [], []
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, and no way out but to this machine."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path

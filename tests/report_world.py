@@ -1,5 +1,6 @@
-"""Evaluation folders made up for tests of reports: patterns for images, invented boxes."""
+"""Evaluation folders made up for tests of reports (patterns, invented boxes), and their pages."""
 
+import html.parser
 import json
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,47 @@ def seen(seed: int, size: int, left: int, place: int | None = None) -> dict[str,
     place = seed if place is None else place
     found = detections(seed, size, 1 + seed % 3) if place < left else []
     return {"detections": found, "flagged": bool(found), "clip": 20.0 + place}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, every address a browser would load, alternative texts and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.alts: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), name
+            if name in ("src", "href", "srcset", "action", "data", "poster", "background"):
+                self.addresses.append(value or "")
+            if name == "alt":
+                self.alts.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check_page(text: str) -> Page:
+    """A page that loads nothing and runs nothing."""
+    page = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert not {"script", "link", "iframe", "object", "embed", "b"} & set(page.tags)
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.tags.count("img") == len(page.alts)
+    assert all(page.alts)
+    return page

@@ -1,14 +1,10 @@
 """`erase fetch` and where weights are found: against a server of the test's own, never the net."""
 
 import hashlib
-import http.server
 import io
 import os
 import re
 import tarfile
-import threading
-import types
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,165 +19,13 @@ from erase.data import classification
 from erase.errors import InputError, RunError
 from erase.models import download as downloading
 from erase.models import fetching, loading
-from erase.models.download import download
+from tests.download_world import CONTENT, Server
 
-CONTENT = bytes(range(256)) * 20_000  # 5 MB
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` under any path; may break off, ignore ranges, or refuse."""
-
-    content = CONTENT
-    breaks: list[int]
-    ranges = True
-    status: int | None = None
-    asked: list[str | None]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/file.bin"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, asked = self.server, self.headers.get("Range")
-        server.asked.append(asked)
-        if server.status is not None:
-            self.send_error(server.status)
-            return
-        start = 0
-        if asked and server.ranges:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(server.content):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            end = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
-        else:
-            self.send_response(200)
-        body = server.content[start:]
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if server.breaks:
-            body = body[: server.breaks.pop(0)]
-            self.close_connection = True
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as running:
-        running.breaks, running.asked = [], []
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, and no way out but to this machine."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["fetch", *arguments])
-
-
-# Downloads
-
-
-def test_a_download_appears_whole(server: Server, tmp_path: Path) -> None:
-    seen: list[tuple[int, int | None]] = []
-    target = tmp_path / "new" / "file.bin"
-    download(server.url, target, SHA256, progress=lambda done, total: seen.append((done, total)))
-    assert target.read_bytes() == CONTENT
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
-    assert [item.name for item in target.parent.iterdir()] == ["file.bin"]
-
-
-def test_a_broken_connection_goes_on_where_it_broke(server: Server, tmp_path: Path) -> None:
-    server.breaks = [1_000_000, 2_000_000]
-    download(server.url, tmp_path / "file.bin", SHA256, pause=0)
-    assert (tmp_path / "file.bin").read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=1000000-", "bytes=3000000-"]
-
-
-def test_a_later_run_goes_on_too(server: Server, tmp_path: Path) -> None:
-    target = tmp_path / "file.bin"
-    server.breaks = [1_000_000] * downloading.TRIES
-    with pytest.raises(RunError, match="connection broke") as caught:
-        download(server.url, target, SHA256, pause=0)
-    assert "goes on" in caught.value.remedy
-    assert not target.exists()
-    download(server.url, target, SHA256)
-    assert target.read_bytes() == CONTENT
-    assert server.asked[-1] == "bytes=3000000-"
-
-
-def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
-    server.breaks, server.ranges = [1_000_000], False
-    download(server.url, tmp_path / "file.bin", SHA256, pause=0)
-    assert (tmp_path / "file.bin").read_bytes() == CONTENT
-
-
-def test_a_whole_partial_file_is_only_checked(server: Server, tmp_path: Path) -> None:
-    (tmp_path / ".file.bin.partial").write_bytes(CONTENT)
-    download(server.url, tmp_path / "file.bin", SHA256)
-    assert (tmp_path / "file.bin").read_bytes() == CONTENT
-
-
-def test_another_file_is_refused_and_deleted(server: Server, tmp_path: Path) -> None:
-    server.content = CONTENT[:-1] + b"!"
-    with pytest.raises(RunError, match="not the published file"):
-        download(server.url, tmp_path / "file.bin", SHA256)
-    assert list(tmp_path.glob("*file.bin*")) == []
-    assert list(tmp_path.glob(".file*")) == []
-
-
-@pytest.mark.parametrize("status", [403, 404, 500])
-def test_a_refusal_is_one_line(server: Server, tmp_path: Path, status: int) -> None:
-    server.status = status
-    with pytest.raises(RunError, match=str(status)):
-        download(server.url, tmp_path / "file.bin", SHA256, pause=0)
-    assert len(server.asked) == 1
-
-
-def test_no_server_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"file\.bin was not fetched"):
-        download("http://127.0.0.1:9/file.bin", tmp_path / "file.bin", SHA256, pause=0)
-
-
-def test_a_full_disk_is_seen_before(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        downloading.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000)
-    )
-    with pytest.raises(RunError, match="5 MB"):
-        download(server.url, tmp_path / "file.bin", SHA256)
-
-
-def test_two_processes_do_not_fetch_one_file(server: Server, tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / ".file.bin.partial").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="Another process"):
-            download(server.url, tmp_path / "file.bin", SHA256)
-    download(server.url, tmp_path / "file.bin", SHA256)
 
 
 # Weights

@@ -6,13 +6,7 @@ from typing import Any
 import click
 
 from erase import registry
-from erase.cli.options import (
-    config_options,
-    resolve,
-    run_options,
-    settings_option,
-    with_settings,
-)
+from erase.cli.options import config_options, resolve_run, run_options, settings_option
 from erase.training.classifier_config import SCHEDULES, ClassifierConfig
 
 METHODS = "\n".join(
@@ -51,14 +45,13 @@ def classifier(
     erase train classifier --dataset digits --output runs/digits
     erase classifier --model runs/digits --forget random:10% --method lur --output runs/lur
     """
-    resolved = resolve(ClassifierConfig, given, config)
     named = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
     pairs = tuple(f"{name}={value}" for name, value in named.items() if value is not None)
-    resolved = with_settings(resolved, pairs + settings)
+    resolved, replay = resolve_run(ClassifierConfig, given, pairs + settings, config)
     from erase.training.classifier_runs import erase_classifier
 
     folder, scores = erase_classifier(
-        resolved, output, overwrite=overwrite, resume=resume, device=device
+        resolved, output, replay=replay, overwrite=overwrite, resume=resume, device=device
     )
     click.echo(
         f"Saved {folder}: UA {scores.ua:.2f}, RA {scores.ra:.2f}, TA {scores.ta:.2f},"

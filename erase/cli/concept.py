@@ -1,16 +1,18 @@
 """`erase concept`: make a text-to-image model forget a concept."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from erase import registry
-from erase.cli.options import config_options, resolve, run_options, settings_option, with_settings
+from erase.cli.options import config_options, resolve_run, run_options, settings_option
 from erase.cli.processes import speaks
 from erase.config import ConceptConfig
 from erase.errors import InputError
+from erase.training.replay import Replay
 
+Run = TypeVar("Run", bound=ConceptConfig)
 # Those that are not in the list are for classifiers only; nothing is imported to find that out.
 NAMES = ("lur", "lur-b", "salun", "shs", "esd", "sa", "fmn", "uce", "erasediff", "ca", "sfr-on")
 METHODS = "\n".join(f"  {name}: {registry.summary('methods', name)}" for name in NAMES)
@@ -45,17 +47,16 @@ def concept(
     erase concept --model mini-sd --concept three --output runs/three
     erase evaluate --suite digits --model runs/three
     """
-    replayed = resolve(ConceptConfig, {}, config)
-    resolved = resolve(ConceptConfig, given, config)
-    resolved = with_settings(resolved, settings, keep=resolved.method == replayed.method)
+    resolved, replay = resolve_run(ConceptConfig, given, settings, config)
     for name in ("model", "concept"):
         if not getattr(resolved, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    run(resolved, output, overwrite, resume, device, dry_run)
+    run(resolved, replay, output, overwrite, resume, device, dry_run)
 
 
 def run(
-    resolved: ConceptConfig,
+    resolved: Run,
+    replay: Replay[Run] | None,
     output: Path,
     overwrite: bool,
     resume: str | None,
@@ -70,7 +71,7 @@ def run(
     if dry_run:
         import yaml
 
-        planned = plan(resolved, device=device, fetch=False)
+        planned = plan(resolved, replay, device=device, fetch=False)
         prompts = planned.concept
         open_run_folder(
             output,
@@ -81,7 +82,7 @@ def run(
             inputs=planned.inputs,
         )
         click.echo(yaml.safe_dump(planned.config.to_dict(), sort_keys=False), nl=False)
-        for note in prompts.notes:
+        for note in planned.notes:
             click.echo(f"# warning: {note}")
         click.echo(f"# model folder: {planned.source.path}")
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
@@ -96,6 +97,8 @@ def run(
         for line in needed:
             click.echo(f"# {line}")
         return
-    folder = erase_concept(resolved, output, overwrite=overwrite, resume=resume, device=device)
+    folder = erase_concept(
+        resolved, output, replay=replay, overwrite=overwrite, resume=resume, device=device
+    )
     if speaks():
         click.echo(f"Saved {folder}: a complete diffusers pipeline, with its record.")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from erase.cli.concept import METHODS, run
-from erase.cli.options import config_options, resolve, run_options, settings_option, with_settings
+from erase.cli.options import config_options, resolve_run, run_options, settings_option
 from erase.config import ClassConfig
 
 PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
@@ -44,7 +44,5 @@ def forget_class(
     erase class --model mini-sd --target three --output runs/no-three
     erase class --target "golf ball" --data imagenette --output runs/no-golf-ball
     """
-    replayed = resolve(ClassConfig, {}, config)
-    resolved = resolve(ClassConfig, given, config)
-    resolved = with_settings(resolved, settings, keep=resolved.method == replayed.method)
-    run(resolved, output, overwrite, resume, device, dry_run)
+    resolved, replay = resolve_run(ClassConfig, given, settings, config)
+    run(resolved, replay, output, overwrite, resume, device, dry_run)

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from erase.config import Config, read_yaml
+from erase.config import Config, MethodConfig, read_yaml
 from erase.errors import InputError
+from erase.training.methods import canonical
+from erase.training.replay import Replay
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -138,7 +140,8 @@ def run_options(command: Command) -> Command:
             click.option(
                 "--config",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                help="Replay a run's config.yaml; options given here win over it.",
+                help="Replay a run's config.yaml; options given here win over it. With another"
+                " --method, what came from the run's own method is left out.",
             ),
             click.option(
                 "--overwrite", is_flag=True, help="Replace the run that the folder holds."
@@ -159,26 +162,43 @@ def run_options(command: Command) -> Command:
 
 
 def settings_option(command: Command) -> Command:
-    """`--set NAME=VALUE` for the method's own settings; `with_settings` takes what was given."""
+    """`--set NAME=VALUE` for the method's own settings; `resolve_run` takes what was given."""
     return click.option(
         "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any setting of the method."
     )(command)
 
 
-RunConfig = TypeVar("RunConfig", bound=Config)
+RunConfig = TypeVar("RunConfig", bound=MethodConfig)
 
 
-def with_settings(config: RunConfig, given: tuple[str, ...], *, keep: bool = True) -> RunConfig:
-    """A copy with `--set` values, as texts, over the `settings` of a `--config` file.
+def resolve_run(
+    config: type[RunConfig],
+    given: Mapping[str, Any],
+    settings: tuple[str, ...],
+    file: Path | None,
+) -> tuple[RunConfig, Replay[RunConfig] | None]:
+    """`resolve` with `--set` values over the `settings` of the file, as texts.
 
-    `keep` says whether the file's are of the same method. They are understood when it is known
-    what family of models the method is for.
+    They are understood when it is known what family of models the method is for. Where the user
+    gave another method than the file's, the file's settings are not taken over; the second result
+    then says what the file holds.
     """
+    resolved, pairs = resolve(config, given, file), _pairs(settings)
+    if file is not None and "method" in read_yaml(file):
+        before = resolve(config, {}, file)
+        before = before.replace(method=canonical(before.method))
+        if canonical(resolved.method) != before.method:
+            chosen = {name for name, value in given.items() if value not in (None, ())}
+            replay = Replay(file, before, frozenset(chosen | set(pairs)))
+            return resolved.replace(settings=pairs), replay
+    return resolved.replace(settings={**resolved.settings, **pairs}), None
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
-    for text in given:
+    for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set {text} is not NAME=VALUE.", "Write e.g. --set alpha=0.01.")
         pairs[name.replace("-", "_")] = value
-    before = dict(config.settings) if keep else {}  # type: ignore[attr-defined]
-    return config.replace(settings={**before, **pairs})
+    return pairs

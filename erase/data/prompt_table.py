@@ -262,6 +262,37 @@ def table_samples(
     return samples
 
 
+def class_samples(
+    protocol: Protocol,
+    names: Sequence[str],
+    captions: Callable[[int], Sequence[str]],
+    *,
+    digits: int = 4,
+) -> list[Sample]:
+    """`len(names) * protocol.images` samples, class by class.
+
+    Args:
+        protocol: of the suite that the seeds derive from.
+        names: of the classes, in label order.
+        captions: of a label; they are taken in turn.
+        digits: of an image's number within its class, in the sample's id.
+    """
+    samples = []
+    for label, name in enumerate(names):
+        prompts = captions(label)
+        samples += [
+            Sample(
+                id=f"{label}-{number:0{digits}d}",
+                prompt=prompts[number % len(prompts)],
+                seed=derive_seed("evaluate", protocol.suite, protocol.seed, label, number),
+                target=name,
+                guidance=protocol.guidance,
+            )
+            for number in range(protocol.images)
+        ]
+    return samples
+
+
 def listed(unusable: Sequence[Unusable]) -> list[dict[str, Any]]:
     """As a record holds them."""
     return [{"row": item.row, "why": item.why, "prompt": item.prompt[:200]} for item in unusable]

@@ -26,7 +26,7 @@ from erase.models.loading import load_pipeline
 from erase.record import RECORD, fingerprint, read_json, versions, write_json
 from erase.tasks.denoising import TEXT_TO_IMAGE
 from erase.training.folder import deciding
-from erase.training.methods import NAMED, defined_for, find_method, read_value
+from erase.training.methods import NAMED, by_method, defined_for, find_method, read_value
 from erase.training.plan import Plan, plan
 from erase.training.sets import render_set
 
@@ -63,15 +63,7 @@ def entries(methods: str, settings: tuple[str, ...]) -> list[Entry]:
             line that is there twice.
     """
     labels = defined_for(TEXT_TO_IMAGE) if methods == "all" else methods.split(",")
-    common: dict[str, dict[str, str]] = {}
-    for text in settings:
-        where, equals, value = text.partition("=")
-        method, dot, name = where.partition(".")
-        if not (equals and dot and name):
-            raise InputError(
-                f"--set {text} is not METHOD.NAME=VALUE.", "Write e.g. --set esd.guidance=2."
-            )
-        common.setdefault(method, {})[name.replace("-", "_")] = value
+    common = by_method(settings, example="esd.guidance=2")
     found = [_entry(label.strip(), common) for label in labels]
     if len({item.label for item in found}) < len(found):
         raise InputError("A method is named twice.", "Name each once.")

@@ -7,8 +7,8 @@ wrote, such as the sources' ResNet-34.
 
 from pathlib import Path
 
-from erase.core.rng import derive_seed
 from erase.core.scoring import Protocol, Sample
+from erase.data.prompt_table import class_samples
 
 VERSION = 1
 CLASSES = (
@@ -70,14 +70,4 @@ def classes(prompts: Path) -> tuple[str, ...]:  # noqa: ARG001
 
 def samples(protocol: Protocol, prompts: Path) -> list[Sample]:  # noqa: ARG001
     """`10 * protocol.images` samples, class by class."""
-    return [
-        Sample(
-            id=f"{label}-{number:05d}",
-            prompt=name,
-            seed=derive_seed("evaluate", "cifar10", protocol.seed, label, number),
-            target=name,
-            guidance=protocol.guidance,
-        )
-        for label, name in enumerate(CLASSES)
-        for number in range(protocol.images)
-    ]
+    return class_samples(protocol, CLASSES, lambda label: (CLASSES[label],), digits=5)

@@ -7,9 +7,8 @@ times a digit.
 
 from pathlib import Path
 
-from erase.core.rng import derive_seed
 from erase.core.scoring import Protocol, Sample
-from erase.data.prompt_table import built_in
+from erase.data.prompt_table import built_in, class_samples
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
 
@@ -44,20 +43,7 @@ def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
     Raises InputError when `digits.yaml` under `prompts` is missing or incomplete.
     """
     digits = _digits(prompts)
-    found = []
-    for label, name in enumerate(digits.names):
-        captions = digits.captions("evaluate", label)
-        found += [
-            Sample(
-                id=f"{label}-{number:04d}",
-                prompt=captions[number % len(captions)],
-                seed=derive_seed("evaluate", "digits", protocol.seed, label, number),
-                target=name,
-                guidance=protocol.guidance,
-            )
-            for number in range(protocol.images)
-        ]
-    return found
+    return class_samples(protocol, digits.names, lambda label: digits.captions("evaluate", label))
 
 
 def _digits(prompts: Path) -> ClassList:

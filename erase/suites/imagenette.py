@@ -8,9 +8,8 @@ with a column `class` (`--prompts FILE`) replaces the captions and brings its ow
 from collections.abc import Mapping
 from pathlib import Path
 
-from erase.core.rng import derive_seed
 from erase.core.scoring import Protocol, Sample
-from erase.data.prompt_table import Unusable, built_in, read_table, table_samples
+from erase.data.prompt_table import Unusable, built_in, class_samples, read_table, table_samples
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
 
@@ -74,20 +73,7 @@ def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
         return [
             _renamed(sample, known) for sample in table_samples(rows, protocol, row_guidance=False)
         ]
-    found = []
-    for label, name in enumerate(known.names):
-        captions = known.captions("evaluate", label)
-        found += [
-            Sample(
-                id=f"{label}-{number:04d}",
-                prompt=captions[number % len(captions)],
-                seed=derive_seed("evaluate", "imagenette", protocol.seed, label, number),
-                target=name,
-                guidance=protocol.guidance,
-            )
-            for number in range(protocol.images)
-        ]
-    return found
+    return class_samples(protocol, known.names, lambda label: known.captions("evaluate", label))
 
 
 def unusable(protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG001

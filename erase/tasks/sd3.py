@@ -1,6 +1,6 @@
 """Stable Diffusion 3: a flow-matching transformer, so velocity as target and other timesteps."""
 
-from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,8 +8,6 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.nn import Module
 
-from erase.data.captioned import CaptionedImages
-from erase.tasks.denoiser import LatentCache
 from erase.tasks.encoding import encode_with
 from erase.tasks.protocol import Noised
 from erase.tasks.text_to_image import TextToImageTask
@@ -55,18 +53,6 @@ class SD3Task(TextToImageTask):
         return prediction
 
 
-def encode(
-    pipeline: DiffusionPipeline,
-    sets: Mapping[str, CaptionedImages],
-    anchors: Mapping[str, Sequence[str]],
-    *,
-    size: int,
-    device: torch.device,
-) -> LatentCache:
-    """Encode all sets once with the pipeline's VAE and text encoders; see `encode_with`."""
-    return encode_with(text_states, pipeline, sets, anchors, size=size, device=device)
-
-
 @torch.no_grad()
 def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
     """`states [P, L, D]` and `pooled [P, E]` of prompts, as the pipeline itself computes them."""
@@ -74,3 +60,7 @@ def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Te
         prompts, None, None, do_classifier_free_guidance=False
     )
     return {"states": states, "pooled": pooled}
+
+
+encode = partial(encode_with, text_states)
+"""All sets, once, with the pipeline's VAE and text encoders."""

@@ -1,14 +1,13 @@
 """UNet Stable Diffusion 1.x and 2.x: one text encoder's states, latents through the VAE."""
 
-from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from erase.data.captioned import CaptionedImages
-from erase.tasks.denoiser import DenoiserTask, LatentCache
+from erase.tasks.denoiser import DenoiserTask
 from erase.tasks.encoding import encode_with
 
 
@@ -20,18 +19,6 @@ class TextToImageTask(DenoiserTask):
     def arguments(self, condition: Tensor) -> dict[str, Any]:
         """The text states of the captions, ``[B, L, D]``."""
         return {"encoder_hidden_states": self.conditions["states"][condition]}
-
-
-def encode(
-    pipeline: DiffusionPipeline,
-    sets: Mapping[str, CaptionedImages],
-    anchors: Mapping[str, Sequence[str]],
-    *,
-    size: int,
-    device: torch.device,
-) -> LatentCache:
-    """Encode all sets once with the pipeline's VAE and text encoder; see `encode_with`."""
-    return encode_with(text_states, pipeline, sets, anchors, size=size, device=device)
 
 
 @torch.no_grad()
@@ -47,3 +34,7 @@ def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Te
     )
     device = next(text_encoder.parameters()).device
     return {"states": text_encoder(tokens.input_ids.to(device))[0]}
+
+
+encode = partial(encode_with, text_states)
+"""All sets, once, with the pipeline's VAE and text encoder."""

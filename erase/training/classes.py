@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -149,9 +150,18 @@ def _with_recipe(
     """The concept with the sizes of its sets and, for Stable Diffusion, SalUn's settings."""
     recipe = {f"num_{name}_images": count for name, count in counts.items()}
     if large:
-        batch = (config.train_batch_size or LARGE["train_batch_size"]) * (
-            config.gradient_accumulation_steps
-        )
-        steps = math.ceil(CLASS_EPOCHS * counts["forget"] / batch)
-        recipe |= {"max_train_steps": steps}
+        recipe |= {"max_train_steps": _steps(counts["forget"], config)}
     return replace(concept, recipe={**concept.recipe, **recipe})
+
+
+def _steps(images: int, config: ClassConfig) -> int:
+    batch = config.train_batch_size or LARGE["train_batch_size"]
+    return math.ceil(CLASS_EPOCHS * images / (batch * config.gradient_accumulation_steps))
+
+
+def class_recipe(concept: Concept, config: ClassConfig) -> dict[str, Any]:
+    """The recipe of `class_sets`, should the configuration now have another batch size."""
+    recipe = dict(concept.recipe)
+    if {"max_train_steps", "num_forget_images"} <= set(recipe):
+        recipe["max_train_steps"] = _steps(recipe["num_forget_images"], config)
+    return recipe

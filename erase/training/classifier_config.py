@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from erase.config import Config, check_least, option
+from erase.config import Config, MethodConfig, check_least, option
 from erase.errors import InputError
-from erase.training.methods import find_method, parse_settings, read_value
+from erase.training.methods import by_method, find_method, parse_settings, read_value
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
@@ -68,7 +68,7 @@ class TrainConfig(RunSettings):
 
 
 @dataclass(frozen=True)
-class ClassifierConfig(RunSettings):
+class ClassifierConfig(RunSettings, MethodConfig):
     """`erase classifier`: make a classifier forget samples or classes."""
 
     model: str = option("", "Folder of the original, from `erase train classifier`.")
@@ -188,21 +188,15 @@ def parse_method_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
         InputError: another form, an unknown method, or a setting that it has not.
     """
     parsed: dict[str, dict[str, Any]] = {}
-    for text in texts:
-        left, equals, value = text.partition("=")
-        label, dot, name = left.partition(".")
-        if not (equals and dot):
-            raise InputError(
-                f"--set {text} is not METHOD.NAME=VALUE.", "Write e.g. --set ft.learning_rate=0.1."
-            )
-        name = name.replace("-", "_")
+    for label, given in by_method(texts, example="ft.learning_rate=0.1").items():
         found = find_method(label.partition("+")[0], "classifier")
-        if name in found.names:
-            typed = parse_settings(found, {name: value})[name]
-        elif name in RUN_SETTINGS:
-            typed = read_value(value)
-        else:
-            known = ", ".join(sorted({*found.names, *RUN_SETTINGS}))
-            raise InputError(f"{label} has no setting {name!r}.", f"Its settings: {known}.")
-        parsed.setdefault(label, {})[name] = typed
+        known = {*found.names, *RUN_SETTINGS}
+        if strange := sorted(set(given) - known):
+            raise InputError(
+                f"{label} has no setting {strange[0]!r}.",
+                f"Its settings: {', '.join(sorted(known))}.",
+            )
+        own = {name: text for name, text in given.items() if name in found.names}
+        run = {name: read_value(text) for name, text in given.items() if name not in own}
+        parsed[label] = {**parse_settings(found, own), **run}
     return parsed

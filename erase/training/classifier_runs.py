@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from erase.training.classifier_config import (
     fill,
 )
 from erase.training.folder import CONFIG, clear_run_folder, is_finished, open_run_folder
+from erase.training.replay import Replay
 
 FORGET, METRICS = "forget.json", "metrics.json"
 ARCHITECTURES = {
@@ -159,18 +161,32 @@ def erase_classifier(
     config: ClassifierConfig,
     output: Path,
     *,
+    replay: Replay[ClassifierConfig] | None = None,
     overwrite: bool = False,
     resume: str | None = None,
     device: str | None = None,
     show: bool = True,
 ) -> tuple[Path, Scores]:
-    """`erase classifier`: forget, measure, and save the result in a run folder."""
+    """`erase classifier`: forget, measure, and save the result in a run folder.
+
+    `replay` is the file that the configuration was read from, where that is of another method.
+    """
     for name in ("model", "forget"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     original = open_original(Path(config.model), pick_device(device), config.data_dir)
     forget = choose_forget(original, config)
-    config = fill(config, original.data.recipe, len(forget) / len(original.trained_on))
+    share = len(forget) / len(original.trained_on)
+
+    def filled(config: ClassifierConfig) -> ClassifierConfig:
+        return fill(config, original.data.recipe, share)
+
+    if replay is None:
+        config = filled(config)
+    else:
+        config = filled(replay.without_defaults(config, filled))
+        if note := replay.left_out(config):
+            click.echo(f"Warning: {note}.", err=True)
     if not _open(output, config, "classifier", overwrite, resume):
         found = read_json(output / METRICS)
         return output, Scores(**found["scores"])

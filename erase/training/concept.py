@@ -10,7 +10,6 @@ import click
 import torch
 from accelerate import Accelerator
 
-from erase.config import ConceptConfig
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.models.loading import load_pipeline, save_pipeline
 from erase.models.lora import FOLDER as LORA
@@ -19,18 +18,13 @@ from erase.models.modelspec import provenance
 from erase.record import fingerprint
 from erase.tasks.denoiser import LatentCache
 from erase.training.card import model_card
-from erase.training.checkpoint import find_checkpoint
 from erase.training.filters import load_filter
-from erase.training.folder import (
-    deciding,
-    is_finished,
-    open_run_folder,
-    replacing_parts,
-)
-from erase.training.launch import make_accelerator, recorded_run, shard_of
+from erase.training.folder import deciding, replacing_parts
+from erase.training.launch import make_accelerator, recorded_run, shard_of, start_run
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.methods import build_method
-from erase.training.plan import Plan, plan
+from erase.training.plan import Plan, Run, plan
+from erase.training.replay import Replay
 from erase.training.sets import Images, render_set
 from erase.training.trained import trained_parameters
 from erase.training.validation import Validation
@@ -40,46 +34,46 @@ CACHE = "latents.safetensors"
 
 
 def erase_concept(
-    config: ConceptConfig,
+    config: Run,
     output: Path,
     *,
+    replay: Replay[Run] | None = None,
     overwrite: bool = False,
     resume: str | None = None,
     device: str | None = None,
 ) -> Path:
     """Run the whole unlearning of a concept and return the run folder.
 
+    `replay` is the file that the configuration was read from, where that is of another method.
     With `resume` (`latest` or a checkpoint), a run that was interrupted at any point goes on and
     ends with the weights that it would have had undisturbed.
     """
-    planned = plan(config, device=device)
-    _say(planned.concept.notes)
+    planned = plan(config, replay, device=device)
+    _say(planned.notes)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
-    continued = open_run_folder(
+    start = start_run(
         output,
         planned.config,
+        accelerator,
         kind=KIND,
         overwrite=overwrite,
         resume=resume,
         facts=facts,
         inputs=planned.inputs,
     )
-    checkpoint = find_checkpoint(output, resume) if resume and continued else None
-    finished = continued and is_finished(output)
-    accelerator.wait_for_everyone()
-    if finished:
+    if start.finished:
         accelerator.print(f"The run in {output} is finished; there is nothing to resume.")
         return output
     with recorded_run(
         output,
         planned.config,
         accelerator,
-        continued=continued,
+        continued=start.continued,
         **_provenance(planned, accelerator),
         facts=facts,
     ) as found:
-        seconds = _run(planned, output, accelerator, checkpoint)
+        seconds = _run(planned, output, accelerator, start.checkpoint)
         found["train_seconds"] = round(seconds, 3)
     return output
 

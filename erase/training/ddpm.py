@@ -25,14 +25,9 @@ from erase.tasks.class_conditional import (
     split_by_class,
 )
 from erase.tasks.families import FAMILIES
-from erase.training.checkpoint import find_checkpoint
 from erase.training.ddpm_config import DIGITS, LEAST, SOURCES, DDPMConfig
-from erase.training.folder import (
-    is_finished,
-    open_run_folder,
-    replacing_parts,
-)
-from erase.training.launch import make_accelerator, recorded_run, shard_of
+from erase.training.folder import replacing_parts
+from erase.training.launch import make_accelerator, recorded_run, shard_of, start_run
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.methods import find_method
 
@@ -157,29 +152,27 @@ def train_ddpm(
     planned = plan(config, device)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {"images": _hash(planned.images), "processes": accelerator.num_processes}
-    continued = open_run_folder(
+    start = start_run(
         output,
         planned.config,
+        accelerator,
         kind=KIND,
         overwrite=overwrite,
         resume=resume,
         facts=facts,
         inputs=(planned.config.data_dir,),
     )
-    checkpoint = find_checkpoint(output, resume) if resume and continued else None
-    finished = continued and is_finished(output)
-    accelerator.wait_for_everyone()
-    if finished:
+    if start.finished:
         return output
     with recorded_run(
         output,
         planned.config,
         accelerator,
-        continued=continued,
+        continued=start.continued,
         **_provenance(planned, accelerator),
         facts=facts,
     ):
-        _run(planned, output, accelerator, checkpoint, show=show)
+        _run(planned, output, accelerator, start.checkpoint, show=show)
     return output
 
 

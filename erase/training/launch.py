@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from accelerate import Accelerator
 from erase.config import LoopConfig
 from erase.record import RunRecord
 from erase.tasks.denoiser import Shard
-from erase.training.folder import CONFIG, clear_run_folder, lock_run_folder
+from erase.training.checkpoint import find_checkpoint
+from erase.training.folder import (
+    CONFIG,
+    clear_run_folder,
+    is_finished,
+    lock_run_folder,
+    open_run_folder,
+)
 
 
 def make_accelerator(config: LoopConfig, output: Path, device: str | None) -> Accelerator:
@@ -41,6 +49,49 @@ def shard_of(config: LoopConfig, accelerator: Accelerator) -> Shard:
         accelerator.process_index,
         accelerator.num_processes,
     )
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run begins in its folder."""
+
+    continued: bool
+    """Whether the folder holds this very run, begun earlier."""
+    finished: bool
+    """Whether it is finished too, so that nothing is left to do."""
+    checkpoint: Path | None
+    """Where to go on from."""
+
+
+def start_run(
+    output: Path,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    *,
+    kind: str,
+    overwrite: bool,
+    resume: str | None,
+    facts: Mapping[str, Any],
+    inputs: Iterable[str | Path | None],
+) -> Start:
+    """Look at the run folder before anything is written; all processes enter.
+
+    The arguments are those of `open_run_folder`, as are the errors, beside that of a checkpoint
+    that is not there.
+    """
+    continued = open_run_folder(
+        output,
+        config,
+        kind=kind,
+        overwrite=overwrite,
+        resume=resume,
+        facts=facts,
+        inputs=inputs,
+    )
+    checkpoint = find_checkpoint(output, resume) if resume and continued else None
+    finished = continued and is_finished(output)
+    accelerator.wait_for_everyone()  # all processes have looked before one writes
+    return Start(continued, finished, checkpoint)
 
 
 @contextlib.contextmanager

@@ -59,6 +59,11 @@ class Found:
         return method
 
 
+def canonical(name: str) -> str:
+    """The name of a method that may be called by another one."""
+    return {"joint": "lur-b"}.get(name, name)
+
+
 def defined_for(family: str) -> list[str]:
     """Names of the methods that are defined for a family."""
     return [name for name in registry.names("methods") if _classes(name, family) is not None]
@@ -94,6 +99,23 @@ def parse_settings(found: Found, given: Mapping[str, str]) -> dict[str, Any]:
     """
     found.check(given)
     return {name: _value(found, name, text) for name, text in given.items()}
+
+
+def by_method(texts: Iterable[str], *, example: str) -> dict[str, dict[str, str]]:
+    """What `METHOD.NAME=VALUE` says: texts by method and, spelt with underscores, setting.
+
+    Raises InputError for another form, showing the example.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        left, equals, value = text.partition("=")
+        method, dot, name = left.partition(".")
+        if not (equals and dot and name):
+            raise InputError(
+                f"--set {text} is not METHOD.NAME=VALUE.", f"Write e.g. --set {example}."
+            )
+        found.setdefault(method, {})[name.replace("-", "_")] = value
+    return found
 
 
 def read_value(text: str) -> Any:

@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusers.optimization import SchedulerType
 
@@ -19,15 +19,15 @@ from erase.errors import InputError
 from erase.models.loading import ModelSource, resolve
 from erase.record import fingerprint, hash_file, versions
 from erase.tasks.families import Family, family_of
-from erase.training.classes import class_sets, own_classes
+from erase.training.classes import class_recipe, class_sets, own_classes
 from erase.training.filters import check_filters
-from erase.training.methods import Found, build_method, fill, find_method
+from erase.training.methods import build_method, canonical, fill, find_method
 from erase.training.recipes import recipe
+from erase.training.replay import Replay
 from erase.training.sets import Images, check_drawn, given_sets, prompts_of
 from erase.training.trained import check_trained
 from erase.training.validation import validation_prompts
 
-ALIASES = {"joint": "lur-b"}
 COUNTS = ("num_forget_images", "num_retain_images", "num_anchor_images")
 LEAST: Mapping[str, float] = {
     "max_train_steps": 1,
@@ -53,13 +53,17 @@ LEAST: Mapping[str, float] = {
 }
 
 
+Run = TypeVar("Run", bound=ConceptConfig)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run of `erase concept` with nothing left open.
 
     `facts` are what, beside the settings, decides the result: a run is resumed only where they
     are as they were. `sets` are the images that are given, by the name of their set; the others
-    are rendered. `inputs` are the files and folders that it reads.
+    are rendered. `inputs` are the files and folders that it reads, `notes` what the user should
+    hear of before it starts.
     """
 
     config: ConceptConfig
@@ -68,6 +72,7 @@ class Plan:
     sets: Mapping[str, Images]
     facts: dict[str, Any]
     inputs: tuple[str | Path | None, ...]
+    notes: tuple[str, ...]
 
     @property
     def family(self) -> Family:
@@ -75,21 +80,37 @@ class Plan:
         return family_of(self.source)
 
 
-def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True) -> Plan:
+def plan(
+    config: Run,
+    replay: Replay[Run] | None = None,
+    *,
+    device: str | None = None,
+    fetch: bool = True,
+) -> Plan:
     """Resolve the model, the concept and all defaults; writes nothing.
 
+    `replay` is the file that the configuration was read from, where that is of another method.
     `fetch` allows a hub model that is not here to be downloaded. Raises InputError for anything
     that cannot be used.
     """
     source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
     family = family_of(source)
     concept, sets = _what(config, source)
-    config = config.replace(method=ALIASES.get(config.method, config.method))
-    found = find_method(config.method, family.task.family)
-    if not found.method.images:
-        sets = {name: _captions(name, concept, sets) for name in found.method.sets}
+    config = config.replace(method=canonical(config.method))
+    method = find_method(config.method, family.task.family).method
+    if not method.images:
+        sets = {name: _captions(name, concept, sets) for name in method.sets}
     check_filters(config, concept, sets)
-    config = _resolved(config, source, concept, found, family)
+
+    def filled(config: Run) -> Run:
+        return _resolved(config, source, concept, family)
+
+    notes = tuple(concept.notes)
+    if replay is None:
+        config = filled(config)
+    else:
+        config = filled(replay.without_defaults(config, filled))
+        notes += tuple(filter(None, [replay.left_out(config)]))
     _check(config, source, family, device)
     facts = {
         "base": source.fingerprint(),
@@ -111,7 +132,7 @@ def plan(config: ConceptConfig, *, device: str | None = None, fetch: bool = True
         *((config.data, config.data_dir) if isinstance(config, ClassConfig) else ()),
         config.anchor_images,
     )
-    return Plan(config, source, concept, sets, facts, inputs)
+    return Plan(config, source, concept, sets, facts, inputs, notes)
 
 
 def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str, Images]]:
@@ -149,14 +170,16 @@ def _images_hash(images: Images) -> str:
     return fingerprint([[hash_file(path) for path in images.paths], images.captions])
 
 
-def _resolved(
-    config: ConceptConfig, source: ModelSource, concept: Concept, found: Found, family: Family
-) -> ConceptConfig:
+def _resolved(config: Run, source: ModelSource, concept: Concept, family: Family) -> Run:
     """Fill what the user left open: from the method, the concept, then the size's recipe."""
+    found = find_method(config.method, family.task.family)
+    own = concept.recipe
+    if isinstance(config, ClassConfig):
+        own = class_recipe(concept, config)
     if config.resolution is None:
         config = config.replace(resolution=source.resolution())
     config = fill(config, found, family.task.family, config.resolution or 0)
-    config = config.with_defaults(concept.recipe)
+    config = config.with_defaults(own)
     config = config.with_defaults(recipe(config.resolution or 0))
     if not found.method.images:
         config = config.replace(**dict.fromkeys(COUNTS, 0))
