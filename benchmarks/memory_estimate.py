@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "hvp, batch 512, xattn": ("--trainable", "xattn", "--train-batch-size", "512"),
     "hvp, batch 512, checkpointing": ("--gradient-checkpointing", "--train-batch-size", "512"),
     "bf16, batch 256": ("--mixed-precision", "bf16", "--train-batch-size", "256"),
+    "hvp, batch 256, LoRA": ("--lora-rank", "8", "--train-batch-size", "256"),
 }
 UNITS = {"MiB": 2**20, "GiB": 2**30}
 

@@ -10,11 +10,13 @@ from click.testing import CliRunner
 from benchmarks.meta_step import peak_bytes
 from erase.cli.main import main
 from erase.config import ConceptConfig
-from erase.core.live_bytes import peak_of, simulate
+from erase.core.live_bytes import PIECE, peak_of, simulate
 from erase.core.meta import meta_gradient
 from erase.core.objectives import noise_mse
 from erase.models.loading import save_pipeline
-from erase.training.estimate import Estimate, estimate
+from erase.models.lora import add_lora
+from erase.tasks.sd3 import text_states
+from erase.training.estimate import Estimate, _conditions, estimate
 from erase.training.plan import plan
 from tests import tiny_pipelines
 from tests.tiny import WIDTH, tiny_unet
@@ -64,6 +66,14 @@ def test_nothing_is_counted_when_all_is_freed() -> None:
         assert counted.peak == 4000
 
 
+def test_churn_is_what_comes_and_goes_in_pieces_that_the_heap_serves() -> None:
+    with simulate() as counted:
+        held = torch.ones(1000)
+        peak_of(counted, lambda: (torch.ones(500), torch.ones(PIECE)))
+        assert counted.churn == 2000
+        assert counted.live == held.nbytes
+
+
 def test_values_that_are_read_are_one() -> None:
     with simulate():
         assert float(torch.zeros(3).sum()) == 1.0
@@ -103,6 +113,7 @@ def usual(model: Path) -> Estimate:
         ({"train_batch_size": 8}, True),
         ({"gradient_checkpointing": True}, True),
         ({"trainable": "xattn"}, True),
+        ({"lora_rank": 2}, True),
         ({"ema_decay": 0.9}, False),
         ({"method": "lur"}, False),
     ],
@@ -112,6 +123,38 @@ def test_the_training_phase_follows_the_settings(
     usual: Estimate, model: Path, changes: dict[str, Any], less: bool
 ) -> None:
     assert (estimated(model, **changes).phases["train"] < usual.phases["train"]) is less
+
+
+def test_the_allocators_share_is_that_of_the_settings(usual: Estimate, model: Path) -> None:
+    assert 0 < usual.slack < usual.memory - usual.base
+    assert usual.memory == usual.base + max(usual.phases.values()) + usual.slack
+    assert estimated(model, lora_rank=2).slack > usual.slack
+    assert estimated(model, gradient_checkpointing=True).slack > usual.slack
+
+
+def test_adapters_are_on_disk_and_alone_in_checkpoints(model: Path) -> None:
+    found = estimated(model, lora_rank=2, checkpointing_steps=10)
+    trained = sum(p.numel() for p in add_lora(tiny_pipelines.sd().unet, "full", rank=2).values())
+    assert found.disk["adapter"] == 4 * trained
+    assert found.disk["checkpoints"] == 12 * trained
+
+
+def test_a_closed_form_has_an_estimate(model: Path) -> None:
+    assert estimated(model, method="uce").phases["train"] > 0
+
+
+def test_sd3s_conditions_are_its_pipelines(tmp_path: Path) -> None:
+    pipeline = tiny_pipelines.sd3()
+    save_pipeline(pipeline, tmp_path, torch.float32)
+    settings = ConceptConfig(model=str(tmp_path), concept="car", method="lur-b")
+    planned = plan(settings, device="cpu")
+    real = text_states(pipeline, ["a cat", "a dog"])
+    found = _conditions(planned, 2)
+    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in real.items()}
+    shown = estimated(tmp_path)
+    values = sum(p.numel() for p in pipeline.transformer.parameters())
+    # Weights, gradients and AdamW's two states.
+    assert shown.phases["train"] > 16 * values
 
 
 def test_disk_counts_what_a_run_leaves(usual: Estimate, model: Path) -> None:

@@ -20,20 +20,27 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+PIECE = 32 * 2**20
+"""glibc never keeps a larger block in its heap: it is mapped, and goes back when it is freed."""
 SCALARS = {torch.bool: True, torch.float32: 1.0, torch.float64: 1.0}
 
 
 class LiveBytes(TorchDispatchMode):
     """Inside, `live` is the sum of all storages that operations made and that are still held.
 
-    `peak` is the most it was; set it to `live` to begin anew. Values that are read from fake
-    tensors (`item`) are 1: code that only checks them goes on.
+    `peak` is the most it was; set it to `live` to begin anew. `pieces` and `pieces_peak` are the
+    same for storages of `PIECE` bytes at the most. `churn` is the most that these took in a piece
+    of work (`peak_of`) beyond what was held before it. Values that are read from fake tensors
+    (`item`) are 1: code that only checks them goes on.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
+        self.pieces = 0
+        self.pieces_peak = 0
+        self.churn = 0
         self._held: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
@@ -58,14 +65,18 @@ class LiveBytes(TorchDispatchMode):
         if key in self._held:
             return
         size = storage.nbytes()
+        piece = size if size <= PIECE else 0
 
         def release(_: Any) -> None:
             if self._held.pop(key, None) is not None:
                 self.live -= size
+                self.pieces -= piece
 
         self._held[key] = weakref.ref(storage, release)
         self.live += size
         self.peak = max(self.peak, self.live)
+        self.pieces += piece
+        self.pieces_peak = max(self.pieces_peak, self.pieces)
 
 
 @contextmanager
@@ -78,5 +89,7 @@ def simulate() -> Iterator[LiveBytes]:
 def peak_of(counted: LiveBytes, work: Callable[[], object]) -> int:
     """The most bytes alive at once while `work` runs, those before it included."""
     counted.peak = counted.live
+    counted.pieces_peak = before = counted.pieces
     work()
+    counted.churn = max(counted.churn, counted.pieces_peak - before)
     return counted.peak

@@ -81,9 +81,9 @@ class Method(ClosedForm):
         states, last = task.conditions["states"].double().cpu(), task.conditions["last"].cpu()
         sets, anchors = task.cache.sets, task.cache.anchors
         pairs = [
-            (int(row), int(instead))
-            for row in sets["forget"].condition.unique()
-            for instead in anchors[row].unique()
+            (row, instead)
+            for row in sorted(set(sets["forget"].condition.tolist()))
+            for instead in sorted(set(anchors[row].tolist()))
         ]
         kept = sorted(set(sets["retain"].condition.tolist()) - {row for row, _ in pairs})
         width = states.shape[-1]
@@ -92,7 +92,7 @@ class Method(ClosedForm):
             old, new = states[row, last[row] :], states[instead, last[instead] :]
             length = min(len(old), len(new))
             # A pair's share, so that several anchors weigh as much as one.
-            share = self.settings.erase_scale / len(anchors[row].unique())
+            share = self.settings.erase_scale / len(set(anchors[row].tolist()))
             moves += share * new[:length].T @ old[:length]
             keeps += share * old[:length].T @ old[:length]
         for row in kept:

@@ -65,7 +65,7 @@ def add_lora(
         seed: of the random half of the adapters.
 
     Returns:
-        The adapters' parameters by name, float32.
+        The adapters' parameters by name, of the layers' own type and device.
 
     Raises:
         InputError: see `lora_targets`; or alpha is not positive.
@@ -79,22 +79,21 @@ def add_lora(
     model.requires_grad_(False)
     # peft matches a string as a regular expression over whole names, a list by their ends.
     pattern = "|".join(name.replace(".", r"\.") for name in targets)
-    config = LoraConfig(
-        r=rank, lora_alpha=scale, target_modules=f"(?:{pattern})", init_lora_weights=True
-    )
-    with torch.random.fork_rng([]):
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{pattern})")
+    # Without content, for it is made here: nothing is drawn and moved in vain. peft's moving also
+    # swaps parameters, which those of a dry run (FakeTensorMode refers to them) refuse.
+    with torch.device("meta"):
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for layer in _layers(model).values():
-            down = layer.lora_A[ADAPTER].weight
-            # Kaiming uniform with a = sqrt(5), as peft, but drawn on the CPU from the seed.
-            bound = 1 / math.sqrt(down[0].numel())
-            down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=source))
-    parameters = {name: p for name, p in model.named_parameters() if ".lora_" in name}
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    return parameters
+    for layer in _layers(model).values():
+        base = layer.get_base_layer().weight
+        down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+        # Kaiming uniform with a = sqrt(5), as peft, but drawn on the CPU from the seed.
+        bound = 1 / math.sqrt(down.weight[0].numel())
+        drawn = torch.empty(down.weight.shape).uniform_(-bound, bound, generator=source)
+        down.weight = Parameter(drawn.to(base))
+        up.weight = Parameter(base.new_zeros(up.weight.shape))
+    return {name: p for name, p in model.named_parameters() if ".lora_" in name}
 
 
 def _layers(model: Module) -> dict[str, Any]:

@@ -32,16 +32,17 @@ from erase.training.sets import Images
 from erase.training.trained import trained_parameters
 from erase.training.validation import validation_prompts
 
-UNSEEN, SLACK = 59 * 2**20, 0.47
-"""What a run on a CPU takes beyond the dry run's own memory and its tensors: modules that are
-imported late (a fixed size), and, as a share of the tensors, workspaces of kernels and what the
-allocator keeps. Fitted to mini-sd (torch 2.15, glibc): beyond the dry run's memory, LUR (`hvp`)
-grew by 172 MiB with batches of 32, of which 77 are tensors, and by 765 MiB with batches of 256.
-"""
+UNSEEN = 59 * 2**20
+"""What a run on a CPU takes for modules that are imported after the dry run has looked."""
+SLACK = {"else": 0.48, "checkpointing": 2.0, "adapters": 0.96}
+"""What glibc's heap keeps on a CPU, as a share of `LiveBytes.churn`. Each is fitted to
+runs on mini-sd (glibc 2.36, `hvp`): batches of 256; with checkpointing of 256 and 512."""
 SMALL = 64
 PNG = {True: 2.0, False: 2.5}
 """Bytes a pixel of a PNG, up to `SMALL` pixels a side and beyond. Measured: 2.0 on mini-sd's
 renders of two steps; 1.9 and 3.0 on two photographs of scikit-image."""
+T5_TOKENS = 256
+"""How many states SD3's pipeline appends to CLIP's, by default; zeros where there is no T5."""
 ROWS = 4
 """Conditions in the simulated cache; their number in the run is added apart."""
 
@@ -51,19 +52,18 @@ class Estimate:
     """Bytes. `phases` are the most that tensors take in each phase, on the device of the run.
 
     On a CPU `base` is what the process holds beside them (the interpreter and the libraries); on a
-    GPU it is 0, for the context there is not PyTorch's. `slack` is what the allocator and the
-    kernels take on top, as a share of the tensors.
+    GPU it is 0, for the context there is not PyTorch's. `slack` is what the allocator keeps.
     """
 
     phases: dict[str, int]
     base: int
     disk: dict[str, int]
-    slack: float = 0.0
+    slack: int = 0
 
     @property
     def memory(self) -> int:
         """The most that the run needs at once."""
-        return self.base + round((1 + self.slack) * max(self.phases.values()))
+        return self.base + max(self.phases.values()) + self.slack
 
     @property
     def space(self) -> int:
@@ -74,7 +74,7 @@ class Estimate:
         """For people."""
         memory = ", ".join(f"{name} {_size(value)}" for name, value in self.phases.items())
         if self.base:
-            memory += f"; libraries {_size(self.base)}; {self.slack:.0%} more for the allocator"
+            memory += f"; libraries {_size(self.base)}; allocator {_size(self.slack)}"
         disk = ", ".join(f"{name} {_size(value)}" for name, value in self.disk.items() if value)
         return [
             f"memory: about {_size(self.memory)} ({memory})",
@@ -107,7 +107,15 @@ def estimate(planned: Plan, *, device: str | None = None) -> Estimate:
             "Run a few steps and read peak_memory_bytes in record.json.",
         ) from error
     base = before + UNSEEN if on_cpu else 0
-    return Estimate(phases, base, _disk(planned, trained), SLACK if on_cpu else 0.0)
+    slack = round(_share(planned) * counted.churn) if on_cpu else 0
+    return Estimate(phases, base, _disk(planned, trained), slack)
+
+
+def _share(planned: Plan) -> float:
+    """What the C library's heap keeps, as a share of the tensors that come and go."""
+    if planned.config.gradient_checkpointing:
+        return SLACK["checkpointing"]
+    return SLACK["adapters" if planned.config.lora_rank else "else"]
 
 
 def _phases(planned: Plan, counted: LiveBytes) -> tuple[dict[str, int], int]:
@@ -239,6 +247,12 @@ def _conditions(planned: Plan, rows: int) -> dict[str, Tensor]:
     length = int(text["max_position_embeddings"])
     if kind == "StableDiffusionPipeline":
         return {"states": torch.empty(rows, length, int(network["cross_attention_dim"]))}
+    if kind == "StableDiffusion3Pipeline":
+        width = int(network["joint_attention_dim"])
+        return {
+            "states": torch.empty(rows, length + T5_TOKENS, width),
+            "pooled": torch.empty(rows, int(network["pooled_projection_dim"])),
+        }
     if kind == "StableDiffusionXLPipeline":
         second = read_json(path / "text_encoder_2" / "config.json")
         return {
