@@ -156,9 +156,9 @@ def _sets(planned: Plan, model: Any, counted: LiveBytes) -> dict[str, int]:
                 latents = shown.clean[:batch]
                 peak = max(peak, peak_of(counted, lambda: vae.decode(latents)))
             phases["render"] = peak + others
-        if vae is not None:
-            size = config.resolution or source.resolution()
-            count = min(encode_batch(size), max(_images(planned).values()))
+        size = config.resolution or source.resolution()
+        count = min(encode_batch(size), max(_images(planned).values()))
+        if vae is not None and count:  # a method of captions alone has no images
             images = torch.empty(count, 3, size, size)
             phases["encode"] = peak_of(counted, lambda: vae.encode(images)) + others
     return phases
