@@ -1,5 +1,6 @@
 """The estimate of a dry run: against what PyTorch's allocator counts, and as settings change it."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,25 @@ def test_adapters_are_on_disk_and_alone_in_checkpoints(model: Path) -> None:
     trained = sum(p.numel() for p in add_lora(tiny_pipelines.sd().unet, "full", rank=2).values())
     assert found.disk["adapter"] == 4 * trained
     assert found.disk["checkpoints"] == 12 * trained
+
+
+def test_a_simulated_model_can_be_copied() -> None:
+    with simulate() as counted:
+        layer = torch.nn.Linear(8, 4)
+        layer.tied = layer.weight
+        before = counted.live
+        copy = deepcopy(layer)
+        assert counted.live == 2 * before
+        assert copy.tied is copy.weight is not layer.weight
+        assert isinstance(copy.weight, torch.nn.Parameter)
+        assert copy.weight.requires_grad
+        # PyTorch's own deepcopy copies the mode too, and what is freed afterwards is not its own.
+        assert copy.weight.fake_mode is layer.weight.fake_mode
+
+
+def test_a_method_that_copies_the_model_has_an_estimate(model: Path) -> None:
+    found, plain = estimated(model, method="esd"), estimated(model, method="lur-b")
+    assert found.phases["save"] > plain.phases["save"]  # the original is held to the end
 
 
 def test_a_closed_form_has_an_estimate(model: Path) -> None:

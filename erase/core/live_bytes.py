@@ -13,10 +13,12 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -82,8 +84,26 @@ class LiveBytes(TorchDispatchMode):
 @contextmanager
 def simulate() -> Iterator[LiveBytes]:
     """Inside, new tensors are fake and counted; real tensors may be read."""
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as counted:
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        LiveBytes() as counted,
+        patch.object(FakeTensor, "__deepcopy__", _copied),
+    ):
         yield counted
+
+
+def _copied(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    """`copy.deepcopy` of a fake tensor: a copy of the tensor alone.
+
+    PyTorch's own also copies the mode that the tensor belongs to; what is made after that corrupts
+    the heap (2.15).
+    """
+    if id(self) not in memo:
+        copy = self.detach().clone()
+        if isinstance(self, Parameter):
+            copy = Parameter(copy, self.requires_grad)
+        memo[id(self)] = copy.requires_grad_(self.requires_grad)
+    return memo[id(self)]  # type: ignore[no-any-return]
 
 
 def peak_of(counted: LiveBytes, work: Callable[[], object]) -> int:
