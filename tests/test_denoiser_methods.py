@@ -13,7 +13,14 @@ from erase.errors import InputError
 from erase.methods import erasediff
 from erase.tasks.denoiser import Shard
 from erase.tasks.denoising import fisher, retain_gradient, summed_gradient, two_gradients
-from erase.training.methods import defined_for, fill, find_method, parse_settings
+from erase.training.methods import (
+    LENGTH,
+    defined_for,
+    fill,
+    find_method,
+    parse_settings,
+    run_defaults,
+)
 from tests.denoiser_world import config, in_double, in_float64, method, train, weights
 from tests.tiny import WIDTH, tiny_cache, tiny_class_task, tiny_task, tiny_unet
 
@@ -67,6 +74,16 @@ def test_every_method_for_denoisers_has_defaults_with_both_sizes() -> None:
     for name in defined_for("text-to-image"):
         table = registry.load("methods", name).DENOISER
         assert {"large", "small"} <= set(table), name
+
+
+@pytest.mark.parametrize("name", defined_for("class-conditional"))
+def test_a_class_conditional_toy_is_trained_as_toys_are_in_the_sources_form(name: str) -> None:
+    found = find_method(name, "class-conditional")
+    source, toy = (run_defaults(found, "class-conditional", side) for side in (32, 8))
+    if name == "retrain":
+        assert toy["max_train_steps"] < source["max_train_steps"]
+    else:
+        assert toy == {key: value for key, value in source.items() if key not in LENGTH}
 
 
 # What is particular to one method.

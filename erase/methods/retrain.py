@@ -27,6 +27,14 @@ DENOISER: dict[str, dict[str, Any]] = {
         "train_batch_size": 128,
         "ema_decay": 0.9999,
     },
+    # As `erase train ddpm --dataset digits`.
+    "class-conditional-small": {
+        "learning_rate": 1e-3,
+        "max_train_steps": 2000,
+        "train_batch_size": 64,
+        "lr_warmup_steps": 100,
+        "ema_decay": 0.995,
+    },
 }
 
 

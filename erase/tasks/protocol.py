@@ -206,7 +206,8 @@ class Method(Protocol):
     has it, holds what the source uses on a data set; `SEARCH`, the ranges that a search goes over.
     A file may also hold `DenoiserMethod` and `DenoiserSettings`, where what it does to a denoiser
     is another thing, and `DENOISER`, the settings of a run on a denoiser by kind: `large`, the
-    source's for Stable Diffusion, `small` (at most 64 pixels), or the name of a family.
+    source's for Stable Diffusion, `small` (at most 64 pixels), or the name of a family, whose
+    `FAMILY-small` are for fewer than 32 pixels.
 
     The task is `Any` here because a method of one family asks for that family's task; whoever
     builds the method checks `families` first.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # the command line reads this module, and must not wait for t
 
 SMALL = 64
 """Largest side, in pixels, of the models that the settings `small` are for."""
+CIFAR = 32
+"""Pixels a side of the models that the settings of a family are for."""
+LENGTH = ("max_train_steps", "train_batch_size", "learning_rate")
 NAMED = ("alpha", "forget_weight", "meta_mode")
 """Settings with an option of their own on `erase concept`."""
 Run = TypeVar("Run", bound=LoopConfig)
@@ -146,9 +149,16 @@ def _value(found: Found, name: str, text: str) -> Any:
 
 
 def run_defaults(found: Found, family: str, resolution: int) -> dict[str, Any]:
-    """What the method's source uses in a run on a denoiser of this family and size."""
+    """What the method's source uses in a run on a denoiser of this family and size.
+
+    The sources' models of a family of its own have CIFAR-10's 32 pixels a side. One of fewer is a
+    toy, which the recipe's shorter training does for, unless the method has `FAMILY-small`.
+    """
     table: Mapping[str, Mapping[str, Any]] = getattr(found.module, "DENOISER", {})
     size = "small" if resolution <= SMALL else "large"
+    if family in table and resolution < CIFAR:
+        forms = {name: value for name, value in table[family].items() if name not in LENGTH}
+        return {**forms, **table.get(f"{family}-small", {})}
     return dict(table.get(family, table.get(size, {})))
 
 
