@@ -72,7 +72,7 @@ def test_i2p_from_a_table_needs_neither_record_nor_target(
     arguments += ["--cache-dir", str(models / "cache")]
     outcome = CliRunner().invoke(main, arguments)
     assert outcome.exit_code == 0, outcome.output
-    assert "1 of the prompt table's rows cannot be used (row 2: no prompt)" in outcome.output
+    assert "1 of the suite's prompts cannot be used (number 2: no prompt)" in outcome.output
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["prompts_unusable"]["n"] == 1
     assert record["prompts_unusable"]["rows"][0]["row"] == 2

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from erase.cli.main import main
 from erase.errors import InputError
+from erase.models.class_conditional import build_pipeline
 from erase.models.loading import load_pipeline, resolve, save_pipeline
 from erase.record import read_json, read_jsonl
 from erase.training.ddpm import plan
@@ -23,6 +24,8 @@ TINY = [
     *("--dataset", "digits", "--channels", "8", "--multipliers", "1,2", "--device", "cpu"),
     *("--train-batch-size", "4", "--max-train-steps", "4", "--checkpointing-steps", "2"),
 ]
+NETWORK: dict[str, Any] = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": 4}
+NUMERALS = {"9": "nine", "3": "three"}
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
 
 
@@ -163,6 +166,27 @@ def test_a_digit_is_forgotten_end_to_end(trained: Path, tmp_path: Path, method: 
     kept = {row["text"] for row in read_jsonl(folder / "data" / "retain" / "metadata.jsonl")}
     assert kept
     assert "three" not in kept
+
+
+def test_a_model_of_some_classes_is_judged_by_those(tmp_path: Path) -> None:
+    model, found = tmp_path / "model", tmp_path / "found"
+    save_pipeline(
+        build_pipeline(("nine", "three"), size=8, synonyms=NUMERALS, **NETWORK),
+        model,
+        torch.float32,
+    )
+    command = ["evaluate", "--suite", "digits", "--model", str(model), "--steps", "2"]
+    command += ["--images-per-class", "2", "--no-baseline", "--device", "cpu"]
+    said = erase(*command, "--target", "three", "--output", str(found))
+    assert "8 of the suite's prompts cannot be used (number 0: the model does not know" in said
+    rows = read_jsonl(found / "samples.jsonl")
+    assert [row["target"] for row in rows] == ["three", "three", "nine", "nine"]
+    listed = read_json(found / "record.json")["prompts_unusable"]
+    assert listed["n"] == len(listed["rows"]) == 8
+    save_pipeline(build_pipeline(("cat", "dog"), size=8, **NETWORK), model, torch.float32)
+    said = erase(*command, "--target", "three", "--output", str(tmp_path / "none"), code=2)
+    assert "knows no class of the suite 'digits'" in said
+    assert "It knows: cat, dog." in said
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -127,7 +127,14 @@ def make_plan(
         targets = check_targets(chosen, classes)
     else:
         targets = frozenset[str]()
-    samples = choose_samples(suite, protocol, root, targets)
+    known = source.classes()
+    strange = [name for name in classes if known and name not in known]
+    samples = choose_samples(suite, protocol, root, targets, frozenset(strange))
+    if not samples:
+        raise InputError(
+            f"{source.name} knows no class of the suite {config.suite!r}.",
+            f"It knows: {', '.join(dict.fromkeys(known.values()))}.",
+        )
     observers = find_observers(
         suite,
         protocol,
@@ -138,6 +145,10 @@ def make_plan(
         device=config.device,
     )
     unusable: list[Unusable] = getattr(suite, "unusable", lambda *_: [])(protocol, root)
+    unusable += [
+        Unusable(classes.index(name), f"the model does not know the class {name}", name)
+        for name in strange
+    ]
     return Plan(suite, named, protocol, samples, unusable, targets, observers, config)
 
 

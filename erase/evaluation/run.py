@@ -89,8 +89,8 @@ def _evaluate(
     if plan.unusable and world.leads:
         first = plan.unusable[0]
         click.echo(
-            f"Warning: {len(plan.unusable)} of the prompt table's rows cannot be used"
-            f" (row {first.row}: {first.why}); record.json lists them.",
+            f"Warning: {len(plan.unusable)} of the suite's prompts cannot be used"
+            f" (number {first.row}: {first.why}); record.json lists them.",
             err=True,
         )
     output = Path(config.output)

@@ -33,13 +33,19 @@ def check_targets(targets: Collection[str], classes: Collection[str]) -> frozens
 
 
 def choose_samples(
-    suite: ModuleType, protocol: Protocol, prompts: Path, targets: frozenset[str]
+    suite: ModuleType,
+    protocol: Protocol,
+    prompts: Path,
+    targets: frozenset[str],
+    without: frozenset[str] = frozenset(),
 ) -> list[Sample]:
     """What is rendered: the suite's samples, fewer of forgotten concepts where it says so, limited.
 
+    `without` are classes that the model does not know.
+
     Raises InputError when the suite's prompts cannot be read.
     """
-    samples: list[Sample] = suite.samples(protocol, prompts)
+    samples = [item for item in suite.samples(protocol, prompts) if item.target not in without]
     if most := protocol.settings.get(protocol.suite, {}).get("forget_images"):
         seen = dict.fromkeys(targets, 0)
         kept = []

@@ -83,6 +83,13 @@ class ModelSource:
         """Name of the diffusers class that `model_index.json` asks for."""
         return str(read_json(self.path / "model_index.json").get("_class_name"))
 
+    def classes(self) -> dict[str, str]:
+        """Classes of a class-conditional model, label by label, and their other names; or none."""
+        index = read_json(self.path / "model_index.json")
+        named: dict[str, str] = index.get("id2label") or {}
+        names = [named[label] for label in sorted(named, key=int)]
+        return {name: name for name in names} | dict(index.get("synonyms") or {})
+
     def latent_factor(self) -> int:
         """Pixels a side that one latent stands for; 1 for a model of pixels."""
         config = self.path / "vae" / "config.json"

@@ -22,7 +22,6 @@ from erase.data.concepts import Concept, find_classes
 from erase.data.prompts import ClassList, class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
-from erase.record import read_json
 from erase.tasks.class_conditional import class_names, split_by_class
 from erase.training.recipes import CLASS_EPOCHS, LARGE
 from erase.training.sets import DRAWN, Images
@@ -55,10 +54,9 @@ def _what(config: ClassConfig) -> tuple[tuple[str, ...], str | None]:
 
 def own_classes(source: ModelSource, lists: list[ClassList]) -> ClassList | None:
     """The classes of a class-conditional model, whose names are its prompts; else None."""
-    named: Mapping[str, str] | None = read_json(source.path / "model_index.json").get("id2label")
-    if not named:
+    names = list(dict.fromkeys(source.classes().values()))
+    if not names:
         return None
-    names = [named[label] for label in sorted(named, key=int)]
     suite = next((c.suite for c in lists if c.names == tuple(names)), None)
     return plain_list(names, sentence="{name}", suite=suite)
 
