@@ -37,7 +37,7 @@ GRID: dict[str, tuple[str, ...]] = {
     "ca": (
         "@regulariser=anchor",
         "@regulariser=retain",
-        r"@trainable=attn2\.to_[kv]\.@learning_rate=1e-3",
+        r"@regulariser=anchor@trainable=attn2\.to_[kv]\.@learning_rate=1e-3",
     ),
     "sfr-on": ("@forget_weight=0.5", "@forget_weight=1", "@forget_weight=1@threshold=0.1"),
 }

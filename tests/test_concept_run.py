@@ -141,7 +141,7 @@ def test_a_method_of_captions_alone_renders_nothing(finished: Path, tmp_path: Pa
     out = CliRunner().invoke(main, [*BASE, "--method", "uce", "--output", str(alone)])
     assert out.exit_code == 0, out.output
     assert not (alone / "data").exists()
-    assert "num_forget_images: 0\n" in (alone / "config.yaml").read_text()
+    assert "num_forget_images: null\n" in (alone / "config.yaml").read_text()
     assert "prompts alone, no images" in (alone / "README.md").read_text()
     # Folders of images are read for their captions, which are fewer than all prompts here.
     folders = [

@@ -76,6 +76,19 @@ def test_the_files_own_method_by_any_name_changes_nothing(tmp_path: Path) -> Non
         assert not planned.notes
 
 
+def test_a_method_of_captions_alone_leaves_what_decides_images(tmp_path: Path) -> None:
+    file = written(tmp_path, filled(method="lur", num_forget_images=9, filter_forget="classifier"))
+    planned = replayed(file, method="uce")
+    assert planned.config == filled(method="uce")
+    assert not any(planned.sets[name].paths for name in ("forget", "retain"))  # type: ignore[union-attr]
+    assert {"num_forget_images", "filter_forget"} <= set(
+        planned.notes[-1].split(": ")[1].split(", ")
+    )
+    asked = plan(ConceptConfig(**THREE, method="uce", num_forget_images=9), device="cpu")
+    assert asked.config == planned.config
+    assert asked.notes == ("uce reads prompts alone, so --num-forget-images has no effect",)
+
+
 def test_a_file_that_names_no_method_is_taken_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("{model: mini-sd, concept: three, forget_weight: 0.3, settings: {mask: 0.4}}")
@@ -85,8 +98,8 @@ def test_a_file_that_names_no_method_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_a_method_that_is_not_for_the_model_tells_nothing_of_its_values(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text("{model: mini-sd, concept: three, method: scrub, learning_rate: 1.0e-4}")
-    assert replayed(file, method="lur").config == filled(method="lur", learning_rate=1e-4)
+    file.write_text("{model: mini-sd, concept: three, method: scrub, learning_rate: 3.0e-4}")
+    assert replayed(file, method="lur").config == filled(method="lur", learning_rate=3e-4)
 
 
 def test_the_steps_of_a_class_follow_the_other_methods_batches(
@@ -120,6 +133,10 @@ def test_the_steps_of_a_class_follow_the_other_methods_batches(
     written(tmp_path, fresh("lur", train_batch_size=4))
     assert again("sa") == fresh("sa", train_batch_size=4)
     assert again("sa").max_train_steps == 30
+    # A method of captions alone leaves open how many images there are.
+    written(tmp_path, fresh("uce"))
+    assert again("uce") == fresh("uce")
+    assert again("lur") == fresh("lur")
 
 
 def test_the_commands_say_it(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def model_card(
 def _set(config: ConceptConfig, name: str) -> str:
     """What a set was made of."""
     count = getattr(config, f"num_{name}_images")
-    if count == 0:
+    if count is None:
         return "prompts alone, no images"
     if isinstance(config, ClassConfig) and config.data != "render":
         return f"{count} images of {Path(config.data).name}"

@@ -29,6 +29,7 @@ from erase.training.trained import check_trained
 from erase.training.validation import validation_prompts
 
 COUNTS = ("num_forget_images", "num_retain_images", "num_anchor_images")
+FILTERS = ("filter_forget", "filter_retain")
 LEAST: Mapping[str, float] = {
     "max_train_steps": 1,
     "train_batch_size": 1,
@@ -95,9 +96,12 @@ def plan(
     """
     source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
     family = family_of(source)
-    concept, sets = _what(config, source)
     config = config.replace(method=canonical(config.method))
     method = find_method(config.method, family.task.family).method
+    notes: tuple[str, ...] = ()
+    if not method.images:
+        config, notes = _without_images(config, replay)
+    concept, sets = _what(config, source)
     if not method.images:
         sets = {name: _captions(name, concept, sets) for name in method.sets}
     check_filters(config, concept, sets)
@@ -105,7 +109,7 @@ def plan(
     def filled(config: Run) -> Run:
         return _resolved(config, source, concept, family)
 
-    notes = tuple(concept.notes)
+    notes += tuple(concept.notes)
     if replay is None:
         config = filled(config)
     else:
@@ -155,6 +159,20 @@ def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str
     return concept, given_sets(config, concept)
 
 
+def _without_images(config: Run, replay: Replay[Run] | None) -> tuple[Run, tuple[str, ...]]:
+    """Leave open how many images there are, for a method of captions alone, and say so.
+
+    Filters that only a replayed file has go too; those that the user gave are refused elsewhere.
+    """
+    given = {*COUNTS, *FILTERS} if replay is None else replay.given
+    notes = tuple(
+        f"{config.method} reads prompts alone, so --{name.replace('_', '-')} has no effect"
+        for name in COUNTS
+        if name in given and getattr(config, name) is not None
+    )
+    return config.replace(**dict.fromkeys({*COUNTS, *FILTERS} - (given - {*COUNTS}))), notes
+
+
 def _captions(name: str, concept: Concept, given: Mapping[str, Images]) -> CaptionedImages:
     """The captions of a set without its images."""
     images = given.get(name)
@@ -182,14 +200,13 @@ def _resolved(config: Run, source: ModelSource, concept: Concept, family: Family
     config = config.with_defaults(own)
     config = config.with_defaults(recipe(config.resolution or 0))
     if not found.method.images:
-        config = config.replace(**dict.fromkeys(COUNTS, 0))
+        config = config.replace(**dict.fromkeys(COUNTS))
     return config.replace(max_train_steps=0) if found.method.closed_form else config
 
 
 def _check(config: ConceptConfig, source: ModelSource, family: Family, device: str | None) -> None:
     method = build_method(config, family.task.family)
-    free = COUNTS * (not method.images) + ("max_train_steps",) * method.closed_form
-    check_least(config, {**LEAST, **dict.fromkeys(free, 0)})
+    check_least(config, {**LEAST, "max_train_steps": 0 if method.closed_form else 1})
     for name in ("caption_dropout", "ema_decay"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
