@@ -29,8 +29,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "exact, batch 128": ("--meta-mode", "exact", "--train-batch-size", "128"),
     "hvp, batch 512, xattn": ("--trainable", "xattn", "--train-batch-size", "512"),
     "hvp, batch 512, checkpointing": ("--gradient-checkpointing", "--train-batch-size", "512"),
+    "hvp, batch 128, checkpointing": ("--gradient-checkpointing", "--train-batch-size", "128"),
     "bf16, batch 256": ("--mixed-precision", "bf16", "--train-batch-size", "256"),
     "hvp, batch 256, LoRA": ("--lora-rank", "8", "--train-batch-size", "256"),
+    "hvp, batch 128, LoRA, checkpointing": (
+        *("--lora-rank", "8", "--gradient-checkpointing", "--train-batch-size", "128"),
+    ),
 }
 UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -86,13 +90,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
     rows = {}
-    print(f"{'MiB':<32}{'estimate':>9}{'peak':>9}{'error':>8}{'tensors':>9}{'disk':>7}{'took':>7}")
+    print(f"{'MiB':<36}{'estimate':>9}{'peak':>9}{'error':>8}{'tensors':>9}{'disk':>7}{'took':>7}")
     for name in CASES:
         if args.only and not re.search(args.only, name):
             continue
         row = rows[name] = measure(name)
         print(
-            f"{name:<32}{row['estimated'] / 2**20:>9.1f}{row['measured'] / 2**20:>9.1f}"
+            f"{name:<36}{row['estimated'] / 2**20:>9.1f}{row['measured'] / 2**20:>9.1f}"
             f"{row['error']:>8.1%}{row['tensors_estimated'] / 2**20:>9.1f}"
             f"{row['disk_estimated'] / 2**20:>7.1f}{row['disk_measured'] / 2**20:>7.1f}",
             flush=True,

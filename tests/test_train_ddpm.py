@@ -12,10 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from erase.cli.main import main
+from erase.data.prompts import class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.class_conditional import build_pipeline
 from erase.models.loading import load_pipeline, resolve, save_pipeline
 from erase.record import read_json, read_jsonl
+from erase.training.classes import own_classes
 from erase.training.ddpm import plan
 from erase.training.ddpm_config import DDPMConfig
 from tests.tiny_pipelines import PIPELINES, SIZE
@@ -175,6 +177,9 @@ def test_a_model_of_some_classes_is_judged_by_those(tmp_path: Path) -> None:
         model,
         torch.float32,
     )
+    known = own_classes(resolve(str(model)), class_lists(prompts_root(None)))
+    assert known is not None
+    assert known.suite == "digits"  # so that a run's record says by what it is measured
     command = ["evaluate", "--suite", "digits", "--model", str(model), "--steps", "2"]
     command += ["--images-per-class", "2", "--no-baseline", "--device", "cpu"]
     said = erase(*command, "--target", "three", "--output", str(found))

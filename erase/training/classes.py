@@ -57,7 +57,7 @@ def own_classes(source: ModelSource, lists: list[ClassList]) -> ClassList | None
     names = list(dict.fromkeys(source.classes().values()))
     if not names:
         return None
-    suite = next((c.suite for c in lists if c.names == tuple(names)), None)
+    suite = next((c.suite for c in lists if set(names) <= set(c.names)), None)
     return plain_list(names, sentence="{name}", suite=suite)
 
 
