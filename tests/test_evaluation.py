@@ -1,4 +1,3 @@
-import html.parser
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from erase.evaluation.run import Result, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.models.loading import ModelSource, load_pipeline, resolve
 from tests.evaluation_world import config, make_models
+from tests.report_world import Page
 
 
 @pytest.fixture(scope="module")
@@ -265,32 +265,6 @@ def test_pipeline_in_memory_scores_the_same(models: Path, result: Result) -> Non
         json.loads(json.dumps(found))
         == json.loads((result.folder / "metrics.json").read_text())["metrics"]
     )
-
-
-class Page(html.parser.HTMLParser):
-    """Collects tags, and every address a browser would load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-        self.alts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-        for name, value in attrs:
-            assert not name.startswith("on")
-            if name in ("src", "href"):
-                self.addresses.append(value or "")
-            if name == "alt":
-                self.alts.append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_report_is_self_contained(result: Result) -> None:
