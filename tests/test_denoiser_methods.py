@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -255,7 +256,6 @@ def test_fmns_attention_probabilities_against_a_manual_softmax() -> None:
 
 
 def test_uce_is_the_least_squares_solution_and_leaves_the_rest_alone() -> None:
-    numpy = pytest.importorskip("numpy")
     task = tiny_task()
     before = weights(task)
     scales = {"erase_scale": 2.0, "preserve_scale": 0.7, "regularise": 0.3}
@@ -269,7 +269,7 @@ def test_uce_is_the_least_squares_solution_and_leaves_the_rest_alone() -> None:
     for key in changed:
         old = before[key].double().numpy()
         # min over W of Σ s‖W c − t‖² + λ‖W − W_old‖², as one overdetermined system of rows.
-        rows = [scales["erase_scale"] ** 0.5 * forget, scales["regularise"] ** 0.5 * numpy.eye(8)]
+        rows = [scales["erase_scale"] ** 0.5 * forget, scales["regularise"] ** 0.5 * np.eye(8)]
         goals = [
             scales["erase_scale"] ** 0.5 * anchor @ old.T,
             scales["regularise"] ** 0.5 * old.T,
@@ -277,7 +277,7 @@ def test_uce_is_the_least_squares_solution_and_leaves_the_rest_alone() -> None:
         for text in kept:
             rows.append(scales["preserve_scale"] ** 0.5 * text)
             goals.append(scales["preserve_scale"] ** 0.5 * text @ old.T)
-        solved, *_ = numpy.linalg.lstsq(numpy.vstack(rows), numpy.vstack(goals), rcond=None)
+        solved, *_ = np.linalg.lstsq(np.vstack(rows), np.vstack(goals), rcond=None)
         torch.testing.assert_close(
             after[key].double(), torch.from_numpy(solved.T), rtol=1e-4, atol=1e-6
         )

@@ -170,7 +170,7 @@ def _without_images(config: Run, replay: Replay[Run] | None) -> tuple[Run, tuple
         for name in COUNTS
         if name in given and getattr(config, name) is not None
     )
-    return config.replace(**dict.fromkeys({*COUNTS, *FILTERS} - (given - {*COUNTS}))), notes
+    return config.replace(**dict.fromkeys((*COUNTS, *(set(FILTERS) - given)))), notes
 
 
 def _captions(name: str, concept: Concept, given: Mapping[str, Images]) -> CaptionedImages:
