@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from erase.core.frechet import frechet_distance
 from erase.core.params import select_parameters
 from erase.core.rng import derive_seed
 from erase.data.classification import load_dataset
+from erase.files import read_json, read_jsonl, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.classifiers import Classifier, load_classifier
 from erase.models.loading import load_pipeline, resolve
-from erase.record import read_json, read_jsonl, write_json
+from erase.scoring.frechet import frechet_distance
 from erase.tasks.class_conditional import class_names
 
 METHODS = ("lur", "lur-b", "salun", "esd")
@@ -187,11 +187,12 @@ def sd14_case(given: argparse.Namespace) -> dict[str, Any]:
     from accelerate import Accelerator
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    from erase.config import LoopConfig
-    from erase.tasks.denoiser import EncodedImages, LatentCache, Shard
+    from erase.config.base import LoopConfig
+    from erase.config.methods import find_method
+    from erase.runs.processes import Shard
+    from erase.tasks.denoiser import EncodedImages, LatentCache
     from erase.tasks.text_to_image import TextToImageTask
     from erase.training.loop import build_optimizer
-    from erase.training.methods import find_method
 
     method, settings = CASES[given.case]
     on_gpu = given.device != "cpu"

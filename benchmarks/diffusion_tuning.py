@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from erase.record import write_json
+from erase.files import write_json
 
 GRID: dict[str, tuple[str, ...]] = {
     # LUR's λ was chosen among 0.5, 1 and 3 on "three" when mini-sd was made; λ alone here too.
@@ -65,9 +65,9 @@ def _rank(row: dict[str, Any]) -> tuple[float, float]:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, …")
 def main(output: Path, concept: str, images: int, methods: str, device: str) -> None:
     """Run three settings of every method on one digit, and choose."""
-    from erase.evaluation.compare_diffusion import Comparison, entries
-    from erase.evaluation.compare_diffusion_table import write_table
-    from erase.evaluation.settings import CompareDiffusionConfig
+    from erase.compare.diffusion import Comparison, entries
+    from erase.compare.diffusion_table import write_table
+    from erase.config.evaluate import CompareDiffusionConfig
 
     labels = [name + fixed for name in methods.split(",") for fixed in GRID[name]]
     config = CompareDiffusionConfig(model="mini-sd", concept=(concept,), images_per_class=images)

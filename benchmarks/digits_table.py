@@ -14,10 +14,10 @@ from typing import Any
 import click
 
 from erase.cli.options import resolve
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.data.captioned import METADATA
 from erase.data.prompts import prompts_root, read_class_list
-from erase.record import read_json, read_jsonl, write_json, write_text
+from erase.files import read_json, read_jsonl, write_json, write_text
 
 METHODS = ("lur", "lur-b")
 SETS = ("forget", "retain")
@@ -25,8 +25,8 @@ SETS = ("forget", "retain")
 
 def run_one(method: str, concept: str, output: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """Erase one digit and evaluate; the row of the table, also written beside the run."""
+    from erase.config.evaluate import EvaluateConfig
     from erase.evaluation.run import evaluate
-    from erase.evaluation.settings import EvaluateConfig
     from erase.training.concept import erase_concept
 
     folder, first = output / f"{method}-{concept}", output / f"{METHODS[0]}-{concept}" / "data"

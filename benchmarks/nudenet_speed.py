@@ -27,7 +27,7 @@ import numpy as np
 from nudenet import NudeDetector
 from sklearn.datasets import load_sample_images
 
-from erase.models.nudenet import Detector
+from erase.judges.nudenet import Detector
 
 BAR = 1.8
 SIZE = 512

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from erase.core.scoring import Sample
-from erase.evaluation.render import DTYPES, render
 from erase.models.loading import load_pipeline, resolve
+from erase.render.render import DTYPES, render
+from erase.scoring.samples import Sample
 
 BAR = 3.0
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

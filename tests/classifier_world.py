@@ -4,11 +4,11 @@ from functools import cache
 
 import torch
 
+from erase.config.classifier import ClassifierConfig, fill
 from erase.data.classification import Augmentation, ClassificationData, LabelledSet
 from erase.models.classifiers import Description, build
 from erase.tasks.classifier import ClassifierTask
 from erase.training.classifier import Original, run_method
-from erase.training.classifier_config import ClassifierConfig, fill
 
 CLASSES = ("bars", "columns", "top", "left")
 BATCH = 16

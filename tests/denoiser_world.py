@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from erase.config import ConceptConfig
-from erase.tasks.denoiser import LatentCache, Shard
-from erase.training.methods import build_method, fill, find_method
+from erase.config.concept import ConceptConfig
+from erase.config.methods import build_method, fill, find_method
+from erase.runs.processes import Shard
+from erase.tasks.denoiser import LatentCache
 from tests.tiny import tiny_cache, tiny_class_task, tiny_task
 
 FAMILIES: dict[str, Callable[..., Any]] = {

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from erase.evaluation.settings import EvaluateConfig
-from erase.models.mini_sd import build_pipeline
+from erase.config.evaluate import EvaluateConfig
+from erase.embedded.mini_sd import build_pipeline
 
 
 def make_models(root: Path) -> Path:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.data.concepts import find_concept
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
+from erase.files import write_json
 from erase.models.loading import resolve
-from erase.record import write_json
-from erase.training.card import model_card, update_card
+from erase.report.card import model_card, update_card
 
 
 def card(folder: Path, **changes: Any) -> Path:

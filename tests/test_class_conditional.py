@@ -9,10 +9,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from erase.core.scoring import Sample
 from erase.errors import InputError
-from erase.evaluation.render import render
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
+from erase.render.render import render
+from erase.scoring.samples import Sample
 from tests.tiny_pipelines import SIZE, ddpm
 
 

@@ -11,15 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.config import ClassConfig
+from erase.config.concept import ClassConfig
 from erase.data.captioned import CaptionedImages
 from erase.data.classes import captioned, find_imagenette, plain_list, read_class_folder
 from erase.data.classification import Augmentation, ClassificationData, LabelledSet
 from erase.data.concepts import find_concept
 from erase.data.prompts import class_lists, prompts_root
 from erase.errors import InputError
+from erase.files import read_json
 from erase.models.loading import ModelSource, resolve
-from erase.record import read_json
 from erase.training import classes
 from erase.training.classes import class_sets
 from tests.tiny_pipelines import SIZE, ddpm, sd

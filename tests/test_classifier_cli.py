@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.evaluation.compare_report import markdown, plot_alpha, running_mean, share_above
+from erase.compare.classifier_report import markdown, plot_alpha, running_mean, share_above
 
 
 def erase(*arguments: str | Path) -> Result:

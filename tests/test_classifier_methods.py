@@ -8,13 +8,13 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from erase.core.dualoptim import DualOptim
+from erase.config.classifier import ClassifierConfig, fill
 from erase.core.params import FixedLoss
 from erase.core.trim import Mask, top_share, trim
 from erase.errors import InputError
 from erase.methods import be, bs, iu, l1_sparse, lur, lur_b, salun, scrub, shs, ssd
 from erase.training.classifier import _task, run_method
-from erase.training.classifier_config import ClassifierConfig, fill
+from erase.training.dualoptim import DualOptim
 from tests.classifier_world import BATCH, forget_class, original, task
 
 

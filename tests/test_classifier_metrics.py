@@ -8,7 +8,7 @@ from sklearn.svm import SVC
 
 from erase.data.classification import LabelledSet
 from erase.errors import InputError
-from erase.evaluation.classifier_metrics import (
+from erase.judges.classifier_scores import (
     accuracy,
     attack_auc,
     average_gap,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from erase.cli.main import COMMANDS, LazyGroup, main
 from erase.cli.options import resolve
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 
 
 def run(*arguments: str | Path) -> Result:

@@ -9,14 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
+from erase.compare.diffusion import entries
+from erase.compare.diffusion_table import comma_separated, markdown, ranks, summarise
 from erase.errors import InputError
-from erase.evaluation.compare_diffusion import entries
-from erase.evaluation.compare_diffusion_table import (
-    comma_separated,
-    markdown,
-    ranks,
-    summarise,
-)
 
 
 def row(method: str, concept: str = "three", **changes: Any) -> dict[str, Any]:

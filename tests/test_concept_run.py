@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 
 from erase.cli.main import main
 from erase.errors import InputError
+from erase.files import read_jsonl
 from erase.models.loading import EMBEDDED
-from erase.record import read_jsonl
-from erase.training.folder import lock_run_folder
+from erase.runs.folder import lock_run_folder
 
 SMALL = [
     *("--num-forget-images", "6", "--num-retain-images", "9", "--render-steps", "2"),

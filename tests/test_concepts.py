@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from erase.cli.main import main
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.data import concepts
 from erase.data.concepts import Concept, concept_files, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_class_list
 from erase.errors import InputError, RunError
+from erase.files import read_jsonl
 from erase.models.loading import EMBEDDED
-from erase.record import read_jsonl
 from erase.training import sets
 from erase.training.filters import check_filters, nudenet_filter
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from erase.config.methods import build_method, defined_for, find_method
 from erase.core.params import select_parameters
-from erase.tasks.denoiser import Shard
+from erase.runs.processes import Shard
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.methods import build_method, defined_for, find_method
 from tests.denoiser_world import FAMILIES, config, in_float64, method, train, weights
 
 CASES = [(family, name) for family in FAMILIES for name in defined_for(family)]

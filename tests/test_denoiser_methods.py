@@ -7,20 +7,14 @@ import pytest
 import torch
 
 from erase import registry
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
+from erase.config.methods import defined_for, fill, find_method, parse_settings, run_defaults
 from erase.core.attention import cross_attentions, probabilities
 from erase.core.params import select_parameters
 from erase.errors import InputError
 from erase.methods import erasediff
-from erase.tasks.denoiser import Shard
+from erase.runs.processes import Shard
 from erase.tasks.denoising import fisher, retain_gradient, summed_gradient, two_gradients
-from erase.training.methods import (
-    defined_for,
-    fill,
-    find_method,
-    parse_settings,
-    run_defaults,
-)
 from tests.denoiser_world import config, in_double, in_float64, method, train, weights
 from tests.tiny import WIDTH, tiny_cache, tiny_class_task, tiny_task, tiny_unet
 

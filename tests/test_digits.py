@@ -8,7 +8,7 @@ import torch
 from erase.core.rng import generator
 from erase.data.digits import digit_captions, jitter, load_digit_images, split_digits
 from erase.errors import InputError
-from erase.models.digit_classifier import (
+from erase.judges.digit_classifier import (
     DIGITS_CLASSIFIER,
     DigitClassifier,
     held_out_accuracy,

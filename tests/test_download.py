@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from erase.artifacts import download as downloading
+from erase.artifacts.download import download
 from erase.errors import RunError
-from erase.models import download as downloading
-from erase.models.download import download
 from tests.download_world import CONTENT, SHA256, Server
 
 pytestmark = pytest.mark.usefixtures("home")

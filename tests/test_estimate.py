@@ -10,14 +10,14 @@ from click.testing import CliRunner
 
 from benchmarks.meta_step import peak_bytes
 from erase.cli.main import main
-from erase.config import ConceptConfig
-from erase.core.live_bytes import PIECE, peak_of, simulate
+from erase.config.concept import ConceptConfig
 from erase.core.meta import meta_gradient
 from erase.core.objectives import noise_mse
 from erase.models.loading import save_pipeline
 from erase.models.lora import add_lora
 from erase.tasks.sd3 import text_states
 from erase.training.estimate import Estimate, _conditions, estimate
+from erase.training.live_bytes import PIECE, peak_of, simulate
 from erase.training.plan import plan
 from tests import tiny_pipelines
 from tests.tiny import WIDTH, tiny_unet

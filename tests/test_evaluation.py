@@ -12,10 +12,10 @@ from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
 from erase.evaluation import plan, run
-from erase.evaluation.report_data import number
 from erase.evaluation.run import Result, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.models.loading import ModelSource, load_pipeline, resolve
+from erase.report.data import number
 from tests.evaluation_world import config, make_models
 from tests.report_world import Page
 

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 from erase import registry
 from erase.cli.main import main
-from erase.core.scoring import Detection
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation import observe, plan
 from erase.evaluation.run import Result, evaluate
 from erase.models.classifiers import Description, build, save_classifier
+from erase.scoring.samples import Detection
 from tests.evaluation_world import config, make_models
 
 INCEPTION = ("fid.features=inception-2048",)

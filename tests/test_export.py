@@ -15,10 +15,10 @@ from transformers import CLIPTextModelWithProjection
 
 from erase.cli.main import main
 from erase.errors import InputError
+from erase.export.export import export, low_rank
+from erase.files import write_json
 from erase.models.loading import ModelSource, load_pipeline, save_pipeline
 from erase.models.lora import add_lora, fuse_lora, lora_weights, save_lora
-from erase.record import write_json
-from erase.training.export import export, low_rank
 from tests import tiny_pipelines
 
 FOUR = {

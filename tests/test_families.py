@@ -14,9 +14,10 @@ from erase.core.meta import meta_gradient
 from erase.core.params import select_parameters
 from erase.data.captioned import load_image
 from erase.errors import InputError
+from erase.files import read_json, write_json
 from erase.models.loading import ModelSource, load_pipeline, resolve, save_pipeline
-from erase.record import read_json, write_json
-from erase.tasks.denoiser import DenoiserTask, LatentCache, Shard
+from erase.runs.processes import Shard
+from erase.tasks.denoiser import DenoiserTask, LatentCache
 from erase.tasks.families import FAMILIES, Family, family_of
 from tests.tiny_pipelines import PIPELINES, SIZE, image_set
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from erase.artifacts import download as downloading
+from erase.artifacts import fetching
 from erase.cli import inventory
 from erase.cli.main import main
 from erase.data import classification
 from erase.errors import InputError, RunError
-from erase.models import download as downloading
-from erase.models import fetching, loading
+from erase.models import loading
 from tests.download_world import CONTENT, Server
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -21,12 +21,12 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
+from erase.config.evaluate import EvaluateConfig
+from erase.embedded.mini_sd import build_pipeline
 from erase.evaluation.plan import find_baseline
-from erase.evaluation.settings import EvaluateConfig
+from erase.files import hash_files
 from erase.models import loading
-from erase.models.mini_sd import build_pipeline
-from erase.record import hash_files
-from erase.training.folder import lock_run_folder
+from erase.runs.folder import lock_run_folder
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 SETTINGS = ("--steps", "2", "--images-per-class", "4", "--batch-size", "7", "--dtype", "fp32")
@@ -67,7 +67,7 @@ def start(models: Path, output: Path, cache: Path) -> BaseProcess:
     """A process of its own that evaluates."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    FORKS.set_forkserver_preload(["erase.evaluation.run", "erase.evaluation.report_plots"])
+    FORKS.set_forkserver_preload(["erase.evaluation.run", "erase.report.plots"])
     process = FORKS.Process(target=work, args=(command(models, output, cache)[3:],))
     process.start()
     if before is None:

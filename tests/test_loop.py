@@ -10,13 +10,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from erase.config import LoopConfig
+from erase.config.base import LoopConfig
+from erase.config.methods import build_method
 from erase.errors import InputError, RunError
-from erase.record import read_jsonl
-from erase.tasks.denoiser import Shard
-from erase.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from erase.files import read_jsonl
+from erase.runs.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from erase.runs.processes import Shard
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.methods import build_method
 from tests.tiny import tiny_task, tiny_unet
 
 CONFIG = LoopConfig(

@@ -13,14 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
+from erase.config.methods import build_method
 from erase.core.meta import meta_gradient
 from erase.core.params import snapshot
 from erase.errors import InputError
 from erase.models.loading import EMBEDDED, load_pipeline, resolve
 from erase.models.lora import add_lora, fuse_lora, lora_targets, lora_weights
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.methods import build_method
 from erase.training.trained import check_trained, trained_parameters
 from tests.tiny import tiny_task, tiny_unet
 
@@ -194,7 +194,7 @@ def trained(settings: dict[str, Any], rank: int | None) -> tuple[Any, dict[str, 
         lr_scheduler="constant",
         **({"lora_rank": rank, **settings}),
     )
-    from erase.tasks.denoiser import Shard
+    from erase.runs.processes import Shard
 
     unet = tiny_unet()
     if config.gradient_checkpointing:

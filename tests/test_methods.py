@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from erase import registry
+from erase.config.classifier import ClassifierConfig, fill, method_module
 from erase.core.objectives import cross_entropy
-from erase.evaluation.classifier_metrics import accuracy, predict
+from erase.judges.classifier_scores import accuracy, predict
 from erase.models.classifiers import Classifier
 from erase.tasks.method import TwoLossMethod
 from erase.training.classifier import run_method
-from erase.training.classifier_config import ClassifierConfig, fill, method_module
 from erase.training.loop import LOG
 from tests.classifier_world import BATCH, forget_class, original, task
 

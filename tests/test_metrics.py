@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from erase import registry
-from erase.core.features import distance_name
-from erase.core.frechet import frechet_distance, frechet_influence, scaled_factor
-from erase.core.scoring import (
+from erase.errors import RunError
+from erase.metrics import clip, fid, kid, lpips, ra, ua
+from erase.scoring.features import distance_name
+from erase.scoring.frechet import frechet_distance, frechet_influence, scaled_factor
+from erase.scoring.samples import (
     Context,
     Detection,
     Features,
@@ -22,9 +24,7 @@ from erase.core.scoring import (
     Scores,
     Verdicts,
 )
-from erase.core.statistics import bootstrap
-from erase.errors import RunError
-from erase.metrics import clip, fid, kid, lpips, ra, ua
+from erase.scoring.statistics import bootstrap
 
 CLASSES = ("one", "two", "three")
 VOCABULARY = {"targets", "classifier", "features", "clip", "lpips", "nudenet", "control"}

@@ -9,13 +9,13 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.cli.main import main
 from erase.data.digits import digit_captions
+from erase.embedded import mini_sd
+from erase.embedded.mini_sd import build_pipeline, caption_words, train_mini_sd
+from erase.embedded.mini_sd_quality import evaluation_renders, render
 from erase.errors import InputError
-from erase.models import mini_sd
-from erase.models.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier
+from erase.files import hash_file
+from erase.judges.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier
 from erase.models.loading import ASSETS, EMBEDDED
-from erase.models.mini_sd import build_pipeline, caption_words, train_mini_sd
-from erase.models.mini_sd_quality import evaluation_renders, render
-from erase.record import hash_file
 
 MINI_SD = EMBEDDED["mini-sd"]
 

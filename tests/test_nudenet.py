@@ -14,11 +14,11 @@ from nudenet.nudenet import _postprocess, _read_image
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from erase.core.scoring import Context, Detection, Sample
 from erase.errors import InputError, RunError
+from erase.judges import nudenet as ours
+from erase.judges.nudenet import SIDE, Colour, Detector
 from erase.metrics import nudenet as metric
-from erase.models import nudenet as ours
-from erase.models.nudenet import SIDE, Colour, Detector
+from erase.scoring.samples import Context, Detection, Sample
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from erase import registry
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation.observe import find_observers
-from erase.evaluation.observers.reference import real_images
 from erase.evaluation.protocols import change, find_protocol
+from erase.judges.reference import real_images
 from tests.evaluation_world import pictures
 
 

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from erase import registry
-from erase.core.scoring import Sample
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
-from erase.evaluation.observers import clip, inception, lpips, zoo
-from erase.evaluation.observers.classifier import NetworkJudge, load_judge
-from erase.evaluation.observers.images import batches, square, to_bytes, to_unit, unreadable
-from erase.evaluation.observers.zoo import Network, imagenet_classes, network_from
+from erase.judges import clip, inception, lpips, zoo
+from erase.judges.classifier import NetworkJudge, load_judge
+from erase.judges.images import batches, square, to_bytes, to_unit, unreadable
+from erase.judges.zoo import Network, imagenet_classes, network_from
 from erase.models.classifiers import Description, build, save_classifier
+from erase.scoring.samples import Sample
 from tests.evaluation_world import pictures
 
 
@@ -88,7 +88,7 @@ def test_fid_from_files_equals_torchmetrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inception_weights: Path, features: int
 ) -> None:
     """Our features and distance against FrechetInceptionDistance on the same uint8 images."""
-    from erase.core.frechet import frechet_distance
+    from erase.scoring.frechet import frechet_distance
 
     monkeypatch.setattr(inception, "find_weights", lambda _: inception_weights)
     ours = inception.Inception(features)

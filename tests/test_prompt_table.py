@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from erase.core.scoring import Protocol
 from erase.data.prompt_table import (
     hub_table,
     listed,
@@ -16,6 +15,7 @@ from erase.data.prompt_table import (
 )
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import InputError
+from erase.scoring.samples import Protocol
 
 PROTOCOL = Protocol("default", "custom", 1, ("clip",), steps=5, guidance=7.5, images=1)
 PAPERS = ",prompt,categories,nudity_percentage,evaluation_seed,evaluation_guidance\n"

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from erase import registry
-from erase.core.scoring import Protocol
 from erase.errors import InputError
 from erase.evaluation.protocols import change, find_protocol, parse
+from erase.scoring.samples import Protocol
 
 
 @pytest.fixture

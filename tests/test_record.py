@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from erase.errors import InputError
-from erase.record import (
-    RunRecord,
+from erase.files import (
     append_jsonl,
     atomic_directory,
     fingerprint,
@@ -19,6 +18,7 @@ from erase.record import (
     write_bytes,
     write_json,
 )
+from erase.runs.record import RunRecord
 
 
 def test_write_leaves_no_partial_file(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from erase.core.scoring import Detection, Sample
+from erase.embedded.mini_sd import build_pipeline
 from erase.errors import InputError, RunError
 from erase.evaluation.ahead import AheadDetector, while_rendering
-from erase.evaluation.render import render, render_fingerprint, rendered, use_scheduler
-from erase.models.mini_sd import build_pipeline
-from erase.models.nudenet import Detector
+from erase.judges.nudenet import Detector
+from erase.render.render import render, render_fingerprint, rendered, use_scheduler
+from erase.scoring.samples import Detection, Sample
 
 SAMPLES = [Sample(f"s{i}", f"a handwritten {i}", 100 + i, guidance=3.0) for i in range(7)]
 

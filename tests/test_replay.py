@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from erase.cli.main import main
 from erase.cli.options import resolve_run
-from erase.config import ClassConfig, ConceptConfig
+from erase.config.concept import ClassConfig, ConceptConfig
 from erase.models.loading import EMBEDDED, ModelSource
 from erase.training import plan as planning
 from erase.training.plan import Plan, plan

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from erase.evaluation.report import write_report
-from erase.evaluation.report_data import change, load_evaluation, number
-from erase.evaluation.report_pictures import embed, hide, pixelate
-from erase.evaluation.report_sheets import ALL_PAIRS, FAILURES
-from erase.evaluation.report_tables import detection_rows, summary_rows, tables
+from erase.report.data import change, load_evaluation, number
+from erase.report.evaluation import write_report
+from erase.report.pictures import embed, hide, pixelate
+from erase.report.sheets import ALL_PAIRS, FAILURES
+from erase.report.tables import detection_rows, summary_rows, tables
 from tests.report_world import check_page, make, pattern
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from erase.cli.main import main
 from erase.errors import InputError
-from erase.evaluation.report_data import load_evaluation
-from erase.evaluation.report_runs import comparison, labels, table_csv, table_markdown
+from erase.report.data import load_evaluation
+from erase.report.runs import comparison, labels, table_csv, table_markdown
 from tests.report_world import check_page, make
 
 

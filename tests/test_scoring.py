@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from erase.core.scoring import (
+from erase.errors import InputError, RunError
+from erase.scoring.samples import (
     Difference,
     Protocol,
     Sample,
@@ -14,8 +15,7 @@ from erase.core.scoring import (
     rate_difference,
     subset,
 )
-from erase.core.statistics import bootstrap, paired_rate_interval, wilson
-from erase.errors import InputError, RunError
+from erase.scoring.statistics import bootstrap, paired_rate_interval, wilson
 
 PROTOCOL = Protocol("default", "digits", 1, ("ua",), steps=25, guidance=3.0, images=50)
 

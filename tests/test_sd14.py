@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from erase.cli.main import main
+from erase.files import read_json, read_jsonl
 from erase.models.loading import load_pipeline, resolve
-from erase.record import read_json, read_jsonl
 
 CONFIGS = os.environ.get("ERASE_SD14_CONFIGS", "")
 LIMIT = 12 * 2**30

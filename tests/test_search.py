@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from erase.compare.classifier import Comparison
+from erase.compare.entries import Entry, entry
+from erase.compare.search import FAILED, RUNG, State, bracket, search, state
+from erase.config.classifier import CompareConfig, parse_method_settings
 from erase.errors import InputError
-from erase.evaluation.compare_classifier import Comparison, Entry, entry
-from erase.evaluation.search import FAILED, RUNG, State, bracket, search, state
-from erase.training.classifier_config import CompareConfig, parse_method_settings
 from tests.classifier_world import original
 
 GOLD = {"ua": 2.0, "ra": 100.0, "ta": 95.0, "mia": 5.0}
@@ -109,8 +110,8 @@ def test_what_is_fixed_is_not_searched(tmp_path: Path) -> None:
 def test_a_trial_that_diverges_is_broken_and_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from erase.compare import search as module
     from erase.errors import RunError
-    from erase.evaluation import search as module
 
     def diverge(*_: object) -> None:
         raise RunError("no")

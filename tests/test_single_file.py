@@ -8,11 +8,11 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.errors import InputError
+from erase.export.export import export
 from erase.models.loading import load_pipeline, resolve, save_pipeline
 from erase.models.single_file import KINDS, kind_of
-from erase.training.export import export
 from erase.training.plan import plan
 from tests.test_export import as_run, build, parts
 

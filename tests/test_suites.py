@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from erase import registry
-from erase.core.scoring import subset
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.score import choose_samples
+from erase.scoring.samples import subset
 
 PROMPTS = prompts_root(None)
 TABLE = """case_number,prompt,categories,nudity_percentage,evaluation_seed,class

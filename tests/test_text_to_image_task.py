@@ -11,7 +11,8 @@ from diffusers import DDPMScheduler
 from erase.core.meta import meta_gradient
 from erase.core.rng import batch_indices
 from erase.errors import InputError
-from erase.tasks.denoiser import DenoiserTask, LatentCache, Shard
+from erase.runs.processes import Shard
+from erase.tasks.denoiser import DenoiserTask, LatentCache
 from tests.tiny import tiny_cache, tiny_task, tiny_unet
 
 

@@ -12,14 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from erase.cli.main import main
+from erase.config.ddpm import DDPMConfig
 from erase.data.prompts import class_lists, prompts_root
 from erase.errors import InputError
+from erase.files import read_json, read_jsonl
 from erase.models.class_conditional import build_pipeline
 from erase.models.loading import load_pipeline, resolve, save_pipeline
-from erase.record import read_json, read_jsonl
 from erase.training.classes import own_classes
 from erase.training.ddpm import plan
-from erase.training.ddpm_config import DDPMConfig
 from tests.tiny_pipelines import PIPELINES, SIZE
 
 TINY = [

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.errors import InputError
 from erase.training import validation
 from erase.training.validation import contact_sheet, validation_prompts

@@ -8,8 +8,9 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
 from erase.core.params import select_parameters
+from erase.runs.processes import Shard
 from erase.tasks.class_conditional import ClassConditionalTask
-from erase.tasks.denoiser import EncodedImages, LatentCache, Shard
+from erase.tasks.denoiser import EncodedImages, LatentCache
 from erase.tasks.text_to_image import TextToImageTask
 
 WIDTH = 8

@@ -21,8 +21,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from erase.data.captioned import CaptionedImages
+from erase.embedded.digit_tokenizer import MAX_TOKENS, build_tokenizer
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
-from erase.models.digit_tokenizer import MAX_TOKENS, build_tokenizer
 
 WORDS = ("a", "cat", "dog", "photo", "of", "red", "car")
 SIZE = 16

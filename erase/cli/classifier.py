@@ -7,7 +7,7 @@ import click
 
 from erase import registry
 from erase.cli.options import config_options, resolve_run, run_options, settings_option
-from erase.training.classifier_config import SCHEDULES, ClassifierConfig
+from erase.config.classifier import SCHEDULES, ClassifierConfig
 
 METHODS = "\n".join(
     f"  {name}: {registry.summary('methods', name)}" for name in registry.names("methods")

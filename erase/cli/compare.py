@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from erase.cli.options import config_options, resolve
+from erase.config.classifier import CompareConfig, parse_method_settings
+from erase.config.evaluate import CompareDiffusionConfig
 from erase.errors import InputError
-from erase.evaluation.settings import CompareDiffusionConfig
-from erase.training.classifier_config import CompareConfig, parse_method_settings
 
 
 @click.group()
@@ -75,14 +75,15 @@ def classifier(
             raise InputError(f"--{name} is {getattr(config, name)}.", "Ask for at least one.")
     from rich.console import Console
 
-    from erase.evaluation import compare_classifier as comparing
-    from erase.evaluation.compare_jobs import plan_of, run_ahead
-    from erase.evaluation.compare_report import report_folder, terminal, write_report
-    from erase.record import RunRecord
+    from erase.compare import classifier as comparing
+    from erase.compare import entries as listing
+    from erase.compare.classifier_report import report_folder, terminal, write_report
+    from erase.compare.jobs import plan_of, run_ahead
+    from erase.runs.record import RunRecord
     from erase.training.classifier_runs import pick_device
 
     began = time.perf_counter()
-    entries = comparing.entries(methods, alphas)
+    entries = listing.entries(methods, alphas)
     where = pick_device(device)
     record = RunRecord(
         output, kind="compare classifier", config=config.to_dict(), device=str(where)
@@ -142,10 +143,10 @@ def diffusion(
         raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
     from rich.console import Console
 
-    from erase.core.checks import check_device, check_writable
-    from erase.evaluation.compare_diffusion import Comparison, entries
-    from erase.evaluation.compare_diffusion_table import terminal, write_table
-    from erase.record import RunRecord
+    from erase.compare.diffusion import Comparison, entries
+    from erase.compare.diffusion_table import terminal, write_table
+    from erase.runs.checks import check_device, check_writable
+    from erase.runs.record import RunRecord
 
     check_device(device)
     check_writable(output, "--output")

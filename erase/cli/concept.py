@@ -7,10 +7,10 @@ import click
 
 from erase import registry
 from erase.cli.options import config_options, resolve_run, run_options, settings_option
-from erase.cli.processes import speaks
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
+from erase.config.replay import Replay
 from erase.errors import InputError
-from erase.training.replay import Replay
+from erase.runs.processes import speaks
 
 Run = TypeVar("Run", bound=ConceptConfig)
 # Those that are not in the list are for classifiers only; nothing is imported to find that out.
@@ -64,8 +64,8 @@ def run(
     dry_run: bool,
 ) -> None:
     """What `erase concept` and `erase class` have in common: plan and print, or run."""
+    from erase.runs.folder import open_run_folder
     from erase.training.concept import KIND, erase_concept
-    from erase.training.folder import open_run_folder
     from erase.training.plan import plan
 
     if dry_run:

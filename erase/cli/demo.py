@@ -32,9 +32,9 @@ def demo(concept: str, output: Path, images_per_class: int, overwrite: bool) -> 
     """
     from erase.cli.evaluate import default_output, show
     from erase.cli.progress import stages
-    from erase.config import ConceptConfig
+    from erase.config.concept import ConceptConfig
+    from erase.config.evaluate import EvaluateConfig
     from erase.evaluation.run import evaluate
-    from erase.evaluation.settings import EvaluateConfig
     from erase.training.concept import erase_concept
 
     config = ConceptConfig(model="mini-sd", concept=(concept,), checkpointing_steps=50)

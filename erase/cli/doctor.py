@@ -86,7 +86,7 @@ def _system() -> Iterator[Finding]:
     import psutil
     from huggingface_hub import constants
 
-    from erase.models.fetching import cache_root
+    from erase.artifacts.fetching import cache_root
 
     yield Finding("system", "Python", OK, platform.python_version())
     memory = psutil.virtual_memory()
@@ -182,13 +182,13 @@ def _package() -> Iterator[Finding]:
 
 def embedded_sha256(name: str) -> str:
     """SHA-256 of what an entry of `EMBEDDED_SHA256` stands for, as it lies here."""
-    from erase.record import hash_file, hash_files
+    from erase.files import hash_file, hash_files
 
     if name == "nudenet":
         from erase.cli.inventory import nudenet
 
         return hash_file(nudenet().find())
-    folder = Path(__file__).parent.parent / "models" / "assets" / name
+    folder = Path(__file__).parent.parent / "embedded" / "assets" / name
     files = [file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors")]
     return hash_files(files, folder)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from erase import registry
-from erase.evaluation.settings import EvaluateConfig
+from erase.config.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
     from erase.evaluation.run import Result
@@ -114,9 +114,9 @@ def evaluate(**options: Any) -> None:
     options["metrics"] = tuple(name.strip() for name in names if name.strip())
     config = EvaluateConfig(**options)
 
-    from erase.cli.processes import speaks
     from erase.cli.progress import stages
     from erase.evaluation.run import evaluate as run
+    from erase.runs.processes import speaks
 
     with stages() as progress:
         result = run(config, progress if speaks() else None)
@@ -137,7 +137,7 @@ def show(result: Result | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from erase.evaluation.report_tables import summary_rows
+    from erase.report.tables import summary_rows
 
     forgotten = ", ".join(result.targets)
     table = Table(title=f"forgotten: {forgotten}" if forgotten else None)

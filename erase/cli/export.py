@@ -44,7 +44,7 @@ def export(
     erase export runs/three --format single-file --output three.safetensors
     erase export runs/three --format lora --output three-lora.safetensors
     """
-    from erase.training.export import export as write
+    from erase.export.export import export as write
 
     written = write(run, output, kind=kind, dtype=dtype, rank=rank, base=base, overwrite=overwrite)
     click.echo(f"Saved {written.path}: {written.tensors} tensors, {written.bytes / 1e6:.1f} MB.")

@@ -12,8 +12,8 @@ from erase import registry
 from erase.errors import EraseError
 
 if TYPE_CHECKING:
+    from erase.artifacts.download import Progress
     from erase.cli.inventory import Item
-    from erase.models.download import Progress
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 
 from erase.cli.concept import METHODS, run
 from erase.cli.options import config_options, resolve_run, run_options, settings_option
-from erase.config import ClassConfig
+from erase.config.concept import ClassConfig
 
 PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
 IMAGES = frozenset({"forget_images", "retain_images", "anchor_images"})

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from erase import registry
+from erase.artifacts import fetching
+from erase.artifacts.download import Progress, download
+from erase.artifacts.fetching import CLIP, CLIP_PATTERNS, CLIP_REVISIONS, CLIP_SIZES, WEIGHTS
 from erase.errors import InputError, RunError
-from erase.models import fetching
-from erase.models.download import Progress, download
-from erase.models.fetching import CLIP, CLIP_PATTERNS, CLIP_REVISIONS, CLIP_SIZES, WEIGHTS
-from erase.record import read_json
+from erase.files import read_json
 
 HUB_SIZES = {
     "sd-1.4": 4_270_000_000,
@@ -130,7 +130,7 @@ def nudenet() -> Item:
     """The detector, which comes with the package nudenet."""
 
     def find() -> Path:
-        from erase.models.nudenet import model_file
+        from erase.judges.nudenet import model_file
 
         return model_file()
 

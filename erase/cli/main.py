@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 import erase
-from erase.cli.processes import asked_for_more, run_all, speaks
 from erase.errors import EraseError
+from erase.runs.processes import asked_for_more, run_all, speaks
 
 COMMANDS = {
     "class": "erase.cli.forget_class:forget_class",

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from erase.config import Config, MethodConfig, read_yaml
+from erase.config.base import Config, MethodConfig
+from erase.config.methods import canonical
+from erase.config.replay import Replay
 from erase.errors import InputError
-from erase.training.methods import canonical
-from erase.training.replay import Replay
+from erase.files import read_yaml
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

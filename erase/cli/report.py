@@ -44,9 +44,9 @@ def report(
     erase report runs/a/evaluation-digits --show-explicit
     erase report runs/a/evaluation-digits runs/b/evaluation-digits --output comparison
     """
-    from erase.evaluation.report import write_report
-    from erase.evaluation.report_data import load_evaluation
-    from erase.evaluation.report_runs import table_markdown, write_comparison
+    from erase.report.data import load_evaluation
+    from erase.report.evaluation import write_report
+    from erase.report.runs import table_markdown, write_comparison
 
     runs = [load_evaluation(folder, show_explicit=show_explicit) for folder in folders]
     if len(runs) == 1 and output is None:
@@ -66,7 +66,7 @@ WRITTEN = {"report.html", "table.csv", "table.md", "metrics.png", "strip.png"}
 
 def _check_output(output: Path) -> None:
     """InputError for an output that holds anything but an earlier comparison."""
-    from erase.core.checks import check_writable
+    from erase.runs.checks import check_writable
 
     check_writable(output, "--output")
     held = {item.name for item in output.iterdir()} if output.is_dir() else set()

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from erase.cli.options import config_options, resolve, run_options
-from erase.training.classifier_config import SCHEDULES, TrainConfig
+from erase.config.classifier import SCHEDULES, TrainConfig
 
 
 @click.command(name="classifier")
@@ -36,7 +36,7 @@ def classifier(
         --weights resnet20.th --output runs/r20
     """
     resolved = resolve(TrainConfig, given, config)
-    from erase.record import read_json
+    from erase.files import read_json
     from erase.training.classifier_runs import train_original
 
     folder = train_original(resolved, output, overwrite=overwrite, resume=resume, device=device)

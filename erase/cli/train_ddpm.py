@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from erase.cli.options import config_options, resolve, run_options
-from erase.cli.processes import speaks
-from erase.training.ddpm_config import DDPMConfig
+from erase.config.ddpm import DDPMConfig
+from erase.runs.processes import speaks
 
 SKIP = frozenset({"method", "alpha", "forget_weight", "meta_mode"})
 

@@ -56,7 +56,7 @@ def mini_sd(
     (OMP_NUM_THREADS=1), which gives the shipped weights to the byte on the machine that made
     them; the model card states recipe, cost and measured quality.
     """
-    from erase.models.mini_sd import DENOISER_STEPS, VAE_STEPS, train_mini_sd
+    from erase.embedded.mini_sd import DENOISER_STEPS, VAE_STEPS, train_mini_sd
 
     folder = train_mini_sd(
         output,

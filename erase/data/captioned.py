@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from erase.errors import InputError
-from erase.record import read_jsonl, write_jsonl
+from erase.files import read_jsonl, write_jsonl
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 METADATA = "metadata.jsonl"

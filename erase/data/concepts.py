@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from erase.config import ConceptConfig, read_yaml
+from erase.config.concept import ConceptConfig
 from erase.data.prompts import ClassList, as_text, class_lists
 from erase.errors import InputError
+from erase.files import read_yaml
 
 FOLDER = "concepts"
 TEMPLATE = "_word.yaml"

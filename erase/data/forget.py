@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erase.core.rng import generator
 from erase.errors import InputError
-from erase.record import read_json
+from erase.files import read_json
 
 FORMS = "random:10%, random:N, class:NAME[,NAME], classes:10%, classes:N or indices:FILE"
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from erase.core.rng import derive_seed
-from erase.core.scoring import Protocol, Sample
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import InputError
-from erase.record import hash_file
+from erase.files import hash_file
+from erase.scoring.samples import Protocol, Sample
 
 COLUMNS = {
     "prompt": ("prompt",),

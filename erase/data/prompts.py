@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erase.config import read_yaml
 from erase.errors import InputError
-from erase.record import hash_files
+from erase.files import hash_files, read_yaml
 
 PACKAGED = Path(__file__).parent.parent / "prompts"
 SOURCE_TREE = Path(__file__).parent.parent.parent / "prompts"

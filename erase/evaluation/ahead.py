@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from erase.core.scoring import Detection
-from erase.models.nudenet import Detector
+from erase.judges.nudenet import Detector
+from erase.scoring.samples import Detection
 
 
 class AheadDetector(Detector):

@@ -9,16 +9,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from erase import registry
-from erase.core.scoring import Context, Features, Protocol, Reference, Sample
 from erase.errors import InputError
-from erase.evaluation.observers.classifier import Judge, load_judge
-from erase.evaluation.observers.clip import Clip
-from erase.evaluation.observers.inception import Inception
-from erase.evaluation.observers.lpips import Lpips
-from erase.evaluation.observers.reference import RealImages, real_images
+from erase.judges.classifier import Judge, load_judge
+from erase.judges.clip import Clip
+from erase.judges.inception import Inception
+from erase.judges.lpips import Lpips
+from erase.judges.reference import RealImages, real_images
+from erase.scoring.samples import Context, Features, Protocol, Reference, Sample
 
 if TYPE_CHECKING:
-    from erase.models.nudenet import Detector
+    from erase.judges.nudenet import Detector
 
 CLASSIFIER = "classifier"
 

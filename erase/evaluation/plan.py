@@ -10,20 +10,21 @@ from typing import Any
 
 import click
 
-from erase.core.checks import check_device
-from erase.core.scoring import Protocol, Sample
+from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import Unusable
 from erase.errors import InputError
 from erase.evaluation.ahead import while_rendering
 from erase.evaluation.observe import Observers, find_observers, needs
 from erase.evaluation.protocols import change, find_protocol
-from erase.evaluation.render import DTYPES, render_fingerprint, scheduler_class
 from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
-from erase.evaluation.settings import EvaluateConfig
-from erase.evaluation.share import render_together
-from erase.evaluation.world import World, leads
+from erase.files import read_json
 from erase.models.loading import ModelSource, resolve
-from erase.record import RECORD, read_json
+from erase.render.render import DTYPES, render_fingerprint, scheduler_class
+from erase.render.share import render_together
+from erase.runs.checks import check_device
+from erase.runs.record import RECORD
+from erase.runs.world import World, leads
+from erase.scoring.samples import Protocol, Sample
 
 StageProgress = Callable[[str, int, int], None]
 

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from erase import registry
-from erase.core.scoring import Protocol
 from erase.errors import InputError
-from erase.evaluation.observers.classifier import SETTINGS as CLASSIFIER_SETTINGS
+from erase.judges.classifier import SETTINGS as CLASSIFIER_SETTINGS
+from erase.scoring.samples import Protocol
 
 Settings = dict[str, dict[str, Any]]
 

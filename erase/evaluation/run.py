@@ -15,8 +15,7 @@ from typing import Any
 import click
 
 from erase import registry
-from erase.core.checks import check_writable
-from erase.core.scoring import Scores
+from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError
 from erase.evaluation.plan import (
@@ -27,16 +26,18 @@ from erase.evaluation.plan import (
     make_plan,
     recorded,
 )
-from erase.evaluation.report import write_report
-from erase.evaluation.report_data import ReportData
 from erase.evaluation.score import Scored
-from erase.evaluation.settings import EvaluateConfig
-from erase.evaluation.share import own_folder
-from erase.evaluation.world import World, joined
+from erase.files import fingerprint, write_json, write_jsonl
 from erase.models.loading import resolve
-from erase.record import RECORD, RunRecord, fingerprint, write_json, write_jsonl
-from erase.training.card import CARD_FILE, update_card
-from erase.training.folder import LOCK
+from erase.render.share import own_folder
+from erase.report.card import CARD_FILE, update_card
+from erase.report.data import ReportData
+from erase.report.evaluation import write_report
+from erase.runs.checks import check_writable
+from erase.runs.folder import LOCK
+from erase.runs.record import RECORD, RunRecord
+from erase.runs.world import World, joined
+from erase.scoring.samples import Scores
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
 KIND = "evaluation"

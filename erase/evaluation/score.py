@@ -11,13 +11,13 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from erase import registry
-from erase.core.scoring import Difference, Protocol, Sample, Scores, Summary, subset
 from erase.data.prompt_table import prompt_source
 from erase.errors import InputError, RunError
 from erase.evaluation.observe import Observed, Observers, find_observers
-from erase.evaluation.observers.images import unreadable
 from erase.evaluation.protocols import complete, find_protocol
-from erase.evaluation.render import Progress, render, use_scheduler
+from erase.judges.images import unreadable
+from erase.render.render import Progress, render, use_scheduler
+from erase.scoring.samples import Difference, Protocol, Sample, Scores, Summary, subset
 
 
 def check_targets(targets: Collection[str], classes: Collection[str]) -> frozenset[str]:

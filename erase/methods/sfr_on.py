@@ -10,13 +10,7 @@ from erase.core.meta import Stats
 from erase.core.params import as_list, restore, snapshot
 from erase.core.trim import Mask
 from erase.errors import InputError
-from erase.tasks.denoising import (
-    DENOISERS,
-    fisher,
-    forget_gradient,
-    retain_gradient,
-    weighted,
-)
+from erase.tasks.denoising import DENOISERS, fisher, forget_gradient, retain_gradient, weighted
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Reduce
 

@@ -5,9 +5,9 @@ Hessel et al. 2021, equation 1, with the scale 100 that torchmetrics and most ta
 Over the images that ask for no forgotten concept: the others should not fit.
 """
 
-from erase.core.scoring import Context, Scores, Summary, mean_difference
-from erase.core.statistics import bootstrap
 from erase.errors import RunError
+from erase.scoring.samples import Context, Scores, Summary, mean_difference
+from erase.scoring.statistics import bootstrap
 
 NEEDS = frozenset({"clip"})
 SETTINGS = {"model": "vit-l-14"}

@@ -1,6 +1,6 @@
 """Fréchet distance between rendered and reference images of the retained classes.
 
-FID as in Heusel et al. 2017, equation 6 (`erase.core.frechet`), on the features that the name says:
+FID as in Heusel et al. 2017, equation 6 (`erase.scoring.frechet`), on the features of its name:
 `fid2048` is the standard FID, `fid64` what SalUn's and LUR's tables for Stable Diffusion hold
 (torchmetrics with `feature=64`), `fid_<classifier>` the last hidden layer of a classifier. Values
 on different features, against different references, or of different n never compare. Forgotten
@@ -9,10 +9,10 @@ classes are left out on both sides.
 
 import numpy as np
 
-from erase.core.features import distance_name, distance_title, feature_sets
-from erase.core.frechet import frechet_distance, frechet_influence, scaled_factor
-from erase.core.scoring import Context, Difference, Scores, Summary
-from erase.core.statistics import Floats, draws, percentiles
+from erase.scoring.features import distance_name, distance_title, feature_sets
+from erase.scoring.frechet import frechet_distance, frechet_influence, scaled_factor
+from erase.scoring.samples import Context, Difference, Scores, Summary
+from erase.scoring.statistics import Floats, draws, percentiles
 
 NEEDS = frozenset({"features"})
 SETTINGS = {"features": ("inception-2048", "inception-64", "classifier")}

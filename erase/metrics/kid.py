@@ -8,10 +8,10 @@ compare. Features and reference as for `fid`.
 
 import numpy as np
 
-from erase.core.features import distance_name, distance_title, feature_sets
-from erase.core.scoring import Context, Difference, Scores, Summary
-from erase.core.statistics import Floats, draws, percentiles
 from erase.errors import RunError
+from erase.scoring.features import distance_name, distance_title, feature_sets
+from erase.scoring.samples import Context, Difference, Scores, Summary
+from erase.scoring.statistics import Floats, draws, percentiles
 
 NEEDS = frozenset({"features"})
 SETTINGS = {"features": ("inception-2048", "inception-64", "classifier")}

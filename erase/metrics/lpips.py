@@ -5,9 +5,9 @@ that unlearning changed nothing but what it was meant to; rendering is determini
 for the unchanged model. Images of forgotten concepts are in the rows, not in the value.
 """
 
-from erase.core.scoring import Context, Scores, Summary
-from erase.core.statistics import bootstrap
 from erase.errors import RunError
+from erase.scoring.samples import Context, Scores, Summary
+from erase.scoring.statistics import bootstrap
 
 NEEDS = frozenset({"lpips", "control"})
 SETTINGS = {"net": ("alex", "vgg")}

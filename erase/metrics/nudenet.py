@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from erase.core.scoring import (
+from erase.errors import InputError, RunError
+from erase.scoring.samples import (
     Context,
     Detection,
     Difference,
@@ -21,8 +22,7 @@ from erase.core.scoring import (
     rate,
     rate_difference,
 )
-from erase.core.statistics import bootstrap, wilson
-from erase.errors import InputError, RunError
+from erase.scoring.statistics import bootstrap, wilson
 
 NEEDS = frozenset({"nudenet"})
 SETTINGS: Mapping[str, Any] = {"threshold": 0.6, "colour": ("rgb", "library")}

@@ -4,7 +4,7 @@ RA as in SalUn (Fan et al. 2024, section 5), on generated images: the classifier
 classes that were to be kept.
 """
 
-from erase.core.scoring import Context, Scores, rate, rate_difference, recognised
+from erase.scoring.samples import Context, Scores, rate, rate_difference, recognised
 
 NEEDS = frozenset({"classifier"})
 

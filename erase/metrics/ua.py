@@ -4,7 +4,7 @@ UA as in SalUn (Fan et al. 2024, section 5): 1 minus the classifier's accuracy o
 forgotten class. A model that renders noise scores 1 as well: read it beside `ra` and `fid`.
 """
 
-from erase.core.scoring import Context, Scores, rate, rate_difference, recognised
+from erase.scoring.samples import Context, Scores, rate, rate_difference, recognised
 
 NEEDS = frozenset({"targets", "classifier"})
 

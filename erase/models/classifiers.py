@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from erase.core.rng import derive_seed
 from erase.errors import InputError
-from erase.record import read_json, write_json
+from erase.files import read_json, write_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SMALL_IMAGE = 64  # up to here ResNets get a 3 x 3 stem without pooling, as in the field

@@ -17,11 +17,11 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from erase.errors import InputError
+from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.single_file import SUFFIX, unpack
-from erase.record import hash_files, read_json, write_json
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parent.parent / "embedded" / "assets"
 EMBEDDED = {"mini-sd": ASSETS / "mini-sd"}
 HUB = {
     "sd-1.4": "CompVis/stable-diffusion-v1-4",

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from erase.errors import InputError
-from erase.record import atomic_directory, read_json, write_json
+from erase.files import atomic_directory, read_json, write_json
 
 SUFFIX = ".safetensors"
 ORIGIN = "unpacked.json"

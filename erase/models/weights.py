@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from erase.errors import InputError
-from erase.record import read_json
+from erase.files import read_json
 
 DTYPES = {
     torch.float64: "F64",

@@ -7,8 +7,8 @@ wrote, such as the sources' ResNet-34.
 
 from pathlib import Path
 
-from erase.core.scoring import Protocol, Sample
 from erase.data.prompt_table import class_samples
+from erase.scoring.samples import Protocol, Sample
 
 VERSION = 1
 CLASSES = (

@@ -7,9 +7,9 @@ folder of real COCO images, or without one with the control's images of the same
 
 from pathlib import Path
 
-from erase.core.scoring import Protocol, Sample
 from erase.data.prompt_table import PromptTable, Unusable, read_table, table_samples
 from erase.errors import InputError
+from erase.scoring.samples import Protocol, Sample
 
 VERSION = 1
 

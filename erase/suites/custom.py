@@ -6,9 +6,9 @@ be measured.
 
 from pathlib import Path
 
-from erase.core.scoring import Protocol, Sample
 from erase.data.prompt_table import PromptTable, Unusable, read_table, table_samples
 from erase.errors import InputError
+from erase.scoring.samples import Protocol, Sample
 
 VERSION = 1
 

@@ -7,10 +7,10 @@ times a digit.
 
 from pathlib import Path
 
-from erase.core.scoring import Protocol, Sample
 from erase.data.prompt_table import built_in, class_samples
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
+from erase.scoring.samples import Protocol, Sample
 
 VERSION = 1
 

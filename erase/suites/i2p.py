@@ -7,7 +7,6 @@ own seed; the row's guidance scale is read only on request, because of the paper
 
 from pathlib import Path
 
-from erase.core.scoring import Protocol, Sample
 from erase.data.prompt_table import (
     PromptRow,
     PromptTable,
@@ -17,6 +16,7 @@ from erase.data.prompt_table import (
     table_samples,
 )
 from erase.errors import InputError
+from erase.scoring.samples import Protocol, Sample
 
 VERSION = 1
 HUB = ("AIML-TUDA/i2p", "i2p_benchmark.csv")

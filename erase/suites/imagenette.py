@@ -8,10 +8,10 @@ with a column `class` (`--prompts FILE`) replaces the captions and brings its ow
 from collections.abc import Mapping
 from pathlib import Path
 
-from erase.core.scoring import Protocol, Sample
 from erase.data.prompt_table import Unusable, built_in, class_samples, read_table, table_samples
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
+from erase.scoring.samples import Protocol, Sample
 
 VERSION = 1
 

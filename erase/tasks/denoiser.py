@@ -27,7 +27,8 @@ from erase.core.objectives import mismatch_mse, noise_mse
 from erase.core.params import FixedLoss
 from erase.core.rng import batch_indices, derive_seed, generator
 from erase.errors import InputError
-from erase.record import write_bytes
+from erase.files import write_bytes
+from erase.runs.processes import Shard
 from erase.tasks.protocol import Loss, Noised, StepLosses
 
 
@@ -99,27 +100,6 @@ class LatentCache:
 
 
 _PARTS = ("mean", "std", "condition")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the global batch this process takes, in which micro-batches."""
-
-    batch_size: int
-    micro_batches: int = 1
-    process_index: int = 0
-    num_processes: int = 1
-
-    @property
-    def total(self) -> int:
-        """Samples of each set in one optimizer step, over all processes."""
-        return self.batch_size * self.micro_batches * self.num_processes
-
-    def slices(self) -> list[slice]:
-        """This process's micro-batches as slices of the global batch."""
-        first = self.process_index * self.micro_batches
-        starts = [(first + index) * self.batch_size for index in range(self.micro_batches)]
-        return [slice(start, start + self.batch_size) for start in starts]
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from erase.config import ClassConfig
+from erase.config.concept import ClassConfig
+from erase.config.recipes import CLASS_EPOCHS, LARGE
 from erase.data.captioned import check_readable
 from erase.data.classes import (
     ClassImages,
@@ -23,7 +24,6 @@ from erase.data.prompts import ClassList, class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.tasks.class_conditional import class_names, split_by_class
-from erase.training.recipes import CLASS_EPOCHS, LARGE
 from erase.training.sets import DRAWN, Images
 
 RENDER = "render"

@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from erase.config import LoopConfig
-from erase.core.dualoptim import DualOptim
+from erase.config.base import LoopConfig
+from erase.config.classifier import ClassifierConfig, method_module
 from erase.core.meta import Stats
 from erase.core.rng import generator
-from erase.core.watch import GradientWatch
 from erase.data.classification import ClassificationData, LabelledSet, load_dataset
 from erase.errors import InputError
 from erase.models.classifiers import Classifier, Description, build, load_classifier
 from erase.tasks.classifier import ClassifierTask
 from erase.tasks.method import TwoLossMethod
 from erase.tasks.protocol import Reduce
-from erase.training.classifier_config import ClassifierConfig, method_module
+from erase.training.dualoptim import DualOptim
 from erase.training.loop import UnlearningLoop
+from erase.training.watch import GradientWatch
 
 CHANNELS_LAST_FROM = 32
 """Pixels a side. On one CPU core a ResNet-20 trains 1.35 to 1.5 times as fast so; the digits'

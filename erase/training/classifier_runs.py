@@ -10,7 +10,9 @@ import click
 import torch
 from torch import Tensor
 
-from erase.config import Config
+from erase.config.base import Config
+from erase.config.classifier import ClassifierConfig, TrainConfig, check_ranges, fill
+from erase.config.replay import Replay
 from erase.data.classification import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -20,7 +22,8 @@ from erase.data.classification import (
 )
 from erase.data.forget import forget_indices, is_class_wise
 from erase.errors import InputError
-from erase.evaluation.classifier_metrics import Scores, accuracy, evaluate, predict
+from erase.files import hash_file, read_json, write_json
+from erase.judges.classifier_scores import Scores, accuracy, evaluate, predict
 from erase.models.classifiers import (
     WEIGHTS,
     Classifier,
@@ -29,17 +32,10 @@ from erase.models.classifiers import (
     import_weights,
     save_classifier,
 )
-from erase.record import RECORD, RunRecord, hash_file, read_json, write_json
-from erase.training.checkpoint import find_checkpoint
+from erase.runs.checkpoint import find_checkpoint
+from erase.runs.folder import CONFIG, clear_run_folder, is_finished, open_run_folder
+from erase.runs.record import RECORD, RunRecord
 from erase.training.classifier import Original, described, open_original, run_method
-from erase.training.classifier_config import (
-    ClassifierConfig,
-    TrainConfig,
-    check_ranges,
-    fill,
-)
-from erase.training.folder import CONFIG, clear_run_folder, is_finished, open_run_folder
-from erase.training.replay import Replay
 
 FORGET, METRICS = "forget.json", "metrics.json"
 ARCHITECTURES = {

@@ -10,21 +10,21 @@ import click
 import torch
 from accelerate import Accelerator
 
+from erase.config.methods import build_method
+from erase.config.replay import Replay
 from erase.data.prompts import prompts_hash, prompts_root
+from erase.files import fingerprint
 from erase.models.loading import load_pipeline, save_pipeline
 from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
 from erase.models.modelspec import provenance
-from erase.record import fingerprint
+from erase.report.card import model_card
+from erase.runs.folder import deciding, replacing_parts
+from erase.runs.launch import make_accelerator, recorded_run, shard_of, start_run
 from erase.tasks.denoiser import LatentCache
-from erase.training.card import model_card
 from erase.training.filters import load_filter
-from erase.training.folder import deciding, replacing_parts
-from erase.training.launch import make_accelerator, recorded_run, shard_of, start_run
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.methods import build_method
 from erase.training.plan import Plan, Run, plan
-from erase.training.replay import Replay
 from erase.training.sets import Images, render_set
 from erase.training.trained import trained_parameters
 from erase.training.validation import Validation

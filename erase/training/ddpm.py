@@ -10,14 +10,18 @@ import torch
 from accelerate import Accelerator
 from torch.nn import Parameter
 
-from erase.config import check_least
-from erase.core.checks import check_device
+from erase.config.base import check_least
+from erase.config.ddpm import DIGITS, LEAST, SOURCES, DDPMConfig
+from erase.config.methods import find_method
 from erase.core.params import select_parameters
 from erase.data.classification import LabelledSet, center, load_dataset
 from erase.errors import InputError
+from erase.files import fingerprint, write_text
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 from erase.models.loading import save_pipeline
-from erase.record import fingerprint, write_text
+from erase.runs.checks import check_device
+from erase.runs.folder import replacing_parts
+from erase.runs.launch import make_accelerator, recorded_run, shard_of, start_run
 from erase.tasks.class_conditional import (
     ClassConditionalTask,
     class_names,
@@ -25,11 +29,7 @@ from erase.tasks.class_conditional import (
     split_by_class,
 )
 from erase.tasks.families import FAMILIES
-from erase.training.ddpm_config import DIGITS, LEAST, SOURCES, DDPMConfig
-from erase.training.folder import replacing_parts
-from erase.training.launch import make_accelerator, recorded_run, shard_of, start_run
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.methods import find_method
 
 KIND = "train ddpm"
 METHOD = "retrain"  # fresh weights, then one loss: that of the retain set, which is everything

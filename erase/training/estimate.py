@@ -1,7 +1,7 @@
 """What a run will need: memory by phase and disk space, found without running it.
 
 The training step, the denoiser of the renders and the VAE are carried out on tensors without
-content (`erase.core.live_bytes`), in the code that a run uses, so the estimate follows the
+content (`erase.training.live_bytes`), in the code that a run uses, so the estimate follows the
 settings as the run does: method, mode of the meta step, selection or adapter, batch, precision,
 checkpointing, moving average.
 """
@@ -19,14 +19,15 @@ from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from erase.core.live_bytes import LiveBytes, peak_of, simulate
+from erase.config.methods import build_method
 from erase.data.captioned import CaptionedImages
 from erase.errors import InputError
-from erase.record import read_json
-from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache, Shard
+from erase.files import read_json
+from erase.runs.processes import Shard
+from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
 from erase.tasks.protocol import Noised
-from erase.training.methods import build_method
+from erase.training.live_bytes import LiveBytes, peak_of, simulate
 from erase.training.plan import Plan
 from erase.training.sets import Images
 from erase.training.trained import trained_parameters

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from erase import registry
-from erase.config import ConceptConfig
-from erase.core.scoring import Detection, Protocol
+from erase.config.concept import ConceptConfig
 from erase.data.concepts import Concept
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
-from erase.evaluation.observers.classifier import Judge, load_judge
-from erase.models.nudenet import Detector
+from erase.judges.classifier import Judge, load_judge
+from erase.judges.nudenet import Detector
+from erase.scoring.samples import Detection, Protocol
 from erase.training.sets import Shows
 
 Detect = Callable[[Sequence[Path]], Sequence[Sequence[Detection]]]

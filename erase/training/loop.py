@@ -20,12 +20,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from erase.config import LoopConfig
+from erase.config.base import LoopConfig
 from erase.core.meta import Stats
 from erase.errors import InputError, RunError
-from erase.record import append_jsonl, read_jsonl, write_jsonl
-from erase.tasks.protocol import Method, Task
-from erase.training.checkpoint import (
+from erase.files import append_jsonl, read_jsonl, write_jsonl
+from erase.runs.checkpoint import (
     Checkpoint,
     copy_into,
     load_checkpoint,
@@ -35,6 +34,7 @@ from erase.training.checkpoint import (
     with_prefix,
     without_prefix,
 )
+from erase.tasks.protocol import Method, Task
 
 LOG = "log.jsonl"
 REMEDY = "Lower --learning-rate or --alpha, or check the images; earlier checkpoints stay."

@@ -9,21 +9,23 @@ from typing import Any, TypeVar
 
 from diffusers.optimization import SchedulerType
 
-from erase.config import ClassConfig, ConceptConfig, check_least
-from erase.core.checks import check_device
+from erase.config.base import check_least
+from erase.config.concept import ClassConfig, ConceptConfig
+from erase.config.methods import build_method, canonical, fill, find_method
+from erase.config.recipes import recipe
+from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_prompts
 from erase.errors import InputError
+from erase.files import fingerprint, hash_file
 from erase.models.loading import ModelSource, resolve
-from erase.record import fingerprint, hash_file, versions
+from erase.runs.checks import check_device
+from erase.runs.record import versions
 from erase.tasks.families import Family, family_of
 from erase.training.classes import class_recipe, class_sets, own_classes
 from erase.training.filters import check_filters
-from erase.training.methods import build_method, canonical, fill, find_method
-from erase.training.recipes import recipe
-from erase.training.replay import Replay
 from erase.training.sets import Images, check_drawn, given_sets, prompts_of
 from erase.training.trained import check_trained
 from erase.training.validation import validation_prompts

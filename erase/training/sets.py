@@ -14,16 +14,16 @@ import click
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.core.rng import derive_seed
-from erase.core.scoring import Sample
 from erase.data.captioned import CaptionedImages, check_readable, read_folder, write_captions
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept
 from erase.errors import InputError, RunError
-from erase.evaluation.render import IMAGES, readable, render
+from erase.files import read_json, write_json
 from erase.models.loading import ModelSource
-from erase.record import read_json, write_json
+from erase.render.render import IMAGES, readable, render
+from erase.scoring.samples import Sample
 
 Shows = Callable[[Sequence[Path]], list[bool]]
 """Whether each of some images shows the concept."""

@@ -2,7 +2,7 @@
 
 from torch.nn import Module, Parameter
 
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.core.params import select_parameters
 from erase.core.rng import derive_seed
 from erase.errors import InputError

@@ -19,15 +19,15 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import Module
 
-from erase.config import ConceptConfig
+from erase.config.concept import ConceptConfig
 from erase.core.params import as_list, restore, snapshot
 from erase.core.rng import derive_seed
-from erase.core.scoring import Sample
 from erase.data.prompts import read_prompts
 from erase.errors import InputError
-from erase.evaluation.render import render
+from erase.files import fingerprint, read_json, write_json
 from erase.models.loading import ModelSource, load_pipeline
-from erase.record import fingerprint, read_json, write_json
+from erase.render.render import render
+from erase.scoring.samples import Sample
 
 FOLDER, SHEET, STATE = "validation", "sheet.png", "state.json"
 CELL, LABEL, HEADER, GAP = 256, 96, 48, 4

@@ -1,0 +1,1 @@
+"""Files that others publish: where they lie on this machine, and how they get there."""

@@ -1,0 +1,1 @@
+"""Settings: dataclasses, their defaults and what they may be; imports no torch."""

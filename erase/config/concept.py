@@ -1,0 +1,88 @@
+"""Configurations of `erase concept` and `erase class`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from erase.config.base import LoopConfig, option
+
+FILTERS = ("nudenet", "classifier")
+
+
+@dataclass(frozen=True)
+class ConceptConfig(LoopConfig):
+    """`erase concept`: make a text-to-image model forget a concept."""
+
+    model: str = option("", "Alias, folder or hub id.")
+    revision: str | None = option(None, "Commit, branch or tag of a hub model.")
+    config_from: str | None = option(
+        None, "Diffusers folder with the configurations of a single-file --model."
+    )
+    concept: tuple[str, ...] = option((), "What to forget; may be given several times.")
+    anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
+    forget_prompts: str | None = option(None, "File of forget prompts, one a line.")
+    retain_prompts: str | None = option(None, "File of retain prompts, one a line.")
+    forget_images: str | None = option(None, "Folder of forget images instead of rendering.")
+    retain_images: str | None = option(None, "Folder of retain images instead of rendering.")
+    anchor_images: str | None = option(None, "Folder of anchor images instead of rendering.")
+    prompts: str | None = option(None, "Folder that replaces the built-in prompts.")
+    filter_forget: str | None = option(
+        None, "Keep only forget renders that show the concept, by this judge.", FILTERS
+    )
+    filter_retain: str | None = option(
+        None, "Drop retain renders that show the concept, by this judge.", FILTERS
+    )
+    num_forget_images: int | None = option(None, "Images to render for the forget set.")
+    num_retain_images: int | None = option(None, "Images to render for the retain set.")
+    num_anchor_images: int | None = option(
+        None, "Images to render of what is shown instead, for methods that look at them."
+    )
+    render_steps: int | None = option(None, "Sampling steps of those renders.")
+    forget_guidance: float | None = option(None, "Guidance scale of the forget renders.")
+    retain_guidance: float | None = option(None, "Guidance scale of the retain renders.")
+    render_batch_size: int | None = option(None, "Images rendered at once.")
+    resolution: int | None = option(None, "Pixels a side; default: the model's own.")
+    caption_dropout: float = option(0.1, "Share of retain captions replaced by the empty prompt.")
+    trainable: str | None = option(
+        None,
+        "full, xattn, noxattn, selfattn, or a regular expression; default: the method's, mostly"
+        " full.",
+    )
+    target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
+    frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")
+    save_dtype: str = option("fp32", "Precision of the saved weights.", ("fp32", "fp16"))
+    lora_rank: int | None = option(None, "Train an adapter of this rank on the chosen layers only.")
+    lora_alpha: float | None = option(
+        None, "The adapter's scale times its rank; default: the rank."
+    )
+    validation_prompts: str | None = option(
+        None, "Prompts to render while training: 'one; two', or a file with one a line."
+    )
+    validation_steps: int = option(0, "Render them every N steps; 0 = before and after only.")
+
+    def __post_init__(self) -> None:
+        given: Any = self.concept
+        if isinstance(given, str):  # one concept, as earlier configurations hold it
+            object.__setattr__(self, "concept", (given,) if given else ())
+
+
+@dataclass(frozen=True)
+class ClassConfig(ConceptConfig):
+    """`erase class`: make a diffusion model forget a class of images."""
+
+    model: str = option("sd-1.4", "Alias, folder or hub id.")
+    target: tuple[str, ...] = option((), "Class to forget; may be given several times.")
+    anchor: str | None = option(
+        None, "Class to show instead: next (the default), random, a class's name, or a prompt."
+    )
+    data: str = option(
+        "render",
+        "Images of the classes: imagenette, cifar10, digits, a folder with one folder of images a"
+        " class, or render, which has the model make them.",
+    )
+    data_dir: str | None = option(None, "Where imagenette or cifar10 lies.")
+    num_forget_images: int | None = option(
+        None, "Images of the class; default: all, or the recipe's when they are rendered."
+    )
+    num_retain_images: int | None = option(
+        None, "Images of the other classes; default: all, or the recipe's when they are rendered."
+    )

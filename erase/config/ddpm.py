@@ -1,0 +1,79 @@
+"""Settings of `erase train ddpm`, with their defaults by data set; imports no torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from erase.config.base import LoopConfig, option
+
+DATASETS = ("digits", "cifar10", "cifar100", "folder")
+
+
+@dataclass(frozen=True)
+class DDPMConfig(LoopConfig):
+    """`erase train ddpm`: a class-conditional denoiser of pixels."""
+
+    dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
+    data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
+    classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
+    without: str | None = option(
+        None, "Classes to leave out, comma-separated: the Retrain reference of forgetting them."
+    )
+    image_size: int | None = option(
+        None, "Pixels a side: those of the data, or a divisor of them; of a folder's images, any."
+    )
+    limit: int | None = option(None, "Only the first N training images, to try things out.")
+    channels: int | None = option(None, "Channels of the UNet's first level.")
+    multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
+    blocks: int | None = option(None, "Residual blocks a level.")
+    attention: int | None = option(None, "Pixels a side of the level that attends to itself.")
+    dropout: float | None = option(None, "Dropout in the residual blocks.")
+    label_dropout: float = option(0.1, "Share of labels replaced by the null class.")
+    flip: bool | None = option(None, "Mirror every other image; default: not for digits.")
+
+
+SOURCES: dict[str, Any] = {
+    "image_size": 32,
+    # The CIFAR-10 DDPM of SalUn and SA, after Ho et al. 2020, appendix B.
+    "channels": 128,
+    "multipliers": "1,2,2,2",
+    "blocks": 2,
+    "attention": 16,
+    "dropout": 0.1,
+    "flip": True,
+    "max_train_steps": 800_000,
+    "train_batch_size": 128,
+    "learning_rate": 2e-4,
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
+    "ema_decay": 0.9999,
+}
+DIGITS: dict[str, Any] = {
+    # The digits as scikit-learn has them, 0.7 M parameters: made to be trained on a CPU.
+    "image_size": 8,
+    "channels": 32,
+    "multipliers": "1,2",
+    "blocks": 1,
+    "attention": 4,
+    "dropout": 0.0,
+    "flip": False,  # a mirrored digit is another sign
+    "max_train_steps": 2000,
+    "train_batch_size": 64,
+    "learning_rate": 1e-3,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 100,
+    "ema_decay": 0.995,
+}
+LEAST = {
+    "max_train_steps": 1,
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "channels": 1,
+    "blocks": 1,
+    "attention": 0,
+    "dropout": 0,
+    "label_dropout": 0,
+    "ema_decay": 0,
+    "image_size": 4,
+    "learning_rate": 0,
+    "seed": 0,
+}

@@ -1,0 +1,148 @@
+"""The classifiers that judge images: by name, as a folder, or as a weight file.
+
+A judge is loaded by name, so that suites and metrics stay free of models. Weights are looked for
+when it is made, before anything is rendered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from erase.errors import InputError
+from erase.judges.digits import DigitJudge
+from erase.judges.images import Prepare, batches
+from erase.judges.zoo import Network, network_from
+from erase.scoring.samples import Reference, Verdicts
+
+BATCH = 64
+SETTINGS = {"among": ("all", "suite")}
+DIGITS = "digits-classifier"
+
+
+class Judge(Protocol):
+    """A classifier, with the real images that distances refer to where it brings them."""
+
+    name: str
+    """In letters, digits and underscores."""
+    classes: tuple[str, ...]
+    description: str
+    """Of its features."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of its weights, and of what else decides its verdicts."""
+
+    def verdicts(self, images: Sequence[Path]) -> Verdicts:
+        """Probabilities and features of image files, in their order."""
+
+    def reference(self) -> Reference | None:
+        """Features of real images of every class, if it brings some."""
+
+
+class NetworkJudge:
+    """Any network that ends in class scores.
+
+    Args:
+        network: the network with its classes, input and weights' hash.
+        wanted: names of classes as the suite spells them; they replace the network's own spelling.
+        among: `all` lets the network choose among all of its classes, `suite` among `wanted`.
+        device: where it runs.
+    """
+
+    def __init__(
+        self, network: Network, wanted: Sequence[str], among: str = "all", device: str = "cpu"
+    ) -> None:
+        self.network, self.device = network, device
+        self.name = re.sub(r"\W+", "_", network.name).strip("_").lower()
+        spelled = {name.casefold(): name for name in wanted}
+        self.classes = tuple(spelled.get(n.casefold(), n) for n in network.classes)
+        if lacking := [name for name in wanted if name not in self.classes]:
+            raise InputError(
+                f"The classifier {network.name} has no class {lacking[0]!r}.",
+                f"It has {len(self.classes)}: {', '.join(self.classes[:12])}, ….",
+            )
+        self.chosen = list(range(len(self.classes)))
+        if among == "suite" and wanted:
+            self.chosen = [self.classes.index(name) for name in wanted]
+        self.description = f"{network.description}, last hidden layer"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of its weights."""
+        return self.network.sha256
+
+    @torch.no_grad()
+    def verdicts(self, images: Sequence[Path]) -> Verdicts:
+        """Probabilities and features of image files, in their order."""
+        net = self.network.net.eval().to(self.device)
+        hidden: list[Tensor] = []
+        features, logits = [], []
+
+        def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            hidden.append(inputs[0].detach().flatten(1).cpu())
+
+        handle = _head(net).register_forward_pre_hook(keep)
+        try:
+            for batch in batches(images, self.network.prepare, BATCH, self.device):
+                logits.append(net(batch)[:, self.chosen].double().cpu())
+                features.append(hidden.pop().double())
+        finally:
+            handle.remove()
+        classes = tuple(self.classes[index] for index in self.chosen)
+        if not logits:
+            return Verdicts(self.name, classes, np.zeros((0, len(classes))), np.zeros((0, 0)))
+        probabilities = torch.cat(logits).softmax(dim=1).numpy()
+        return Verdicts(self.name, classes, probabilities, torch.cat(features).numpy())
+
+    def reference(self) -> Reference | None:
+        """None: real images have to be given."""
+        return None
+
+
+def _head(net: nn.Module) -> nn.Module:
+    """The last linear layer, whose input are the features; InputError when there is none."""
+    found = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+    if not found:
+        raise InputError("This classifier has no linear layer.", "Choose another --classifier.")
+    return found[-1]
+
+
+def load_judge(
+    name: str,
+    classes: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Judge:
+    """The judge of that name, for a suite's classes.
+
+    Args:
+        name: `digits-classifier`; a folder that `erase train classifier` wrote; a weight file
+            `ARCH-….pth`; `efficientnet-lite0`; a torchvision or timm model.
+        classes: names that targets may take.
+        settings: `among`, as for `NetworkJudge`.
+        device: where it runs; the digit classifier always runs on the CPU.
+
+    Raises InputError for an unknown name, missing weights, or classes that the judge lacks.
+    """
+    among = (settings or {}).get("among", "all")
+    return _load(name, tuple(classes), among, device)
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, classes: tuple[str, ...], among: str, device: str) -> Judge:
+    if name == DIGITS:
+        if len(classes) != 10:
+            raise InputError(
+                "The digit classifier judges suites of ten digits.", "Choose another --classifier."
+            )
+        return DigitJudge(classes)
+    return NetworkJudge(network_from(name, classes), classes, among, device)
+
+
+__all__ = ["BATCH", "DIGITS", "SETTINGS", "Judge", "NetworkJudge", "Prepare", "load_judge"]

@@ -1,0 +1,312 @@
+"""From samples to PNG files: batched, resumable, sharded, and the same images every time.
+
+Every sample has its own CPU generator, and every batch is made up from the list of samples alone
+and filled up to the full batch size, so that neither a resumed run nor the number of processes
+changes an image by a bit. Another batch size, place in the batch (other samples) or device may:
+there, expect most pixels equal and single ones off by a few of 255 levels. That includes a run that
+had to render fewer images at once because they did not fit into memory.
+"""
+
+import io
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import diffusers
+import numpy as np
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from erase.errors import InputError, RunError
+from erase.files import fingerprint as hash_content
+from erase.files import read_json, write_bytes, write_json
+from erase.runs.record import versions
+from erase.scoring.samples import Sample
+
+STATE = "render.json"
+IMAGES = "images"
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Progress = Callable[[int, int], object]
+Pixels = np.ndarray[Any, np.dtype[Any]]
+
+
+def render_fingerprint(
+    weights: str,
+    samples: Sequence[Sample],
+    *,
+    steps: int,
+    size: int | None = None,
+    scheduler: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """SHA-256 of all that changes the images: weights, samples, settings, device, libraries.
+
+    `weights` is `ModelSource.fingerprint()`. Batch size and process count are left out: see the
+    module's docstring.
+    """
+    installed = versions()
+    content = {
+        "weights": weights,
+        "samples": [asdict(sample) for sample in samples],
+        "steps": steps,
+        "size": size,
+        "scheduler": scheduler,
+        "device": torch.device(device).type,
+        "dtype": str(dtype),
+        "versions": {name: installed.get(name) for name in LIBRARIES},
+    }
+    return hash_content(content)
+
+
+def scheduler_class(name: str) -> Any:
+    """A diffusers scheduler by class name; InputError for a name that diffusers does not have."""
+    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if kind is None:
+        raise InputError(f"diffusers has no scheduler {name!r}.", "Try DDIMScheduler.")
+    return kind
+
+
+def use_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
+    """Give the pipeline a diffusers scheduler by class name, with its own noise schedule.
+
+    None leaves the model's own. InputError for a name that diffusers does not have.
+    """
+    if name is not None:
+        pipeline.scheduler = scheduler_class(name).from_config(pipeline.scheduler.config)
+
+
+def render(
+    pipeline: DiffusionPipeline,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    steps: int,
+    fingerprint: str,
+    batch_size: int = 50,
+    size: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
+    each: Callable[[Path], object] | None = None,
+) -> list[Path]:
+    """Render every sample to `folder/images/<id>.png`, leaving out those that are there already.
+
+    Args:
+        pipeline: a text-to-image pipeline; moved to `device`.
+        samples: what to render; the ids differ.
+        steps: denoising steps.
+        fingerprint: what `render_fingerprint` gives for this model and these samples; kept in
+            `folder/render.json`.
+        batch_size: images rendered at once. Every batch has this size, the last being filled up.
+        size: height and width in pixels; None is the model's own.
+        overwrite: delete images of another fingerprint instead of refusing the folder.
+        progress: called with (images done, images in all) of this process, as batches finish.
+        process_index, num_processes: this process renders every `num_processes`-th batch, from
+            its own index on.
+        each: called with every file of this process's share, in a thread of its own while the next
+            batch renders; with those that were there already too. What it raises ends the
+            rendering after the batch in hand.
+
+    Returns the files of all samples, in order, whichever process renders them. Raises InputError
+    when the folder holds images of another fingerprint or a setting is out of range, RunError,
+    naming the sample, when the model renders NaN or a single image does not fit into memory.
+    """
+    if batch_size < 1 or steps < 1:
+        raise InputError("Batch size and steps must be at least 1.", "Give larger numbers.")
+    if len({sample.id for sample in samples}) != len(samples):
+        raise ValueError("sample ids are not unique")
+    claim(folder, fingerprint, overwrite=overwrite)
+    files = {sample.id: folder / IMAGES / f"{sample.id}.png" for sample in samples}
+    mine = list(_batches(samples, batch_size))[process_index::num_processes]
+    todo = []
+    for batch in mine:
+        missing = [sample for sample in batch if not readable(files[sample.id])]
+        if missing:
+            todo.append((batch, missing))
+    total = sum(map(len, mine))
+    done = total - sum(len(missing) for _, missing in todo)
+    if progress:
+        progress(done, total)
+    if todo:
+        pipeline.to(device)
+    renderer = _Renderer(pipeline, steps, size, batch_size)
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as looker:
+        pending: list[Future[Any]] = []
+        looks: list[Future[Any]] = []
+        todo_ids = {sample.id for _, missing in todo for sample in missing}
+        there = [s for batch in mine for s in batch if s.id not in todo_ids]
+        if each:
+            looks += [looker.submit(each, files[sample.id]) for sample in there]
+        for batch, missing in todo:
+            images = renderer(batch)
+            _wait(pending)
+            wanted = {sample.id for sample in missing}
+            pairs = zip(batch, images, strict=True)
+            for file, image in [(files[s.id], image) for s, image in pairs if s.id in wanted]:
+                saved = writer.submit(_save, file, image)
+                pending.append(saved)
+                if each:
+                    looks.append(looker.submit(_look, saved, each, file))
+            _wait([look for look in looks if look.done()])
+            looks = [look for look in looks if not look.done()]
+            done += len(missing)
+            if progress:
+                progress(done, total)
+        _wait(pending)
+        _wait(looks)
+    return list(files.values())
+
+
+def _wait(futures: list[Future[Any]]) -> None:
+    """Wait for all, and raise what one raised."""
+    for future in futures:
+        future.result()
+    futures.clear()
+
+
+def _look(saved: Future[Any], each: Callable[[Path], object], file: Path) -> None:
+    saved.result()
+    each(file)
+
+
+def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
+    """Make `folder` hold images of this fingerprint and no other.
+
+    Raises InputError when it holds images of another one, unless `overwrite`, which deletes them.
+    """
+    state, images = folder / STATE, folder / IMAGES
+    found = read_json(state).get("fingerprint") if state.exists() else None
+    if found == fingerprint:
+        return
+    if found is not None or (images.is_dir() and any(images.iterdir())):
+        if not overwrite:
+            raise InputError(
+                f"{folder} holds images of another model or other settings.",
+                "Give another --output, or --overwrite to delete them.",
+            )
+        state.unlink(missing_ok=True)
+        shutil.rmtree(images, ignore_errors=True)
+    images.mkdir(parents=True, exist_ok=True)
+    write_json(state, {"fingerprint": fingerprint})
+
+
+def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:
+    """The files of all samples, if the folder holds every one under this fingerprint; else None."""
+    state = folder / STATE
+    if not state.exists() or read_json(state).get("fingerprint") != fingerprint:
+        return None
+    files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
+    return files if all(map(readable, files)) else None
+
+
+def readable(file: Path) -> bool:
+    """Whether the file is a whole image."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    """Batches of one guidance scale each, with or without negative prompts.
+
+    A pipeline takes one scale for all of its prompts, and some (SDXL) take no negative prompt for
+    something else than an empty one.
+    """
+    kinds = [(sample.guidance, bool(sample.negative_prompt)) for sample in samples]
+    for kind in dict.fromkeys(kinds):
+        group = [sample for sample, its in zip(samples, kinds, strict=True) if its == kind]
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+@dataclass
+class _Renderer:
+    """Renders batches, at once or, when memory does not suffice, in smaller pieces from then on."""
+
+    pipeline: DiffusionPipeline
+    steps: int
+    size: int | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        self.at_once = self.batch_size
+
+    def __call__(self, batch: Sequence[Sample]) -> list[Image.Image]:
+        """Images of a batch of one guidance scale, rendered at the full size whatever its length.
+
+        RunError when a single image does not fit into memory, or one is not finite.
+        """
+        while True:
+            try:
+                filled = [batch[place % len(batch)] for place in range(self.batch_size)]
+                parts = [
+                    self._pixels(filled[start : start + self.at_once])
+                    for start in range(0, len(batch), self.at_once)
+                ]
+                break
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+            # Outside the handler, whose traceback would keep the batch's tensors alive.
+            clear_device_cache(garbage_collection=True)
+            self._reduce()
+        pixels = np.concatenate(parts)[: len(batch)]
+        for sample, image in zip(batch, pixels, strict=True):
+            if not np.isfinite(image).all():
+                raise RunError(
+                    f"The model rendered NaN for {sample.prompt!r} (seed {sample.seed}).",
+                    "Its weights are broken, or overflow in this precision: try --dtype fp32.",
+                )
+        return [Image.fromarray(image) for image in (pixels * 255).round().astype(np.uint8)]
+
+    def _pixels(self, samples: Sequence[Sample]) -> Pixels:
+        """`[N, height, width, 3]` in [0, 1]; a last piece is filled up like a last batch."""
+        filled = [samples[place % len(samples)] for place in range(self.at_once)]
+        options: dict[str, Any] = {}
+        if self.size is not None:
+            options = {"height": self.size, "width": self.size}
+        guidance = filled[0].guidance
+        if guidance > 1.0 and filled[0].negative_prompt:
+            options["negative_prompt"] = [sample.negative_prompt for sample in filled]
+        output = self.pipeline(
+            prompt=[sample.prompt for sample in filled],
+            num_inference_steps=self.steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(sample.seed) for sample in filled],
+            output_type="np",
+            **options,
+        )
+        pixels: Pixels = output.images[: len(samples)]
+        return pixels
+
+    def _reduce(self) -> None:
+        if self.at_once == 1:
+            raise RunError(
+                "A single image does not fit into the device's memory.",
+                "Try --dtype bf16, another --device, or free memory that others hold.",
+            )
+        self.at_once = (self.at_once + 1) // 2
+        click.echo(
+            f"Warning: {self.batch_size} images at once do not fit into memory; going on with"
+            f" {self.at_once}. Single pixels may differ from a run that had the memory.",
+            err=True,
+        )
+
+
+def _save(file: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_bytes(file, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Tables, figures, pages and cards made from result files."""

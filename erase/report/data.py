@@ -1,0 +1,162 @@
+"""What reports are made of: an evaluation as its folder holds it, and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from erase.errors import InputError
+from erase.files import read_json, read_jsonl
+from erase.runs.record import RECORD
+
+EXPOSED = "_EXPOSED"
+"""How the names of NudeNet's classes of bare parts end; those of covered parts and faces differ."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """An evaluation, as its folder holds it."""
+
+    record: Mapping[str, Any]
+    """Content of `record.json`."""
+    metrics: Mapping[str, Any]
+    """Content of `metrics.json`."""
+    rows: Sequence[Mapping[str, Any]]
+    """Rows of `samples.jsonl`."""
+    images: Sequence[Path]
+    """The model's images, one a row."""
+    baseline_images: Sequence[Path] | None
+    """The control's, from the same seeds."""
+    show_explicit: bool = False
+    """Whether regions that NudeNet flags are shown as they are."""
+
+    @property
+    def targets(self) -> list[str]:
+        """The forgotten concepts; none for a suite that has no classes."""
+        return list((self.record.get("target") or {}).get("concepts") or [])
+
+    @property
+    def baseline(self) -> str | None:
+        """Name of the control; None where there is none."""
+        name = (self.record.get("baseline") or {}).get("model")
+        return None if name is None else short(str(name))
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return short(str(self.metrics["model"]))
+
+    @property
+    def has_detections(self) -> bool:
+        """Whether NudeNet looked at the images."""
+        return any("detections" in row or "flagged" in row for row in self.rows)
+
+
+def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
+    """Read a finished evaluation; InputError for a folder that is none, or not finished."""
+    if not (folder / RECORD).is_file():
+        raise InputError(
+            f"{folder} is no evaluation folder.", "Give a folder that `erase evaluate` left."
+        )
+    record = read_json(folder / RECORD)
+    if record.get("kind") != "evaluation":
+        raise InputError(
+            f"{folder} holds no evaluation but: {record.get('kind')}.",
+            "Give a folder that `erase evaluate` left.",
+        )
+    if record.get("status") != "finished" or not (folder / "metrics.json").is_file():
+        raise InputError(
+            f"The evaluation in {folder} is not finished.", "Run its command again; it goes on."
+        )
+    rows = read_jsonl(folder / "samples.jsonl")
+    control = (record.get("baseline") or {}).get("images_folder")
+    return ReportData(
+        record=record,
+        metrics=read_json(folder / "metrics.json"),
+        rows=rows,
+        images=[folder / row["image"] for row in rows],
+        baseline_images=[Path(control) / "images" / f"{row['id']}.png" for row in rows]
+        if control
+        else None,
+        show_explicit=show_explicit,
+    )
+
+
+def exposed(row: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The detections of bare parts that a row of `samples.jsonl` lists."""
+    found = (row or {}).get("detections") or []
+    return [item for item in found if str(item["label"]).endswith(EXPOSED)]
+
+
+def flagged(row: Mapping[str, Any] | None) -> bool:
+    """Whether NudeNet flagged the image of a row."""
+    return bool((row or {}).get("flagged"))
+
+
+def threshold(metrics: Mapping[str, Any]) -> float:
+    """From which confidence on a detection counts: what the protocol told NudeNet."""
+    settings = (metrics["protocol"].get("settings") or {}).get("nudenet") or {}
+    return float(settings.get("threshold", 0.6))
+
+
+def detection_counts(rows: Iterable[Mapping[str, Any] | None], least: float) -> dict[str, int]:
+    """Number of detections of each class of bare parts with at least this confidence."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for item in exposed(row):
+            if item["score"] >= least:
+                counts[item["label"]] = counts.get(item["label"], 0) + 1
+    return counts
+
+
+def missing_images(data: ReportData) -> list[tuple[str, str, str]]:
+    """Images that are not there or cannot be opened: `(whose, sample id, what is wrong)`."""
+    found = []
+    for whose, files in (("model", data.images), ("control", data.baseline_images or [])):
+        for row, file in zip(data.rows, files, strict=False):
+            try:
+                with Image.open(file):
+                    pass
+            except FileNotFoundError:
+                found.append((whose, str(row["id"]), "missing"))
+            except (OSError, SyntaxError, ValueError):
+                found.append((whose, str(row["id"]), "unreadable"))
+    return found
+
+
+def short(model: str) -> str:
+    """A model's name without the folders it lies in."""
+    return Path(model).name if Path(model).is_absolute() or Path(model).is_dir() else model
+
+
+def number(value: float, unit: str) -> str:
+    """A value for people: shares as percent, counts whole, anything else to three digits."""
+    if unit == "share":
+        return f"{100 * value:.1f}%"
+    if unit == "count" and value == round(value):
+        return f"{value:.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 2
+    return f"{value:.{min(digits, 6)}f}"
+
+
+def change(value: float, unit: str) -> str:
+    """A difference for people, with its sign: shares in percentage points."""
+    shown = f"{100 * abs(value):.1f} points" if unit == "share" else number(abs(value), unit)
+    return f"{'+' if value > 0 else '−' if value < 0 else '±'}{shown}"
+
+
+def interval(summary: Mapping[str, Any]) -> str:
+    """A summary's 95% interval for people."""
+    if summary.get("ci95") is None:
+        return "–"
+    return " to ".join(number(bound, summary["unit"]) for bound in summary["ci95"])
+
+
+def part_name(label: str) -> str:
+    """A NudeNet class for people: `FEMALE_BREAST_EXPOSED` is "female breast"."""
+    return label.removesuffix(EXPOSED).replace("_", " ").lower()

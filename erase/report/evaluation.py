@@ -1,0 +1,241 @@
+"""`report.html`: one self-contained page without scripts, from what an evaluation has written.
+
+Everything a page shows is prepared here as plain text and numbers; the templates only place it,
+with autoescaping on. Beside the page go its tables as CSV (`tables/`) and figures as PNG
+(`plots/`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from erase.files import write_bytes, write_text
+from erase.report.data import ReportData, flagged, missing_images, short, threshold
+from erase.report.pictures import contact_sheet, picture, png
+from erase.report.plots import plot_classes, plot_detections
+from erase.report.sheets import failures, sheets
+from erase.report.tables import class_rows, detection_rows, summary_rows, tables
+
+SHEET = 10  # before/after pairs of each kind on the contact sheet
+LISTED = 50  # missing images named on the page
+
+
+def write_report(file: Path, data: ReportData) -> None:
+    """Write the page, and `plots/` and `tables/` beside it, each file atomically."""
+    for folder in ("plots", "tables"):  # no figure of an earlier report stays behind
+        shutil.rmtree(file.parent / folder, ignore_errors=True)
+    for name, text in tables(data).items():
+        write_text(file.parent / "tables" / name, text)
+    for name, content in plots(data).items():
+        write_bytes(file.parent / "plots" / name, content)
+    write_text(file, render_page("report.html.j2", page(data)))
+
+
+def render_page(template: str, content: Mapping[str, Any]) -> str:
+    """A template of `templates/` filled in, every text escaped."""
+    environment = Environment(
+        loader=PackageLoader("erase.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(content)
+
+
+def page(data: ReportData) -> dict[str, Any]:
+    """All that the template places, by name."""
+    lost = missing_images(data)
+    return {
+        "title": title(data),
+        "model": data.model,
+        "baseline": data.baseline,
+        "no_baseline_reason": (data.record.get("baseline") or {}).get("reason", ""),
+        "suite": data.metrics["suite"],
+        "lead": lead(data),
+        "summary": summary_rows(data.metrics),
+        "classes": class_rows(data),
+        "detections": detection_rows(data),
+        "threshold": threshold(data.metrics),
+        "looked": data.has_detections,
+        "show_explicit": data.show_explicit,
+        "missing": lost[:LISTED],
+        "missing_count": len(lost),
+        "image_count": len(data.images) + len(data.baseline_images or []),
+        "sheets": sheets(data),
+        "failures": failures(data),
+        "protocol": protocol_rows(data),
+        "deviations": {
+            name: [_told(value) for value in change]
+            for name, change in (data.record.get("deviations") or {}).items()
+        },
+        "notes": notes(data.metrics),
+        "provenance": provenance(data),
+        "versions": data.record["versions"],
+    }
+
+
+def title(data: ReportData) -> str:
+    """The page's heading."""
+    concepts = ", ".join(f"“{name}”" for name in data.targets)
+    if concepts:
+        return f"{concepts} erased from {data.baseline or 'a model'}: {data.model}"
+    against = f", compared with {data.baseline}" if data.baseline else ""
+    return f"What {data.model} renders{against}"
+
+
+def lead(data: ReportData) -> list[str]:
+    """What happened, in sentences that need no statistics."""
+    sentences = []
+    for row in class_rows(data):
+        if not row["forgotten"]:
+            continue
+        text = f"Asked to show “{row['name']}”, it still does in {row['recognised']} of"
+        text += f" {row['n']} images"
+        if row["base_recognised"] is not None:
+            text += f"; {data.baseline} did in {row['base_recognised']} of {row['n']}"
+        sentences.append(text + ".")
+    if data.has_detections:
+        looked = [row for row in data.rows if "detections" in row or "flagged" in row]
+        text = f"NudeNet flags {sum(map(flagged, looked))} of {len(looked)} images"
+        if data.baseline is not None:
+            before = sum(flagged(row.get("baseline")) for row in looked)
+            text += f"; of {data.baseline}'s, {before}"
+        sentences.append(text + ".")
+    return sentences
+
+
+def protocol_rows(data: ReportData) -> list[tuple[str, str]]:
+    """The settings that decide what was measured."""
+    protocol = data.metrics["protocol"]
+    rows = [
+        ("suite", f"{protocol['suite']}, version {protocol['version']}"),
+        ("protocol", protocol["name"] + (" (changed)" if data.record.get("deviations") else "")),
+        ("source", protocol.get("source") or ""),
+        ("images", f"{len(data.rows)}, {protocol['images']} a class or prompt"),
+        ("denoising steps", protocol["steps"]),
+        ("guidance scale", protocol["guidance"]),
+        ("scheduler", protocol["scheduler"] or "the model's own"),
+        ("size", f"{protocol['size']} px" if protocol["size"] else "the model's own"),
+        ("precision", data.record.get("dtype", "fp32")),
+        ("seed of the seeds", protocol["seed"]),
+        ("limit", protocol["limit"] or "none"),
+        ("metrics", ", ".join(protocol["metrics"])),
+        ("classifier", protocol.get("classifier") or ""),
+    ]
+    rows += [
+        (f"{metric}: {key.replace('_', ' ')}", _told(value))
+        for metric, told in (protocol.get("settings") or {}).items()
+        for key, value in told.items()
+    ]
+    return [(name, str(value)) for name, value in rows if value != ""]
+
+
+def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What each metric was measured with."""
+    found = []
+    for name, summary in metrics["metrics"].items():
+        parts = [
+            f"{key.replace('_', ' ')}: {_told(value)}"
+            for key, value in summary["detail"].items()
+            if isinstance(value, str | int | float | list)
+        ]
+        paired = (metrics.get("differences") or {}).get(name)
+        if paired and paired.get("method"):
+            parts.append(f"difference: {paired['method']}, {paired['n']} pairs")
+        found.append((f"{summary['title']} ({name})", "; ".join(parts)))
+    return found
+
+
+def _told(value: Any) -> str:
+    """A setting for people."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value)) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_told(item)}" for key, item in value.items()) or "none"
+    return str(value)
+
+
+def provenance(data: ReportData) -> list[tuple[str, str]]:
+    """Where the numbers come from."""
+    record = data.record
+    baseline = record.get("baseline") or {}
+    rows = [
+        ("command", record.get("command")),
+        ("model", record.get("model")),
+        ("control", baseline.get("model") or "none"),
+        ("device", record.get("device")),
+        ("processes", record.get("processes", 1)),
+        ("started", record.get("started")),
+        ("wall time", f"{record.get('wall_time_s', 0):.0f} s"),
+        ("git commit", record.get("git_commit") or "none"),
+        ("evaluation", record.get("fingerprint")),
+        ("images", record.get("images_fingerprint")),
+        ("control's images", baseline.get("images_fingerprint", "none")),
+        *(
+            (f"{name} SHA-256", digest)
+            for name, digest in (record.get("observers_sha256") or {}).items()
+        ),
+        ("reference", record.get("reference") and _told(record["reference"])),
+        ("prompts SHA-256", record.get("prompts_sha256")),
+    ]
+    unusable = record.get("prompts_unusable") or {}
+    if unusable.get("n"):
+        rows.append(("prompt rows not used", f"{unusable['n']}: {_told(unusable.get('rows'))}"))
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def plots(data: ReportData) -> dict[str, bytes]:
+    """The report's figures as PNG files, by name."""
+    makers: dict[str, Callable[[], bytes | None]] = {
+        "detections.png": lambda: _with(detection_rows(data), data, plot_detections),
+        "classes.png": lambda: _with(class_rows(data), data, plot_classes),
+        "before_after.png": lambda: before_after(data),
+    }
+    made = {name: make() for name, make in makers.items()}
+    return {name: content for name, content in made.items() if content}
+
+
+def _with(rows: list[dict[str, Any]], data: ReportData, draw: Callable[..., bytes]) -> bytes | None:
+    return draw(rows, data.model, data.baseline) if rows else None
+
+
+def before_after(data: ReportData) -> bytes | None:
+    """Figures 4B and 8: a row of the control's images over a row of the model's, same seeds.
+
+    The first images of forgotten concepts, then the first of others; hidden as on the page.
+    """
+    columns = []
+    for forget in (True, False):
+        chosen = [i for i, row in enumerate(data.rows) if bool(row.get("forget")) == forget]
+        for index in _spread(data, chosen)[:SHEET]:
+            row, column = data.rows[index], []
+            if data.baseline_images is not None:
+                file, seen = data.baseline_images[index], row.get("baseline")
+                column.append(picture(file, seen, show_explicit=data.show_explicit)[0])
+            file = data.images[index]
+            column.append(picture(file, row, show_explicit=data.show_explicit)[0])
+            columns.append(column)
+    names = [data.model] if data.baseline_images is None else [str(data.baseline), data.model]
+    return png(contact_sheet(columns, names)) if columns else None
+
+
+def _spread(data: ReportData, indices: list[int]) -> list[int]:
+    """The same indices, the first of every class before the second of any."""
+    seen: dict[str, int] = {}
+    ranks = []
+    for index in indices:
+        target = str(data.rows[index].get("target", ""))
+        ranks.append((seen.setdefault(target, 0), index))
+        seen[target] += 1
+    return [index for _, index in sorted(ranks)]
+
+
+__all__ = ["page", "render_page", "short", "write_report"]

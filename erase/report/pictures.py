@@ -1,0 +1,153 @@
+"""The pictures that reports show: small, and with explicit regions made unrecognisable."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from erase.report.data import exposed, flagged
+
+NATIVE = 64  # pixels: up to this size an image is embedded as it is, and scaled up crisply
+THUMBNAIL = 256  # pixels: larger images are scaled down to this
+BLOCKS = 6  # blocks along the longer side of a hidden region: too few to make anything out
+MARGIN = 0.1  # share of a box's longer side by which the hidden region is larger
+UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError)
+
+
+def pixelate(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """A copy in which a region is replaced by the mean colours of a few large blocks.
+
+    Args:
+        image: RGB.
+        box: left, top, width, height in pixels; it is widened by a margin and cut to the image. A
+            box that does not touch the image at all cannot be right: then all of it is hidden.
+    """
+    left, top, width, height = box
+    margin = MARGIN * max(width, height, 0)
+    x0, y0 = max(0, math.floor(left - margin)), max(0, math.floor(top - margin))
+    x1 = min(image.width, math.ceil(left + width + margin))
+    y1 = min(image.height, math.ceil(top + height + margin))
+    if not all(map(math.isfinite, box)) or width <= 0 or height <= 0 or x1 <= x0 or y1 <= y0:
+        x0, y0, x1, y1 = 0, 0, *image.size
+    region = image.crop((x0, y0, x1, y1))
+    block = max(region.size) / BLOCKS
+    few = tuple(max(1, math.floor(side / block)) for side in region.size)
+    coarse = region.resize((few[0], few[1]), Image.Resampling.BOX)
+    hidden = image.copy()
+    hidden.paste(coarse.resize(region.size, Image.Resampling.NEAREST), (x0, y0))
+    return hidden
+
+
+def hide(image: Image.Image, row: Mapping[str, Any] | None) -> tuple[Image.Image, bool]:
+    """An image without what NudeNet flagged in it, and whether anything was hidden.
+
+    Every detection of a bare part is hidden, those below the counting threshold too. A flagged
+    image whose boxes are missing or broken is hidden as a whole.
+    """
+    boxes = [item.get("box") for item in exposed(row)]
+    if not boxes and not flagged(row):
+        return image, False
+    whole = (0.0, 0.0, float(image.width), float(image.height))
+    if not boxes or any(box is None or len(box) != 4 for box in boxes):
+        return pixelate(image, whole), True
+    for box in boxes:
+        left, top, width, height = (float(value) for value in box or whole)
+        image = pixelate(image, (left, top, width, height))
+    return image, True
+
+
+def picture(
+    file: Path, row: Mapping[str, Any] | None = None, *, show_explicit: bool = False
+) -> tuple[Image.Image | None, bool]:
+    """The image of a row as a report may show it, scaled down, and whether parts are hidden.
+
+    None for a file that is missing or cannot be read. Every picture of a report passes here.
+    """
+    try:
+        with Image.open(file) as opened:
+            upright = ImageOps.exif_transpose(opened)  # as NudeNet sees it, whose boxes these are
+            image = upright.convert("RGB")
+    except UNREADABLE:
+        return None, False
+    hidden = False
+    if not show_explicit:
+        image, hidden = hide(image, row)
+    if max(image.size) > NATIVE:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image, hidden
+
+
+def embed(
+    file: Path, row: Mapping[str, Any] | None = None, *, show_explicit: bool = False
+) -> dict[str, Any]:
+    """An image for a page: `uri` (data URI, empty when unreadable), `width` and `height`.
+
+    `crisp` says that it is to be scaled up without smoothing, `hidden` that parts are pixelated.
+    """
+    image, hidden = picture(file, row, show_explicit=show_explicit)
+    if image is None:
+        return {"uri": "", "width": 1, "height": 1, "crisp": False, "hidden": False}
+    buffer = io.BytesIO()
+    small = max(image.size) <= NATIVE
+    if small:
+        image.save(buffer, format="PNG", optimize=True)
+    else:
+        image.save(buffer, format="JPEG", quality=82)
+    code = base64.b64encode(buffer.getvalue()).decode()
+    return {
+        "uri": f"data:image/{'png' if small else 'jpeg'};base64,{code}",
+        "width": image.width,
+        "height": image.height,
+        "crisp": small,
+        "hidden": hidden,
+    }
+
+
+def contact_sheet(
+    columns: Sequence[Sequence[Image.Image | None]],
+    names: Sequence[str],
+    *,
+    cell: int = 128,
+    gap: int = 6,
+) -> Image.Image:
+    """Images in a grid on white, each row under its name.
+
+    `columns` holds the images of each column, from the first row down; None is drawn as a crossed
+    cell.
+    """
+    font = ImageFont.load_default(16)
+    line = 24  # pixels that a row's name takes
+    width = len(columns) * (cell + gap) + gap
+    sheet = Image.new("RGB", (width, len(names) * (line + cell + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, name in enumerate(names):
+        shown = name.encode("latin-1", "replace").decode("latin-1")  # what the font has
+        draw.text((gap, y * (line + cell + gap) + 2), shown, fill="black", font=font)
+    for x, column in enumerate(columns):
+        for y, image in enumerate(column):
+            corner = (gap + x * (cell + gap), line + y * (line + cell + gap))
+            if image is None:
+                far = (corner[0] + cell - 1, corner[1] + cell - 1)
+                draw.rectangle((*corner, *far), outline="grey")
+                draw.line((*corner, *far), fill="grey")
+                continue
+            scale = cell / max(image.size)
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            small = max(image.size) <= NATIVE
+            kind = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+            place = (corner[0] + (cell - size[0]) // 2, corner[1] + (cell - size[1]) // 2)
+            sheet.paste(image.resize(size, kind), place)
+    return sheet
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,168 @@
+"""The image sections of a report: before/after pairs of each class, and the worst failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from erase.report.data import ReportData, exposed, flagged, part_name
+from erase.report.pictures import embed
+
+PAIRS = 10  # before/after pairs shown of each class
+ALONE = 20  # pairs shown of a suite without classes
+ALL_PAIRS = 120  # pairs shown in all, however many classes there are
+FAILURES = 20  # worst failures shown of each kind
+CHANGED = 10  # images shown that changed most, by metrics that know no right or wrong
+
+
+def sheets(data: ReportData) -> list[dict[str, Any]]:
+    """Before/after pairs of each class, forgotten classes first; `ALL_PAIRS` at most."""
+    members: dict[str, list[int]] = {}
+    for index, row in enumerate(data.rows):
+        members.setdefault(str(row.get("target") or ""), []).append(index)
+    names = sorted(members, key=lambda name: name not in data.targets)
+    each = ALONE if len(names) == 1 else max(1, min(PAIRS, ALL_PAIRS // len(names)))
+    return [
+        {
+            "name": name or "Images",
+            "forgotten": name in data.targets,
+            "shown": min(each, len(members[name])),
+            "total": len(members[name]),
+            "captioned": name == "",
+            "pairs": [pair(data, index) for index in members[name][:each]],
+        }
+        for name in names[:ALL_PAIRS]
+    ]
+
+
+def failures(data: ReportData) -> list[dict[str, Any]]:
+    """The clearest failures first, of every kind that the metrics can tell."""
+    return [*_recognition(data), *_nudity(data), *_changes(data)]
+
+
+def _recognition(data: ReportData) -> list[dict[str, Any]]:
+    """Still shown though forgotten, and lost though retained; the surest verdicts first."""
+    judged = [index for index, row in enumerate(data.rows) if "recognised" in row]
+    still = [i for i in judged if data.rows[i]["forget"] and data.rows[i]["recognised"]]
+    lost = [i for i in judged if not data.rows[i]["forget"] and not data.rows[i]["recognised"]]
+    forgotten = sum(bool(data.rows[index]["forget"]) for index in judged)
+    sure = "Sorted by how sure the classifier is."
+    kinds = (
+        ("Forgotten, yet still recognised", still, forgotten),
+        ("Retained, yet taken for something else", lost, len(judged) - forgotten),
+    )
+    return [
+        _kind(data, name, sure, indices, of, lambda row: -row.get("probability", 0.0))
+        for name, indices, of in kinds
+        if of
+    ]
+
+
+def _nudity(data: ReportData) -> list[dict[str, Any]]:
+    looked = [i for i, row in enumerate(data.rows) if "detections" in row or "flagged" in row]
+    if not looked:
+        return []
+    found = [index for index in looked if flagged(data.rows[index])]
+    note = "Sorted by the detector's confidence. It does err: look before you count."
+    return [_kind(data, "Flagged by NudeNet", note, found, len(looked), lambda r: -_surest(r))]
+
+
+def _surest(row: Mapping[str, Any]) -> float:
+    return max((float(item["score"]) for item in exposed(row)), default=1.0)
+
+
+def _changes(data: ReportData) -> list[dict[str, Any]]:
+    """Images of other concepts that moved furthest, where a metric tells how far."""
+    kept = [i for i, row in enumerate(data.rows) if not row.get("forget")]
+    found = []
+    drifted = [i for i in kept if data.rows[i].get("lpips") is not None]
+    if drifted:
+        note = "Furthest from the control's image of the same seed by LPIPS; no failure by itself."
+        drifted = sorted(drifted, key=lambda i: -data.rows[i]["lpips"])[:CHANGED]
+        found.append(_kind(data, "Changed most", note, drifted, len(kept), None))
+    worded = [i for i in kept if data.rows[i].get("clip") is not None]
+    if worded:
+        note = "Furthest below the control by CLIP score; no failure by itself."
+        if data.baseline is None:
+            note = "Lowest CLIP score; no failure by itself."
+        worded = sorted(worded, key=lambda i: _clip_gain(data.rows[i]))[:CHANGED]
+        found.append(_kind(data, "Least like the caption", note, worded, len(kept), None))
+    return found
+
+
+def _clip_gain(row: Mapping[str, Any]) -> float:
+    before = (row.get("baseline") or {}).get("clip") or 0.0
+    return float(row["clip"]) - float(before)
+
+
+def _kind(
+    data: ReportData,
+    name: str,
+    note: str,
+    indices: Sequence[int],
+    of: int,
+    order: Callable[[Mapping[str, Any]], float] | None,
+) -> dict[str, Any]:
+    """One kind of failure; without an `order` the images are a ranking, not failures."""
+    if order is not None:
+        indices = sorted(indices, key=lambda index: order(data.rows[index]))
+    return {
+        "title": name,
+        "note": note,
+        "total": len(indices),
+        "of": of,
+        "ranking": order is None,
+        "pairs": [pair(data, index) | {"captioned": True} for index in indices[:FAILURES]],
+    }
+
+
+def pair(data: ReportData, index: int) -> dict[str, Any]:
+    """The control's and the model's image of one sample."""
+    row = data.rows[index]
+    before = None
+    if data.baseline_images is not None:
+        base = row.get("baseline") or {}
+        kept = {k: row[k] for k in ("id", "prompt", "seed", "target") if k in row}
+        before = shown({**kept, **base}, data.baseline_images[index], "before", None, data)
+    return {
+        "prompt": row["prompt"],
+        "target": row.get("target", ""),
+        "seed": row["seed"],
+        "captioned": False,
+        "before": before,
+        "after": shown(row, data.images[index], "after", bool(row.get("forget")), data),
+    }
+
+
+def shown(
+    row: Mapping[str, Any], file: Path, moment: str, forget: bool | None, data: ReportData
+) -> dict[str, Any]:
+    """One image with what was seen in it; `forget` is None where nothing is right or wrong."""
+    image = embed(file, row, show_explicit=data.show_explicit)
+    alt = f"{moment}: “{row['prompt']}”, seed {row['seed']}"
+    seen, mark = "", ""
+    if not image["uri"]:
+        alt += ", image missing or unreadable"
+    if row.get("predicted"):
+        seen = str(row["predicted"])
+        alt += f", recognised as {seen} ({100 * row['probability']:.0f}%)"
+        if forget is not None:
+            mark = "bad" if row["recognised"] == forget else "good"
+    elif flagged(row):
+        best = max(exposed(row), key=lambda item: item["score"], default=None)
+        seen = "flagged" if best is None else f"{part_name(best['label'])} {best['score']:.2f}"
+        mark = "bad" if forget is not None else ""
+    elif "flagged" in row and forget is not None:
+        mark = "good"
+        seen = "not flagged"
+    if flagged(row):
+        alt += ", flagged by NudeNet"
+    if image["hidden"]:
+        alt += ", flagged regions pixelated"
+    return {**image, "alt": alt, "seen": seen, "mark": mark, "detail": _detail(row)}
+
+
+def _detail(row: Mapping[str, Any]) -> str:
+    known = (("lpips", "LPIPS {:.2f}"), ("clip", "CLIP {:.1f}"))
+    return ", ".join(text.format(row[key]) for key, text in known if row.get(key) is not None)

@@ -1,0 +1,150 @@
+"""Crash-exact checkpoints: written aside, synced, renamed; safetensors and JSON only.
+
+A checkpoint holds everything that a step depends on beyond (seed, step): weights, buffers, the
+optimizer's and the moving average's state. No random state, for none is carried between steps.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from erase.errors import InputError
+from erase.files import atomic_directory, read_json, write_json
+
+TENSORS = "state.safetensors"
+META = "state.json"
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training state: `step` optimizer steps are done."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Write `checkpoint-<step>`, then remove all but the newest `keep` (0 keeps all)."""
+    path = folder / f"checkpoint-{step}"
+    with atomic_directory(path) as aside:
+        save_file(_unshared(tensors), aside / TENSORS)
+        write_json(aside / META, {"step": step, **meta})
+    if keep:
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    return path
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, copied where two share memory, which safetensors refuses."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().contiguous()
+        result[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return result
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, oldest first."""
+    found = [(NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+
+def find_checkpoint(folder: Path, which: str) -> Path | None:
+    """`latest` in `folder` (None when there is none yet), or the checkpoint at the given path."""
+    if which == "latest":
+        found = list_checkpoints(folder)
+        return found[-1] if found else None
+    for path in (Path(which), folder / which):
+        if (path / META).is_file():
+            return path
+    raise InputError(
+        f"{which} is not a checkpoint.", "Give `latest` or a checkpoint-N folder of a run."
+    )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; InputError when it is broken."""
+    meta = read_json(path / META)
+    try:
+        tensors = load_file(path / TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is broken ({type(error).__name__}).", "Resume from an earlier checkpoint."
+        ) from error
+    return Checkpoint(meta.pop("step"), tensors, meta)
+
+
+def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors and as JSON values.
+
+    Dictionaries in it, as bitsandbytes has them, become names with dots.
+    """
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+
+    def put(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, entry in value.items():
+                put(f"{name}.{key}", entry)
+        elif isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            values[name] = value
+
+    for index, entries in state["state"].items():
+        put(str(index), entries)
+    return tensors, {"values": values, "param_groups": state["param_groups"]}
+
+
+def unpack_optimizer(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> None:
+    """Load what `pack_optimizer` gave into an optimizer over the same parameters."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in (*tensors.items(), *meta["values"].items()):
+        index, *inside, name = key.split(".")
+        entries = state.setdefault(int(index), {})
+        for part in inside:
+            entries = entries.setdefault(part, {})
+        entries[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": meta["param_groups"]})
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put `prefix.` before every name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `prefix.`, with it taken off."""
+    start = f"{prefix}."
+    return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+
+
+@torch.no_grad()
+def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copy tensors by name, in place; InputError when names or shapes differ."""
+    if set(target) != set(source) or any(target[k].shape != source[k].shape for k in target):
+        raise InputError(
+            "The checkpoint holds other parameters than this run trains.",
+            "Resume with the settings that the run was started with.",
+        )
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

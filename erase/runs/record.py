@@ -1,0 +1,105 @@
+"""`record.json`: what ran, from which sources, on which versions, how long, how it ended."""
+
+import contextlib
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import erase
+from erase.files import read_json, write_json
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "nudenet",
+    "torchmetrics",
+    "numpy",
+    "scikit-learn",
+)
+RECORD = "record.json"
+
+
+def versions() -> dict[str, str]:
+    """Versions of erase, Python and the libraries that can change a result."""
+    found = {"erase": erase.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that erase runs from, `+dirty` when it has changes; else None."""
+    root = Path(__file__).parent.parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head, status = (
+            subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+dirty" if status else "")
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def now() -> str:
+    """Current time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunRecord:
+    """`record.json` of a run folder: status, command, versions, git commit, times, memory.
+
+    The status goes `running` → `finished` or `failed`. A resumed run keeps the first record's
+    start and adds its wall time to what was spent before.
+    """
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        self.path = folder / RECORD
+        previous = read_json(self.path) if self.path.exists() else {}
+        self._before = float(previous.get("wall_time_s", 0.0))
+        self._start = time.monotonic()
+        self.content: dict[str, Any] = {
+            "status": "running",
+            "command": " ".join(sys.argv),
+            "started": previous.get("started", now()),
+            "resumed": int(previous.get("resumed", -1)) + 1,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            **fields,
+        }
+        self.update()
+
+    def update(self, **fields: Any) -> None:
+        """Add fields and write the record."""
+        self.content.update(fields)
+        self.content["wall_time_s"] = round(self._before + time.monotonic() - self._start, 3)
+        self.content["peak_memory_bytes"] = peak_memory()
+        write_json(self.path, self.content)
+
+    def finish(self, **fields: Any) -> None:
+        """Mark the run finished."""
+        self.update(status="finished", finished=now(), **fields)
+
+    def fail(self, reason: str) -> None:
+        """Mark the run failed, with the reason."""
+        self.update(status="failed", finished=now(), error=reason)

@@ -1,0 +1,1 @@
+"""What an evaluation is made of, and its statistics; numpy and scipy, no torch."""

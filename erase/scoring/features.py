@@ -1,0 +1,71 @@
+"""What metrics on sets of features share: which images, which reference, which names."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from erase.errors import RunError
+from erase.scoring.samples import Context
+from erase.scoring.statistics import Floats
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The features that a distance compares."""
+
+    rendered: Floats
+    """`[N, F]`, of the images that ask for no forgotten concept."""
+    control: Floats | None
+    """`[N, F]`, of the control's images of the same samples; None where they are the reference."""
+    reference: Floats
+    """`[M, F]`, of reference images of the same classes."""
+    labels: tuple[str, ...]
+    """`[N]`, the class of each rendered image."""
+    network: str
+    detail: dict[str, Any]
+    """What was compared, for the summary."""
+
+
+def feature_sets(context: Context) -> Sets:
+    """The images of retained classes, and the reference's of those classes.
+
+    A reference without classes is used whole. RunError when the context lacks features or a
+    reference, or when the reference has no image of a class that is compared.
+    """
+    features, reference = context.features, context.reference
+    if features is None or reference is None or len(features.values) != len(context.samples):
+        raise RunError(
+            "This metric needs features of every image, and a reference.",
+            "Give --reference FOLDER, or --baseline MODEL to compare with the control's images.",
+        )
+    chosen = context.kept()
+    labels = tuple(context.samples[index].target for index in chosen)
+    known = set(reference.labels) - {""}
+    kept = [not known or label in set(labels) for label in reference.labels]
+    if lacking := sorted(set(labels) - known if known else ()):
+        raise RunError(
+            f"The reference has no image of {lacking[0]!r}.", "Give a --reference with every class."
+        )
+    control, other = None, context.control
+    if other is not None and other.features is not None and other.reference is not None:
+        control = other.features.values[chosen]
+    real = reference.features[kept]
+    detail = {
+        "features": features.description,
+        "classes": [name for name in dict.fromkeys(labels) if name],
+        "reference": reference.description,
+        "reference_n": len(real),
+    }
+    rendered = features.values[chosen]
+    return Sets(rendered, control, real, labels, features.network, detail)
+
+
+def distance_name(metric: str, network: str) -> str:
+    """Name of a distance on a network's features: `fid2048`, `fid_digits_classifier`."""
+    return metric + network if network.isdigit() else f"{metric}_{network}"
+
+
+def distance_title(metric: str, network: str) -> str:
+    """The name for people."""
+    if network.isdigit():
+        return f"{metric.upper()} ({network} Inception features)"
+    return f"{metric.upper()} ({network.replace('_', ' ')} features)"
