@@ -91,6 +91,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{title(page)} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_links_into_a_page_name_a_heading(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        other = page.parent / target if target else page
+        headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+        }
+        assert anchor in anchors, f"{title(page)} links to {target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=title)
 def test_nothing_is_left_to_fill_in(page: Path) -> None:
     assert not re.findall(r"\b[A-Z]+_TABLE\b|\bTABLE_[A-Z_]+\b|\bTODO\b", page.read_text())
