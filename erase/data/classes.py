@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from erase.artifacts.cache import cache_folder
 from erase.core.rng import generator
 from erase.data.captioned import SUFFIXES, CaptionedImages
 from erase.data.prompts import TEMPLATES, ClassList
@@ -13,7 +14,6 @@ from erase.errors import InputError
 
 SENTENCE = "an image of a {name}"
 """Caption of a class in the sources' experiments with Stable Diffusion (SalUn, LUR table 4)."""
-CACHE = Path.home() / ".cache" / "erase" / "datasets"
 IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette")
 """Names of the folders that its official archives and this project's own tools unpack to."""
 
@@ -138,7 +138,7 @@ def find_imagenette(data_dir: Path | None) -> Path:
     Raises:
         InputError: it is in none of these places.
     """
-    root = data_dir or CACHE
+    root = data_dir or cache_folder("datasets")
     for folder in (root, *(root / name for name in IMAGENETTE)):
         if (folder / "train" / "n01440764").is_dir():
             return folder
