@@ -45,6 +45,7 @@ def world(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(scratch))  # matplotlib's own list of fonts
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     yield World(tmp_path / "cache", scratch, server, monkeypatch)
     assert list(home.rglob("*")) == []

@@ -126,7 +126,7 @@ def test_cifar_in_the_official_layout(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_missing_data_set_offline_names_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(*_: object) -> None:
+    def offline(*_: object, **__: object) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)

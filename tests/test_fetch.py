@@ -213,7 +213,7 @@ def test_models_come_at_their_pinned_commit(monkeypatch: pytest.MonkeyPatch, hom
                 raise LocalEntryNotFoundError("not here")
             return str(packaged.EMBEDDED["mini-sd"])
         calls.append({"repository": repository, **given})
-        return str(home)
+        return str(packaged.EMBEDDED["mini-sd"])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     result = invoke("--model", "sd-1.4")
@@ -222,6 +222,23 @@ def test_models_come_at_their_pinned_commit(monkeypatch: pytest.MonkeyPatch, hom
     assert call["revision"] == models.REVISIONS[call["repository"]]
     assert "safety_checker/*" in call["ignore_patterns"]
     assert not any(pattern.endswith((".bin", ".ckpt")) for pattern in call["allow_patterns"])
+
+
+def test_fp16_weights_are_fetched_only_where_there_are_no_others(
+    monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    ignored: list[list[str]] = []
+
+    def snapshot(repository: str, **given: Any) -> str:
+        ignored.append(given["ignore_patterns"])
+        return str(home if repository == "some/fp16" else packaged.EMBEDDED["mini-sd"])
+
+    (home / "unet").mkdir()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    models.model_snapshot("some/model", None)
+    assert ignored == [models.IGNORED]
+    models.model_snapshot("some/fp16", None)
+    assert ignored[1:] == [models.IGNORED, models.UNUSED]
 
 
 def test_a_model_that_lacks_a_part_is_not_whole(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_only_some_classes_are_numbered_as_they_are_named() -> None:
 def test_what_cannot_be_trained_is_refused(
     changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(*_: Any) -> None:
+    def offline(*_: Any, **__: Any) -> None:
         raise OSError("offline")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)

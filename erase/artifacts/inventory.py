@@ -11,7 +11,14 @@ from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
 from erase.artifacts.datasets import ARCHIVES, fetch_dataset, find_dataset
 from erase.artifacts.download import Progress
-from erase.artifacts.models import HUB, HUB_SIZES, IGNORED, OWN, PATTERNS, REVISIONS, missing_parts
+from erase.artifacts.models import (
+    HUB,
+    HUB_SIZES,
+    OWN,
+    REVISIONS,
+    missing_parts,
+    model_snapshot,
+)
 from erase.artifacts.packaged import EMBEDDED, nudenet_file
 from erase.artifacts.weights import (
     CLIP,
@@ -155,7 +162,7 @@ def _model(name: str, find_model: FindModel) -> Item:
         find_model(name)  # says what is wrong with the name
 
     def fetch(_: Progress | None) -> None:
-        hub.snapshot(hub_id, REVISIONS.get(hub_id), patterns=PATTERNS, ignored=IGNORED)
+        model_snapshot(hub_id, REVISIONS.get(hub_id))
 
     return Item(
         name,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
 from erase.files import read_json
 
@@ -30,12 +31,25 @@ CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a diffusers folder without its weights."""
 UNUSED = ["*non_ema*", "safety_checker/*"]
 IGNORED = ["*.fp16.safetensors", *UNUSED]
+NETWORKS = ("unet", "transformer")
+"""Names of the part that denoises."""
 LEARNED = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
 
 
 def own_model_folder(name: str) -> Path:
     """Where a model of `OWN` is looked for."""
     return cache_folder("models") / name
+
+
+def model_snapshot(hub_id: str, revision: str | None, *, local: bool = False) -> Path:
+    """The folder of a hub model in the hub's cache; fp16 weights only when there are no others.
+
+    HubError as for `hub.snapshot`.
+    """
+    folder = hub.snapshot(hub_id, revision, patterns=PATTERNS, ignored=IGNORED, local=local)
+    if any(any((folder / name).glob("*.safetensors")) for name in NETWORKS):
+        return folder
+    return hub.snapshot(hub_id, revision, patterns=PATTERNS, ignored=UNUSED, local=local)
 
 
 def missing_parts(folder: Path) -> list[str]:

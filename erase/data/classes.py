@@ -50,14 +50,14 @@ def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Give one with a folder for each class.")
     base = folder / "train" if (folder / "train").is_dir() else folder
-    found = sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(found) < 2:
+    folders = sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(folders) < 2:
         raise InputError(
-            f"{base} holds {len(found)} class folders.",
+            f"{base} holds {len(folders)} class folders.",
             "Two or more are needed: the class to forget, and others to retain.",
         )
     files = {}
-    for item in found:
+    for item in folders:
         files[item.name] = tuple(sorted(f for f in item.rglob("*") if f.suffix.lower() in SUFFIXES))
         if not files[item.name]:
             raise InputError(
@@ -88,8 +88,8 @@ def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
 
 
 def _label(classes: ClassList, folder: str) -> int | None:
-    found = classes.label(folder)
-    return classes.label(folder.replace("_", " ")) if found is None else found
+    label = classes.label(folder)
+    return classes.label(folder.replace("_", " ")) if label is None else label
 
 
 def captioned(

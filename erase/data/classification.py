@@ -294,19 +294,19 @@ def _folder(data_dir: Path | None, size: int) -> ClassificationData:
         held = validation_indices(train.labels, TEST_SHARE, 0)
         if not len(held):
             raise InputError(f"{data_dir} has too few images a class.", "Give five or more.")
-        kept = torch.ones(len(train), dtype=torch.bool)
-        kept[held] = False
-        train, test = train.subset(kept.nonzero().flatten()), train.subset(held)
+        trained = torch.ones(len(train), dtype=torch.bool)
+        trained[held] = False
+        train, test = train.subset(trained.nonzero().flatten()), train.subset(held)
     return ClassificationData(
         "folder", classes, train, test, IMAGENET_MEAN, IMAGENET_STD, Augmentation(size), "celeba"
     )
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(found) < 2:
-        raise InputError(f"{folder} holds {len(found)} class folders.", "Two or more are needed.")
-    return tuple(found)
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise InputError(f"{folder} holds {len(names)} class folders.", "Two or more are needed.")
+    return tuple(names)
 
 
 def _read_tree(folder: Path, classes: tuple[str, ...], size: int) -> LabelledSet:

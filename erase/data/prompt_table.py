@@ -72,11 +72,11 @@ class PromptTable:
     unusable: tuple[Unusable, ...]
 
     def where(self, keep: Callable[[PromptRow], bool]) -> tuple[PromptRow, ...]:
-        """The rows that are kept; InputError when none is."""
-        kept = tuple(row for row in self.rows if keep(row))
-        if not kept:
+        """The rows that `keep` accepts; InputError when it accepts none."""
+        rows = tuple(row for row in self.rows if keep(row))
+        if not rows:
             raise InputError(f"No row of {self.file.name} fits the selection.", "Widen it.")
-        return kept
+        return rows
 
     def need(self, column: str) -> None:
         """InputError unless the file has a column, in one of its spellings."""
@@ -216,12 +216,12 @@ def _number(values: Mapping[str, str], column: str) -> float | None:
     if not text:
         return None
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
         raise ValueError(f"the {column} {text!r} is no number") from None
-    if not math.isfinite(found):
+    if not math.isfinite(number):
         raise ValueError(f"the {column} {text!r} is no number")
-    return found
+    return number
 
 
 def _whole(text: str) -> int:

@@ -19,11 +19,10 @@ from transformers.utils import logging as transformers_logging
 from erase.artifacts import hub
 from erase.artifacts.models import (
     HUB,
-    IGNORED,
+    NETWORKS,
     OWN,
-    PATTERNS,
     REVISIONS,
-    UNUSED,
+    model_snapshot,
     own_model_folder,
 )
 from erase.artifacts.packaged import EMBEDDED
@@ -33,7 +32,6 @@ from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.single_file import SUFFIX, unpack
 
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
-NETWORKS = ("unet", "transformer")
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
 _UNWANTED = ("safety_checker", "requires_safety_checker")
 _ABSENT: dict[str, dict[str, Any]] = {
@@ -92,16 +90,16 @@ class ModelSource:
     def resolution(self) -> int:
         """Pixels a side that the model was made for."""
         configs = [self.path / name / "config.json" for name in NETWORKS]
-        found = next((config for config in configs if config.is_file()), configs[0])
-        return int(read_json(found)["sample_size"]) * self.latent_factor()
+        config = next((config for config in configs if config.is_file()), configs[0])
+        return int(read_json(config)["sample_size"]) * self.latent_factor()
 
     def variant(self) -> str | None:
         """What the weight files are marked with (`fp16`) where no unmarked ones lie beside them."""
         for part in sorted(self.path.iterdir()):
             names = [file.name for file in part.glob("*.safetensors")]
-            found = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
-            if found and len(found) == len(names):
-                return sorted(found)[0]
+            marks = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
+            if marks and len(marks) == len(names):
+                return sorted(marks)[0]
         return None
 
 
@@ -164,7 +162,7 @@ def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> Mod
     ways = ((pinned, True), (revision, True), (pinned, False))
     try:
         path = hub.first_of(
-            partial(_snapshot, hub_id, commit, local)
+            partial(model_snapshot, hub_id, commit, local=local)
             for commit, local in (ways if fetch else ways[:2])
         )
     except hub.HubError as error:
@@ -175,14 +173,6 @@ def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> Mod
             " --model.",
         ) from error
     return ModelSource(model, path, revision=path.name)
-
-
-def _snapshot(hub_id: str, revision: str | None, local: bool) -> Path:
-    """The folder of a hub model; with its fp16 weights when there are no others."""
-    path = hub.snapshot(hub_id, revision, patterns=PATTERNS, ignored=IGNORED, local=local)
-    if any((path / name).glob("*.safetensors") for name in NETWORKS):
-        return path
-    return hub.snapshot(hub_id, revision, patterns=PATTERNS, ignored=UNUSED, local=local)
 
 
 def load_pipeline(
