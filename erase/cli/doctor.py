@@ -27,7 +27,7 @@ def doctor(
     weights: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    r"""Say what is there, what is missing, and the command that fetches it. Needs no network.
+    """Say what is there, what is missing, and the command that fetches it. Needs no network.
 
     Exit code 0 when the installation is sound and what was asked for is there, else 1. Without an
     option the weights that erase knows are listed, and none is asked for.

@@ -39,7 +39,7 @@ def fetch(
     weights: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    r"""Download what evaluations and models need, so that they run without network.
+    """Download what evaluations and models need, so that they run without network.
 
     Every option may be given several times; without any, what could be fetched is listed. What is
     there is left alone, an interrupted download goes on where it stopped, and every file is
