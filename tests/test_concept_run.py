@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
+from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.errors import InputError
 from erase.files import read_jsonl
-from erase.models.loading import EMBEDDED
 from erase.runs.folder import lock_run_folder
 
 SMALL = [

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.cli.options import resolve_run
 from erase.config.concept import ClassConfig, ConceptConfig
-from erase.models.loading import EMBEDDED, ModelSource
+from erase.models.loading import ModelSource
 from erase.training import plan as planning
 from erase.training.plan import Plan, plan
 

@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--cache-dir",
-    help="Folder of the controls' images, shared by evaluations. [default: ~/.cache/erase/renders]",
+    help="Folder of the controls' images, shared by evaluations. [default: renders in ERASE_CACHE,"
+    " or else erase/renders in XDG_CACHE_HOME or ~/.cache]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace another evaluation in the folder.")
 @click.option(

@@ -1,6 +1,5 @@
 """What one evaluation is going to do, settled and checked before anything is touched."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from erase.artifacts import cache
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import Unusable
 from erase.errors import InputError
@@ -219,5 +219,4 @@ def cache_folder(config: EvaluateConfig) -> Path:
     """Where controls' images are kept, for all evaluations."""
     if config.cache_dir:
         return Path(config.cache_dir)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "erase" / "renders"
+    return cache.cache_folder("renders")
