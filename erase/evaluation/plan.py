@@ -22,15 +22,15 @@ from erase.models.loading import ModelSource, resolve
 from erase.render.render import DTYPES, render_fingerprint, scheduler_class
 from erase.render.share import render_together
 from erase.runs.checks import check_device
+from erase.runs.processes import Distributed
 from erase.runs.record import RECORD
-from erase.runs.world import World, leads
 from erase.scoring.samples import Protocol, Sample
 
 StageProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """Everything that is the same for the model and its control."""
 
     suite: ModuleType
@@ -57,7 +57,7 @@ class Plan:
 
     def render(
         self,
-        world: World,
+        distributed: Distributed,
         source: ModelSource,
         images: str,
         folder: Path,
@@ -66,7 +66,7 @@ class Plan:
     ) -> list[Path]:
         """Render into the folder what it lacks, together with the other processes."""
         return render_together(
-            world,
+            distributed,
             source,
             self.samples,
             self.protocol,
@@ -88,7 +88,7 @@ class Plan:
 
 def make_plan(
     config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path, *, control: bool
-) -> Plan:
+) -> EvaluationPlan:
     """Settle what is rendered and measured; `control` says whether there will be a control.
 
     InputError for whatever cannot be used, weights that are not on this machine among it.
@@ -150,7 +150,7 @@ def make_plan(
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
         for name in strange
     ]
-    return Plan(suite, named, protocol, samples, unusable, targets, observers, config)
+    return EvaluationPlan(suite, named, protocol, samples, unusable, targets, observers, config)
 
 
 def _told(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
@@ -210,7 +210,7 @@ def find_baseline(
         if record.get("base_fingerprint") in (None, weights):
             return found, {"model": name}
         reason = f"{name} is no longer the base that the model was made from: its files differ"
-    if leads():
+    if Distributed.launched().is_main:
         click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
     return None, {"model": None, "reason": reason}
 

@@ -1,5 +1,7 @@
 """`record.json`: what ran, from which sources, on which versions, how long, how it ended."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.metadata
 import platform
@@ -9,10 +11,13 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import erase
 from erase.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = (
     "torch",
@@ -31,11 +36,11 @@ RECORD = "record.json"
 
 def versions() -> dict[str, str]:
     """Versions of erase, Python and the libraries that can change a result."""
-    found = {"erase": erase.__version__, "python": platform.python_version()}
+    result = {"erase": erase.__version__, "python": platform.python_version()}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            result[name] = importlib.metadata.version(name)
+    return result
 
 
 def git_commit() -> str | None:
@@ -59,6 +64,13 @@ def peak_memory() -> int:
     """Peak resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak(device: torch.device) -> int | None:
+    """Most memory that tensors took on a GPU, in bytes; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def now() -> str:
