@@ -7,11 +7,9 @@ prints before it has loaded either.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -194,29 +192,38 @@ def lacks_processes(environment: Mapping[str, str]) -> bool:
 
 
 def start_processes(arguments: list[str]) -> int:
-    """Run `python -m erase` once per process that was asked for; the first failing exit code.
+    """Run `python -m erase` once per process that was asked for, as torchrun would.
 
-    Raises InputError when the number cannot be read from accelerate's command line.
+    Returns the exit code of the process that failed first, or 0. When one fails, or this process
+    is told to end, the others are ended. Raises InputError when the number of processes cannot be
+    read from accelerate's command line.
     """
     count = _asked_processes()
-    common = os.environ | {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "erase", *arguments],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable()  # the processes have said what is wrong
+    address, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT", "29500")
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id="erase",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{address}:{port}",
+        rdzv_configs={"rank": 0, "timeout": 900},
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
     try:
-        while any(process.poll() is None for process in ranks):
-            if failed := [process.returncode for process in ranks if process.returncode]:
-                return failed[0]
-            time.sleep(0.1)
-        return next((process.returncode for process in ranks if process.returncode), 0)
-    finally:
-        for process in ranks:  # the others would wait for the missing one for ever
-            process.terminate()
+        elastic_launch(launch, sys.executable)("-m", "erase", *arguments)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
 
 
 def _asked_processes() -> int:
