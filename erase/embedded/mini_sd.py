@@ -230,8 +230,9 @@ class _PipelineFolder(ResultFolder):
 
     def check(self) -> bool:
         """As any folder's; its parent is checked too, in which the folder is replaced."""
+        continued = super().check()
         check_writable(self.path.parent, self.option)
-        return super().check()
+        return continued
 
     def is_empty(self) -> bool:
         """Whether the folder is absent or has nothing in it."""

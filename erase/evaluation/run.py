@@ -22,7 +22,6 @@ from erase.evaluation.plan import (
     cache_folder,
     find_baseline,
     make_plan,
-    recorded,
 )
 from erase.evaluation.score import Scored
 from erase.files import fingerprint, write_json, write_jsonl
@@ -33,7 +32,7 @@ from erase.report.evaluation import write_report
 from erase.runs.checks import check_writable
 from erase.runs.folder import ResultFolder
 from erase.runs.processes import Distributed, joined
-from erase.runs.record import RunRecord
+from erase.runs.record import RunRecord, read_record
 from erase.scoring.samples import Scores
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
@@ -239,7 +238,7 @@ def _write(
 def _tell_card(config: EvaluateConfig, metrics: Mapping[str, Any], output: Path) -> None:
     """Write the numbers on the model's card, where the model is a run that has one."""
     folder = Path(config.model)
-    if not (folder / CARD_FILE).is_file() or recorded(folder).get("kind") != "concept":
+    if not (folder / CARD_FILE).is_file() or read_record(folder).get("kind") != "concept":
         return
     try:
         update_card(folder, metrics, output)

@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 
 from erase.config.base import Config
 from erase.errors import InputError
-from erase.files import read_json, write_json
+from erase.files import write_json
 from erase.runs.checks import check_writable
 from erase.runs.processes import Distributed
-from erase.runs.record import RECORD, RunRecord
+from erase.runs.record import RECORD, RunRecord, read_record
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -131,8 +131,7 @@ class ResultFolder:
 
     def record(self) -> dict[str, Any]:
         """Content of the record in the folder; empty when there is none."""
-        path = self.path / RECORD
-        return dict(read_json(path)) if path.is_file() else {}
+        return read_record(self.path)
 
     def clear(self) -> None:
         """Remove what another result of this kind left; nothing else in the folder is touched.

@@ -78,6 +78,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record that a folder holds; empty when it has none."""
+    path = folder / RECORD
+    content = read_json(path) if path.exists() else {}
+    return content if isinstance(content, dict) else {}
+
+
 class RunRecord:
     """`record.json` of a run folder: status, command, versions, git commit, times, memory.
 
@@ -87,7 +94,7 @@ class RunRecord:
 
     def __init__(self, folder: Path, **fields: Any) -> None:
         self.path = folder / RECORD
-        previous = read_json(self.path) if self.path.exists() else {}
+        previous = read_record(folder)
         self._before = float(previous.get("wall_time_s", 0.0))
         self._start = time.monotonic()
         self.content: dict[str, Any] = {
