@@ -79,30 +79,34 @@ def classifier(
     from erase.compare import entries as listing
     from erase.compare.classifier_report import report_folder, terminal, write_report
     from erase.compare.jobs import plan_of, run_ahead
-    from erase.runs.record import RunRecord
+    from erase.runs.folder import ComparisonFolder
     from erase.training.classifier_runs import pick_device
 
     began = time.perf_counter()
     entries = listing.entries(methods, alphas)
     where = pick_device(device)
-    record = RunRecord(
-        output, kind="compare classifier", config=config.to_dict(), device=str(where)
-    )
-    config.write(output / "config.yaml")
-    original, base = comparing.prepare_original(config, output, where)
-    if config.jobs > 1:
-        run_ahead(plan_of(config, output, str(where), specs, entries))
-    console = Console()
-    facts = {"config": config.to_dict(), "original_sha256": base}
-    for spec in specs:
-        folder = report_folder(output, spec)
-        comparison = comparing.Comparison(
-            config, original, base, spec, entries, folder, lambda text: click.echo(text, err=True)
-        )
-        table = write_report(folder, comparison.run(), facts)
-        title = f"{original.description.dataset}, {spec}, trials: {config.trials}"
-        console.print(terminal(table, title))
-    record.finish(wall_s=round(time.perf_counter() - began, 1))
+    folder = ComparisonFolder(output, "compare classifier", config=config)
+    with folder.hold(config=config.to_dict(), device=str(where)) as record:
+        original, base = comparing.prepare_original(config, output, where)
+        if config.jobs > 1:
+            run_ahead(plan_of(config, output, str(where), specs, entries))
+        facts = {"config": config.to_dict(), "original_sha256": base}
+        for spec in specs:
+            results = report_folder(output, spec)
+            comparison = comparing.Comparison(
+                config,
+                original,
+                base,
+                spec,
+                entries,
+                results,
+                lambda text: click.echo(text, err=True),
+            )
+            table = write_report(results, comparison.run(), facts)
+            title = f"{original.description.dataset}, {spec}, trials: {config.trials}"
+            Console().print(terminal(table, title))
+        if record:
+            record.finish(wall_s=round(time.perf_counter() - began, 1))
     click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
 
 
@@ -145,19 +149,24 @@ def diffusion(
 
     from erase.compare.diffusion import Comparison, entries
     from erase.compare.diffusion_table import terminal, write_table
-    from erase.runs.checks import check_device, check_writable
-    from erase.runs.record import RunRecord
+    from erase.runs.checks import check_device
+    from erase.runs.folder import ComparisonFolder
 
     check_device(device)
-    check_writable(output, "--output")
+    folder = ComparisonFolder(output, "compare diffusion", config=config)
+    folder.check()
     lines = entries(methods, settings)
-    comparison = Comparison(config, lines, output, device, lambda text: click.echo(text, err=True))
+    comparison = Comparison(config, lines, output, device, _say)
     comparison.check()
-    record = RunRecord(output, kind="compare diffusion", config=config.to_dict(), device=device)
-    config.write(output / "config.yaml")
-    rows = comparison.run()
-    facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
-    means = write_table(output, rows, {**facts, "device": device})
-    record.finish()
+    with folder.hold(config=config.to_dict(), device=device) as record:
+        rows = comparison.run()
+        facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
+        means = write_table(output, rows, {**facts, "device": device})
+        if record:
+            record.finish()
     Console().print(terminal(means, f"{config.model}: {', '.join(config.concept)}"))
     click.echo(f"Saved {output}: table.csv, table.md, results.json.")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -117,10 +117,10 @@ def evaluate(**options: Any) -> None:
 
     from erase.cli.progress import stages
     from erase.evaluation.run import evaluate as run
-    from erase.runs.processes import speaks
+    from erase.runs.processes import Distributed
 
     with stages() as progress:
-        result = run(config, progress if speaks() else None)
+        result = run(config, progress if Distributed.launched().is_main else None)
     show(result)
 
 

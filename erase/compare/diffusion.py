@@ -25,10 +25,10 @@ from erase.errors import EraseError, InputError, RunError
 from erase.evaluation.run import evaluate
 from erase.files import fingerprint, read_json, write_json
 from erase.models.loading import load_pipeline
-from erase.runs.folder import deciding
 from erase.runs.record import RECORD, versions
+from erase.runs.run_folder import deciding
 from erase.tasks.denoising import TEXT_TO_IMAGE
-from erase.training.plan import Plan, plan
+from erase.training.plan import ConceptPlan, plan
 from erase.training.sets import render_set
 
 SETS = ("forget", "retain", "anchor")
@@ -221,7 +221,7 @@ class Comparison:
         self.say(f"{concept}  {line.label}  trial {trial}: {told}")
         return row
 
-    def _measured(self, planned: Plan, folder: Path) -> dict[str, Any]:
+    def _measured(self, planned: ConceptPlan, folder: Path) -> dict[str, Any]:
         """Run the method in a process of its own, then judge what it left."""
         given = folder.with_name(f"{folder.name}.yaml")
         planned.config.write(given)
@@ -270,7 +270,7 @@ class Comparison:
         }
 
 
-def _no_paths(planned: Plan) -> dict[str, None]:
+def _no_paths(planned: ConceptPlan) -> dict[str, None]:
     """The folders of images, which count by their content, for a result that may be moved."""
     return {f"{name}_images": None for name in planned.sets}
 

@@ -27,7 +27,7 @@ from erase.errors import EraseError
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparePlan:
     """All that a process needs to make the comparisons again."""
 
     config: CompareConfig
@@ -64,7 +64,7 @@ class Unit:
     trial: int = 0
 
 
-def run_ahead(plan: Plan) -> None:
+def run_ahead(plan: ComparePlan) -> None:
     """Do all the work of a comparison in `config.jobs` processes.
 
     Raises:
@@ -83,7 +83,7 @@ def run_ahead(plan: Plan) -> None:
             raise
 
 
-def stages(plan: Plan) -> Iterator[list[Unit]]:
+def stages(plan: ComparePlan) -> Iterator[list[Unit]]:
     """The work in an order in which nothing waits for what comes later; the longest first."""
     entries = sorted(plan.entries, key=lambda item: item.method != "lur")
     trials = range(plan.config.trials)
@@ -107,7 +107,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _start(plan: Plan) -> None:
+def _start(plan: ComparePlan) -> None:
     torch.set_num_threads(plan.threads)
     _comparisons.update(plan.comparisons())
 
@@ -134,7 +134,7 @@ def threads_each(jobs: int) -> int:
 
 def plan_of(
     config: CompareConfig, output: Path, device: str, specs: Sequence[str], entries: Sequence[Entry]
-) -> Plan:
+) -> ComparePlan:
     """The plan of `config.jobs` processes."""
     threads = threads_each(config.jobs)
-    return Plan(config, output, device, tuple(specs), tuple(entries), threads)
+    return ComparePlan(config, output, device, tuple(specs), tuple(entries), threads)
