@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from erase import registry
 from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation import observe, plan
 from erase.evaluation.run import Result, evaluate
 from erase.models.classifiers import Description, build, save_classifier
-from erase.scoring.samples import Detection
+from erase.scoring.context import Detection
+from erase.scoring.suite import load_suite
 from tests.evaluation_world import config, make_models
 
 INCEPTION = ("fid.features=inception-2048",)
@@ -123,10 +123,10 @@ def test_other_metrics_against_a_folder_of_real_images(
     models: Path, tmp_path: Path, result: Result
 ) -> None:
     real = tmp_path / "real"
-    for name in registry.load("suites", "digits").classes(prompts_root(None)):
+    for name in load_suite("digits").classes(prompts_root(None)):
         (real / name).mkdir(parents=True)
     for file in (result.folder / "images").iterdir():
-        digit = list(registry.load("suites", "digits").classes(prompts_root(None)))
+        digit = list(load_suite("digits").classes(prompts_root(None)))
         shutil.copy(file, real / digit[int(file.name[0])] / file.name)
     (real / "three" / "broken.png").write_bytes(b"no image")
     found = evaluate(

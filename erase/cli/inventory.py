@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from erase import registry
 from erase.artifacts import fetching
 from erase.artifacts.download import Progress, download
 from erase.artifacts.fetching import CLIP, CLIP_PATTERNS, CLIP_REVISIONS, CLIP_SIZES, WEIGHTS
@@ -95,9 +94,11 @@ def _missing_weights(part: Path) -> list[str]:
 
 
 def _of_suite(name: str) -> list[Item]:
-    suite = registry.load("suites", name)
+    from erase.scoring.suite import load_suite
+
+    suite = load_suite(name)
     protocol = suite.protocols()["default"]
-    found = [_table(*suite.HUB)] if hasattr(suite, "HUB") else []
+    found = [_table(*suite.hub)] if suite.hub else []
     if name == "cifar10":
         found.append(_cifar10())
     if protocol.classifier in WEIGHTS:
@@ -108,12 +109,14 @@ def _of_suite(name: str) -> list[Item]:
 
 
 def _of_metric(name: str, told: Mapping[str, Any]) -> list[Item]:
-    metric = registry.load("metrics", name)
+    from erase.scoring.metric import load_metric
+
+    metric = load_metric(name)
     defaults = {
         key: value[0] if isinstance(value, tuple) else value
-        for key, value in getattr(metric, "SETTINGS", {}).items()
+        for key, value in metric.settings.items()
     }
-    settings, needs = {**defaults, **told}, metric.NEEDS
+    settings, needs = {**defaults, **told}, metric.requires
     if "nudenet" in needs:
         return [nudenet()]
     if "clip" in needs:

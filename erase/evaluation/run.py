@@ -14,12 +14,11 @@ from typing import Any
 
 import click
 
-from erase import registry
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError
 from erase.evaluation.plan import (
-    Plan,
+    EvaluationPlan,
     StageProgress,
     cache_folder,
     find_baseline,
@@ -37,7 +36,8 @@ from erase.runs.checks import check_writable
 from erase.runs.folder import LOCK
 from erase.runs.record import RECORD, RunRecord
 from erase.runs.world import World, joined
-from erase.scoring.samples import Scores
+from erase.scoring.results import Scores
+from erase.scoring.suite import load_suite
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
 KIND = "evaluation"
@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
 def _evaluate(
     config: EvaluateConfig, world: World, progress: StageProgress | None
 ) -> Result | None:
-    suite = registry.load("suites", config.suite)
+    suite = load_suite(config.suite)
     source = resolve(config.model)
     root = prompt_source(config.prompts)
     baseline, note = find_baseline(config, source)
@@ -203,7 +203,7 @@ def _claim(output: Path, identity: str, *, overwrite: bool) -> None:
 
 
 def _write(
-    plan: Plan,
+    plan: EvaluationPlan,
     output: Path,
     record: RunRecord,
     scored: Scored,

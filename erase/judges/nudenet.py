@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from erase.errors import InputError, RunError
 from erase.files import fingerprint, hash_file
-from erase.scoring.samples import Detection
+from erase.scoring.context import Detection
+from erase.scoring.judge import Judge, View
 
 Colour = Literal["rgb", "library"]
 LABELS = (
@@ -54,7 +55,7 @@ Images = NDArray[np.float32]
 Size = tuple[int, int]
 
 
-class Detector:
+class Detector(Judge[list[list[Detection]]]):
     """What NudeNet finds in images.
 
     Args:
@@ -126,6 +127,10 @@ class Detector:
             for pool in (readers, runners):
                 pool.shutdown(wait=True, cancel_futures=True)
         return results
+
+    def look(self, view: View) -> list[list[Detection]]:
+        """Detections in each image."""
+        return self.detect(view.files)
 
     def fingerprint(self) -> str:
         """SHA-256 over what decides the detections: weights, colour, provider, versions."""

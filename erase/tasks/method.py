@@ -15,7 +15,7 @@ from erase.core.objectives import negative_cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import trim
 from erase.errors import InputError
-from erase.tasks.protocol import ClassifierTask, Loss, Reduce, Subset, Task
+from erase.tasks.protocol import ClassifierTask, Loss, Reduce, StepLosses, Subset, Task
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,37 @@ def put_gradients(task: Task, gradients: Sequence[Tensor], reduce: Reduce | None
     """Make these the parameters' `.grad`; `reduce` averages them over processes first."""
     for parameter, gradient in zip(task.parameters.values(), gradients, strict=True):
         parameter.grad = gradient if reduce is None else reduce(gradient)
+
+
+class RetainForgetMethod(TwoLossMethod):
+    """Minimises L_r + λ L_f on the task's own two losses; what LUR and LUR-b share.
+
+    `settings` holds λ as `forget_weight`, and Scissorhands' trimming as `trim`, `trim_layers`.
+    """
+
+    families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
+
+    def check(self, model: Module, family: str) -> None:  # noqa: ARG002
+        """Trimming is for classifiers."""
+        if self.settings.trim is not None and family != "classifier":
+            raise InputError("Trimming is for classifiers.", "Leave the option out.")
+
+    def prepare(self, task: Any) -> None:
+        """Nothing, unless trimming was asked for."""
+        trim_for(task, self.settings.trim, self.settings.trim_layers)
+
+    def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of one step, in `.grad`."""
+        return self.gradient(task, task.losses(step), reduce)
+
+    @abstractmethod
+    def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
+        """Leave the gradient of the two losses in `.grad`."""
+
+
+def mean_loss(losses: Sequence[Loss]) -> Loss:
+    """The mean over micro-batches, as one closure."""
+    return lambda: torch.stack([loss() for loss in losses]).mean()
 
 
 TRIM_HELP = (

@@ -23,7 +23,7 @@ from erase.data.classification import (
 from erase.data.forget import forget_indices, is_class_wise
 from erase.errors import InputError
 from erase.files import hash_file, read_json, write_json
-from erase.judges.classifier_scores import Scores, accuracy, evaluate, predict
+from erase.judges.classifier_scores import ClassifierScores, accuracy, evaluate, predict
 from erase.models.classifiers import (
     WEIGHTS,
     Classifier,
@@ -162,7 +162,7 @@ def erase_classifier(
     resume: str | None = None,
     device: str | None = None,
     show: bool = True,
-) -> tuple[Path, Scores]:
+) -> tuple[Path, ClassifierScores]:
     """`erase classifier`: forget, measure, and save the result in a run folder.
 
     `replay` is the file that the configuration was read from, where that is of another method.
@@ -185,7 +185,7 @@ def erase_classifier(
             click.echo(f"Warning: {note}.", err=True)
     if not _open(output, config, "classifier", overwrite, resume):
         found = read_json(output / METRICS)
-        return output, Scores(**found["scores"])
+        return output, ClassifierScores(**found["scores"])
     write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
     record = RunRecord(
         output,
@@ -230,7 +230,7 @@ def score(
     config: ClassifierConfig,
     *,
     validation: bool = False,
-) -> Scores:
+) -> ClassifierScores:
     """Scores of a model; with `validation` the held-out training images stand in for the test."""
     train = original.data.train
     retain = original.trained_on[~torch.isin(original.trained_on, forget)]
