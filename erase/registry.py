@@ -131,10 +131,10 @@ def _owners(plugins: list[Plugin]) -> str:
 def _find(kind: str, name: str) -> Plugin:
     plugins = _known(kind, name)
     if len(plugins) > 1:
-        others = ", ".join(plugin.package for plugin in plugins if plugin.package != OWN)
+        others = " or ".join(plugin.package for plugin in plugins if plugin.package != OWN)
         raise InputError(
             f"The {KINDS[kind]} {name!r} is defined more than once: by {_owners(plugins)}.",
-            f"Uninstall one of: {others}.",
+            f"Uninstall {others}.",
         )
     return plugins[0]
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from erase.evaluation import observe, plan
 from erase.evaluation.run import Result, evaluate
 from erase.models.classifiers import Description, build, save_classifier
 from erase.scoring.context import Detection
+from erase.scoring.judge import Judge, View
 from erase.scoring.suite import load_suite
 from tests.evaluation_world import config, make_models
 
@@ -51,11 +51,11 @@ def table(tmp_path: Path) -> Path:
     return file
 
 
-class FakeDetector:
+class FakeDetector(Judge[list[list[Detection]]]):
     """Finds the same in every image; what NudeNet really finds is tested elsewhere."""
 
-    def detect(self, paths: Sequence[Path], progress: Any = None) -> list[list[Detection]]:
-        return [[Detection("FEET_EXPOSED", 0.9, (1, 1, 2, 2))] for _ in paths]
+    def look(self, view: View) -> list[list[Detection]]:
+        return [[Detection("FEET_EXPOSED", 0.9, (1, 1, 2, 2))] for _ in view.files]
 
     def fingerprint(self) -> str:
         return "0" * 64
