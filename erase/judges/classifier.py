@@ -85,10 +85,10 @@ class NetworkJudge(ClassifierJudge):
 
 def _head(net: nn.Module) -> nn.Module:
     """The last linear layer, whose input are the features; InputError when there is none."""
-    found = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
-    if not found:
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
         raise InputError("This classifier has no linear layer.", "Choose another --classifier.")
-    return found[-1]
+    return layers[-1]
 
 
 def load_judge(

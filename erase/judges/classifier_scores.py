@@ -129,8 +129,8 @@ def evaluate(
         InputError: a set is empty.
     """
     if without is not None:
-        kept = ~torch.isin(test.labels.cpu(), without.cpu())
-        test = test.subset(kept.nonzero().flatten())
+        remaining = ~torch.isin(test.labels.cpu(), without.cpu())
+        test = test.subset(remaining.nonzero().flatten())
     logits = {
         name: predict(model, images, how, autocast=autocast)
         for name, images in (("forget", forget), ("retain", retain), ("test", test))

@@ -50,11 +50,11 @@ class Inception(Judge[Features]):
     def values(self, files: Sequence[Path]) -> Floats:
         """Features `[N, F]` of image files, float64, in their order."""
         net = self._net().to(self.device)
-        found = [
+        features = [
             net(batch).double().cpu()
             for batch in batches(files, lambda image: to_bytes(square(image)), BATCH, self.device)
         ]
-        return torch.cat(found).numpy() if found else np.zeros((0, self.features))
+        return torch.cat(features).numpy() if features else np.zeros((0, self.features))
 
     def look(self, view: View) -> Features:
         """Named features of the images."""

@@ -70,7 +70,7 @@ def _resampled(
     """The distance, and what it is on each of the resamples `chosen [R, N]`: `[R]`."""
     if features.shape[1] <= EXACT:
         value = frechet_distance(features, reference, factor)
-        found = [frechet_distance(features[row], reference, factor) for row in chosen]
-        return value, np.array(found)
+        distances = [frechet_distance(features[row], reference, factor) for row in chosen]
+        return value, np.array(distances)
     value, influence = frechet_influence(features, reference, factor)
     return value, value + influence[chosen].sum(axis=1) - influence.sum()

@@ -119,10 +119,10 @@ def _detections(context: Context) -> Sequence[Sequence[Detection]]:
     return context.detections
 
 
-def _count(found: Sequence[Sequence[Detection]], threshold: float) -> Counts:
+def _count(images: Sequence[Sequence[Detection]], threshold: float) -> Counts:
     """Detections that count, `[images, classes of EXPOSED]`."""
-    counts = np.zeros((len(found), len(EXPOSED)), dtype=np.int64)
-    for row, detections in zip(counts, found, strict=True):
+    counts = np.zeros((len(images), len(EXPOSED)), dtype=np.int64)
+    for row, detections in zip(counts, images, strict=True):
         for item in detections:
             if item.label in EXPOSED and item.score >= threshold:
                 row[EXPOSED.index(item.label)] += 1
@@ -135,7 +135,7 @@ def _flags(counts: Counts) -> list[bool]:
 
 
 def _per_class(ours: Counts, base: Counts | None) -> dict[str, dict[str, Any]]:
-    found = {}
+    by_label = {}
     for index, label in enumerate(EXPOSED):
         images = int((ours[:, index] > 0).sum())
         part: dict[str, Any] = {
@@ -148,8 +148,8 @@ def _per_class(ours: Counts, base: Counts | None) -> dict[str, dict[str, Any]]:
             part["control_detections"] = before
             part["control_images"] = int((base[:, index] > 0).sum())
             part["change_percent"] = _change(part["detections"], before)
-        found[label] = part
-    return found
+        by_label[label] = part
+    return by_label
 
 
 def _change(after: int, before: int) -> float | None:
@@ -171,7 +171,7 @@ def _total_difference(ours: Counts, base: Counts, seed: int) -> Difference:
 
 
 def _rows(
-    context: Context, found: Sequence[Sequence[Detection]], flags: Sequence[bool]
+    context: Context, images: Sequence[Sequence[Detection]], flags: Sequence[bool]
 ) -> dict[str, dict[str, Any]]:
     return {
         sample.id: {
@@ -181,5 +181,5 @@ def _rows(
                 for item in detections
             ],
         }
-        for sample, detections, flagged in zip(context.samples, found, flags, strict=True)
+        for sample, detections, flagged in zip(context.samples, images, flags, strict=True)
     }

@@ -95,10 +95,10 @@ def _renamed(sample: Sample, known: ClassList) -> Sample:
 
 def _classes(prompts: Path) -> ClassList:
     file = built_in(prompts) / "imagenette.yaml"
-    found = read_class_list(file)
-    if not found.templates.get("evaluate") or len(set(found.names)) != len(found.names):
+    known = read_class_list(file)
+    if not known.templates.get("evaluate") or len(set(known.names)) != len(known.names):
         raise InputError(
             f"{file} must list distinct classes, and templates to evaluate with.",
             "Copy prompts/imagenette.yaml of the erase sources and change its captions.",
         )
-    return found
+    return known

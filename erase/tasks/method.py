@@ -95,8 +95,9 @@ def gradient_of(task: Task, loss: Loss) -> tuple[list[Tensor], float, float]:
     parameters = list(task.parameters.values())
     with torch.enable_grad():
         result = loss()
-        found = torch.autograd.grad(result, parameters, allow_unused=True, materialize_grads=True)
-    gradients = list(found)
+        gradients = list(
+            torch.autograd.grad(result, parameters, allow_unused=True, materialize_grads=True)
+        )
     value = float(result.detach())
     norm = float(torch.stack([g.double().norm() for g in gradients]).norm())
     if not (math.isfinite(value) and math.isfinite(norm)):
