@@ -82,21 +82,30 @@ def summary(kind: str, name: str) -> str:
 
     For a plug-in that cannot be used, the reason instead. InputError for an unknown name.
     """
+    return (ast.get_docstring(source(kind, name)) or "").partition("\n")[0]
+
+
+def source(kind: str, name: str) -> ast.Module:
+    """The syntax tree of a plug-in's file, for what is to be known without importing it.
+
+    For a plug-in that cannot be used, an empty module whose docstring is the reason. InputError for
+    an unknown name.
+    """
     plugins = _known(kind, name)
     if len(plugins) > 1:
-        return f"Not usable: {_owners(plugins)} define it."
-    source = _source(plugins[0].module)
+        return ast.parse(repr(f"Not usable: {_owners(plugins)} define it."))
+    file = _file(plugins[0].module)
     try:
-        text = source.read_text(encoding="utf-8") if source else None
-        tree = None if text is None else ast.parse(text)
+        if file is not None:
+            return ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError):
-        tree = None
-    if tree is None:
-        return f"Not usable: the package {plugins[0].package} has no readable module for it."
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
+        pass
+    return ast.parse(
+        repr(f"Not usable: the package {plugins[0].package} has no readable module for it.")
+    )
 
 
-def _source(module: str) -> Path | None:
+def _file(module: str) -> Path | None:
     """The file of a module, found without importing it or the packages around it."""
     first, *rest = module.split(".")
     try:

@@ -1,5 +1,6 @@
 """Plug-ins by file name and by entry point; describing them needs no torch, and imports none."""
 
+import ast
 import json
 import os
 import subprocess
@@ -101,6 +102,8 @@ def test_other_packages_plugins_are_listed_described_and_loaded(outside: Path) -
         assert registry.load(kind, name).__name__.startswith("throwaway_package.")
     assert load_suite("two-colours").protocols()["default"].suite == "two-colours"
     assert registry.load("methods", "stand-still").Method.families
+    classes = [node.name for node in registry.source("methods", "stand-still").body[-2:]]
+    assert classes == ["Settings", "Method"]
 
 
 def test_other_packages_suite_metric_and_judge_run(outside: Path, tmp_path: Path) -> None:
@@ -160,6 +163,7 @@ def test_a_broken_entry_point_is_one_clear_line(
     assert f"The metric {name!r} of the package throwaway-broken" in caught.value.message
     assert "\n" not in caught.value.message
     assert registry.summary("metrics", name).endswith(".")
+    assert isinstance(registry.source("metrics", name), ast.Module)  # help can always read it
     output = invoke("evaluate", "--model", "mini-sd", "--metrics", name, "--target", "three").output
     assert "throwaway-broken" in output
     assert "Traceback" not in output

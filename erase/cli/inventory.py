@@ -99,7 +99,7 @@ def _of_suite(name: str) -> list[Item]:
     suite = load_suite(name)
     protocol = suite.protocols()["default"]
     found = [_table(*suite.hub)] if suite.hub else []
-    if name == "cifar10":
+    if "cifar10" in suite.datasets:
         found.append(_cifar10())
     if protocol.classifier in WEIGHTS:
         found.append(_weights(protocol.classifier))

@@ -1,7 +1,7 @@
 """LUR: retain-step look-ahead that aligns the two gradients (Patel & Qiu, ICCV 2025, eq. 2)."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -54,6 +54,8 @@ class Settings:
 
 class Method(RetainForgetMethod):
     """min over θ of L_r(θ) + λ L_f(θ − α ∇L_r(θ))."""
+
+    families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
 
     def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
         """The meta-gradient, in `.grad`."""

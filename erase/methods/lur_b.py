@@ -1,7 +1,7 @@
 """LUR-b: the two losses simply added, no look-ahead (the paper's appendix B.2, eq. 1)."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -47,6 +47,8 @@ class Settings:
 
 class Method(RetainForgetMethod):
     """min over θ of L_r(θ) + λ L_f(θ)."""
+
+    families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
 
     def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
         """The gradient of the sum, in `.grad`."""

@@ -147,39 +147,3 @@ class Context:
                 "Choose one with --classifier.",
             )
         return self.predictions
-
-
-def recognised(
-    context: Context, *, forget: bool
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """What the classifier took the forgotten concepts' images for, or those of all others.
-
-    Returns rows by sample id (`predicted`, its `probability`, `probability_of_target`,
-    `recognised`), and counts by concept (`n`, `recognised`, `taken_for`: how often each class was
-    seen, most frequent first). RunError when there is no such image, or no class of that name.
-    """
-    predictions = context.classified()
-    rows: dict[str, dict[str, Any]] = {}
-    concepts: dict[str, dict[str, Any]] = {}
-    for index in context.indices(forget=forget):
-        sample, row = context.samples[index], predictions.probabilities[index]
-        if sample.target not in predictions.classes:
-            raise RunError(
-                f"The classifier {predictions.classifier} knows no class {sample.target!r}.",
-                f"It knows {', '.join(predictions.classes)}.",
-            )
-        predicted = predictions.classes[int(row.argmax())]
-        rows[sample.id] = {
-            "predicted": predicted,
-            "probability": float(row.max()),
-            "probability_of_target": float(row[predictions.classes.index(sample.target)]),
-            "recognised": predicted == sample.target,
-        }
-        part = concepts.setdefault(sample.target, {"n": 0, "recognised": 0, "taken_for": {}})
-        part["n"] += 1
-        part["recognised"] += predicted == sample.target
-        part["taken_for"][predicted] = part["taken_for"].get(predicted, 0) + 1
-    for part in concepts.values():
-        ordered = sorted(part["taken_for"].items(), key=lambda item: (-item[1], item[0]))
-        part["taken_for"] = dict(ordered)
-    return rows, concepts

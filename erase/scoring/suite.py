@@ -25,6 +25,8 @@ class Suite(ABC):
     under the suite's name."""
     hub: ClassVar[tuple[str, str] | None] = None
     """Hub data set and file that the prompts come from when no file is given."""
+    datasets: ClassVar[tuple[str, ...]] = ()
+    """Public data sets that `erase fetch --suite` brings, by their names."""
 
     @abstractmethod
     def protocols(self) -> dict[str, Protocol]:

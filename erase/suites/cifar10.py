@@ -31,6 +31,7 @@ class Cifar10(Suite):
 
     name = "cifar10"
     version = 1
+    datasets = ("cifar10",)
     settings: ClassVar = {"forget_images": 0}
 
     def protocols(self) -> dict[str, Protocol]:

@@ -145,8 +145,6 @@ class RetainForgetMethod(TwoLossMethod):
     `settings` holds λ as `forget_weight`, and Scissorhands' trimming as `trim`, `trim_layers`.
     """
 
-    families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
-
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
         """Trimming is for classifiers."""
         if self.settings.trim is not None and family != "classifier":
