@@ -14,7 +14,8 @@ from erase.errors import InputError, RunError
 from erase.evaluation.ahead import AheadDetector, while_rendering
 from erase.judges.nudenet import Detector
 from erase.render.render import render, render_fingerprint, rendered, use_scheduler
-from erase.scoring.samples import Detection, Sample
+from erase.scoring.context import Detection
+from erase.scoring.samples import Sample
 
 SAMPLES = [Sample(f"s{i}", f"a handwritten {i}", 100 + i, guidance=3.0) for i in range(7)]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from erase import registry
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError
@@ -33,7 +32,8 @@ from erase.runs.checks import check_writable
 from erase.runs.folder import ResultFolder
 from erase.runs.processes import Distributed, joined
 from erase.runs.record import RunRecord, read_record
-from erase.scoring.samples import Scores
+from erase.scoring.results import Scores
+from erase.scoring.suite import load_suite
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
 KIND = "evaluation"
@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
 def _evaluate(
     config: EvaluateConfig, distributed: Distributed, progress: StageProgress | None
 ) -> Result | None:
-    suite = registry.load("suites", config.suite)
+    suite = load_suite(config.suite)
     source = resolve(config.model)
     root = prompt_source(config.prompts)
     baseline, note = find_baseline(config, source)

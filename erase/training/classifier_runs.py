@@ -22,7 +22,7 @@ from erase.data.classification import (
 from erase.data.forget import forget_indices, is_class_wise
 from erase.errors import InputError
 from erase.files import hash_file, read_json, write_json
-from erase.judges.classifier_scores import Scores, accuracy, evaluate, predict
+from erase.judges.classifier_scores import ClassifierScores, accuracy, evaluate, predict
 from erase.models.classifiers import (
     WEIGHTS,
     Classifier,
@@ -167,7 +167,7 @@ def erase_classifier(
     resume: str | None = None,
     device: str | None = None,
     show: bool = True,
-) -> tuple[Path, Scores]:
+) -> tuple[Path, ClassifierScores]:
     """`erase classifier`: forget, measure, and save the result in a run folder.
 
     `replay` is the file that the configuration was read from, where that is of another method.
@@ -198,7 +198,7 @@ def erase_classifier(
     )
     state = folder.state()
     if state.finished:
-        return output, Scores(**read_json(output / METRICS)["scores"])
+        return output, ClassifierScores(**read_json(output / METRICS)["scores"])
     with folder.hold(
         method=config.method,
         base_model=config.model,
@@ -243,7 +243,7 @@ def score(
     config: ClassifierConfig,
     *,
     validation: bool = False,
-) -> Scores:
+) -> ClassifierScores:
     """Scores of a model; with `validation` the held-out training images stand in for the test."""
     train = original.data.train
     retain = original.trained_on[~torch.isin(original.trained_on, forget)]
