@@ -41,7 +41,7 @@ KIND = "evaluation"
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found, and where it lies."""
+    """The numbers of an evaluation, and the folder that holds them."""
 
     folder: Path
     targets: tuple[str, ...]
@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
         config: what to evaluate and how; `config.output` is the folder.
         progress: called with (stage, images done, images in all) of this process.
 
-    Returns what was found; None in processes that only helped to render. Raises InputError for
+    Returns the numbers; None in processes that only helped to render. Raises InputError for
     settings that cannot be used (an unknown model, suite, protocol or target; a model without a
     record and no target; a device that is not there; a folder with something else, or that another
     process writes into), RunError when rendering or a metric fails; the record then says `failed`.

@@ -94,9 +94,11 @@ def train_original(
     if state.finished:
         return output
     with folder.hold(seed=config.seed, device=str(where)) as record:
-        kept = torch.ones(len(data.train), dtype=torch.bool)
-        kept[torch.tensor(description.validation, dtype=torch.long)] = False
-        original = Original(start.to(where), description, data.to(where), kept.nonzero().flatten())
+        trained_on = torch.ones(len(data.train), dtype=torch.bool)
+        trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
+        original = Original(
+            start.to(where), description, data.to(where), trained_on.nonzero().flatten()
+        )
         none = torch.zeros(0, dtype=torch.long)
         if run.epochs:
             out = run_method(original, none, run, folder=output, resume=state.checkpoint, show=show)
@@ -130,7 +132,7 @@ def _plan_training(config: TrainConfig, recipe: str) -> ClassifierConfig:
 
 def _describe(config: TrainConfig, data: ClassificationData) -> Description:
     share = 0.0 if config.weights else config.validation_share
-    held = validation_indices(data.train.labels, share, 0)
+    validation = validation_indices(data.train.labels, share, 0)
     imagenet = config.normalization == "imagenet"
     return Description(
         arch=config.arch or "",
@@ -141,7 +143,7 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         dataset=config.dataset,
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
-        validation=tuple(held.tolist()),
+        validation=tuple(validation.tolist()),
     )
 
 

@@ -133,8 +133,8 @@ def _only(
     table = torch.full((len(names),), -1)
     table[torch.tensor([names.index(name) for name in chosen])] = torch.arange(len(chosen))
     labels = table[images.labels.cpu()]
-    kept = (labels >= 0).nonzero().flatten()
-    return LabelledSet(images.images[kept], labels[kept]), chosen
+    indices = (labels >= 0).nonzero().flatten()
+    return LabelledSet(images.images[indices], labels[indices]), chosen
 
 
 def train_ddpm(
