@@ -34,8 +34,6 @@ from erase.errors import EraseError, InputError
 
 FindModel = Callable[[str], Path]
 """From a model's name to its diffusers folder on this machine; InputError when it is not here."""
-from erase.scoring.metric import load_metric
-from erase.scoring.suite import load_suite
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,8 @@ def list_items(
 
 
 def _suite_items(name: str) -> list[Item]:
+    from erase.scoring.suite import load_suite  # scipy takes its time
+
     suite = load_suite(name)
     protocol = suite.protocols()["default"]
     command = f"erase fetch --suite {name}"
@@ -104,6 +104,8 @@ def _suite_items(name: str) -> list[Item]:
 
 
 def _metric_items(name: str, given: Mapping[str, Any]) -> list[Item]:
+    from erase.scoring.metric import load_metric  # scipy takes its time
+
     metric = load_metric(name)
     defaults = {
         key: value[0] if isinstance(value, tuple) else value
