@@ -289,8 +289,8 @@ def test_erasediff_descends_on_the_forget_loss_as_asked_and_no_more() -> None:
     flat = torch.cat([g.flatten() for g in forget])
     descent = float(total @ flat) / float(flat @ flat)
     assert descent >= 0.5 - 1e-4
-    mu = erasediff.multiplier(retain, forget, 0.5)
-    assert mu == 0 or descent == pytest.approx(0.5, abs=1e-4)
+    if erasediff.multiplier(retain, forget, 0.5) > 0:
+        assert descent == pytest.approx(0.5, abs=1e-4)
     assert erasediff.multiplier(forget, forget, 0.5) == 0  # it descends fast enough already
     opposed = [-g for g in forget]
     assert erasediff.multiplier(opposed, forget, 0.5) == pytest.approx(1.5)

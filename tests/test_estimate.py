@@ -1,6 +1,7 @@
 """The estimate of a dry run: against what PyTorch's allocator counts, and as settings change it."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,22 @@ def test_a_dry_run_says_it_and_touches_nothing(model: Path, tmp_path: Path) -> N
     assert "# memory: about" in result.output
     assert "# disk: about" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bit_states_take_a_quarter(model: Path) -> None:
+    config = ConceptConfig(
+        model=str(model),
+        concept="car",
+        method="lur-b",
+        trainable="full",
+        train_batch_size=1,
+        num_forget_images=2,
+        num_retain_images=2,
+        ema_decay=None,
+    )
+    planned = plan(config, device="cpu")
+    # The plan refuses the option where bitsandbytes is missing; the estimate needs no such library.
+    eight = replace(planned, config=planned.config.replace(use_8bit_adam=True))
+    trained = sum(p.numel() for p in tiny_pipelines.sd().unet.parameters())
+    phases = [estimate(one, device="cpu").phases["train"] for one in (planned, eight)]
+    assert phases[0] - phases[1] == pytest.approx((8 - 2.03) * trained, rel=0.01)

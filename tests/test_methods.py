@@ -1,5 +1,6 @@
 """Contracts of every classifier method: a new file in erase/methods is tested by existing."""
 
+import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def test_a_step_leaves_every_gradient_and_no_step_is_lost(name: str) -> None:
     assert total >= 2
     stats = method.step(world, 0, None)
     assert all(p.grad is not None for p in world.parameters.values())
-    assert stats.retain_loss == stats.retain_loss or stats.forget_loss == stats.forget_loss
+    # A method that takes one loss alone says nan of the other.
+    assert math.isfinite(stats.retain_loss) or math.isfinite(stats.forget_loss)
 
 
 @pytest.mark.parametrize("name", STEPPING)

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ def test_scheduler_keeps_the_noise_schedule(pipeline: Any) -> None:
 
 def test_fingerprint_sees_what_changes_images() -> None:
     base = render_fingerprint("w", SAMPLES, steps=2)
-    assert base == render_fingerprint("w", list(SAMPLES), steps=2, device="cpu")
+    copies = [replace(sample) for sample in SAMPLES]
+    assert base == render_fingerprint("w", copies, steps=2, device="cpu")
     others = {
         render_fingerprint("v", SAMPLES, steps=2),
         render_fingerprint("w", SAMPLES[1:], steps=2),
