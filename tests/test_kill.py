@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from erase.cli.main import main
 from erase.config.evaluate import EvaluateConfig
-from erase.embedded.mini_sd import build_pipeline
+from erase.embedded.mini_sd_model import build_pipeline
 from erase.evaluation.plan import find_baseline
 from erase.files import hash_files
 from erase.models import loading

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from erase.embedded.mini_sd import build_pipeline
+from erase.embedded.mini_sd_model import build_pipeline
 from erase.errors import InputError, RunError
 from erase.evaluation.ahead import AheadDetector, while_rendering
 from erase.judges.nudenet import Detector

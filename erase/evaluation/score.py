@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from erase import registry
 from erase.data.prompt_table import prompt_source
 from erase.errors import InputError, RunError
-from erase.evaluation.observe import Observed, Observers, find_observers
+from erase.evaluation.observe import Observed, Observers, find_observers, needs
 from erase.evaluation.protocols import complete, find_protocol
 from erase.judges.images import unreadable
 from erase.render.render import Progress, render, use_scheduler
@@ -147,7 +147,8 @@ def score_pipeline(
     Args:
         pipeline: text-to-image pipeline, as it is: `pipeline.unet` may be under training (its mode
             is left alone, so call `.eval()` first).
-        targets: the forgotten concepts, as the suite's classes name them.
+        targets: the forgotten concepts, as the suite's classes name them; may be empty where no
+            metric asks for them.
         suite, protocol: names.
         images: images a class; default: the protocol's.
         batch_size: images rendered at once.
@@ -163,7 +164,9 @@ def score_pipeline(
     module = registry.load("suites", suite)
     used = complete(module, find_protocol(module, protocol).replace(images=images, **settings))
     root = prompt_source(None if prompts is None else str(prompts))
-    forgotten = check_targets(targets, module.classes(root))
+    forgotten = frozenset[str]()
+    if targets or "targets" in needs(used):
+        forgotten = check_targets(targets, module.classes(root))
     samples = choose_samples(module, used, root, forgotten)
     observers = find_observers(
         module, used, root, targets=forgotten, reference=reference, device=device

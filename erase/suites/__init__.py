@@ -5,7 +5,7 @@ A suite is a module whose docstring's first line describes it in one sentence, a
 * `VERSION: int`: raised whenever the same settings would give other numbers;
 * `protocols() -> dict[str, Protocol]`: its named settings, `default` among them, each with its
   source; a protocol also names the classifier that judges the images
-  (`erase.evaluation.classifiers`);
+  (`erase.judges.classifier`);
 * `SETTINGS: Mapping[str, Any]`: what a protocol may tell the suite under the suite's own name, with
   the defaults, as for a metric; absent when there is nothing;
 * `classes(prompts: Path) -> tuple[str, ...]`: the names that samples' targets may take; empty for
