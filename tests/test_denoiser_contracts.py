@@ -73,7 +73,9 @@ def test_micro_batches_and_processes_equal_the_joint_batch(family: str, name: st
     pairs = [prepared(Shard(2, 1, k, 2)) for k in range(2)]
     both = in_two_processes(lambda k, reduce: gradients(*pairs[k], reduce))
     # Finite differences blow the last bits up.
-    exact = {"rtol": 1e-5, "atol": 1e-8} if name == "lur" else {"rtol": 1e-7, "atol": 1e-12}
+    exact: dict[str, Any] = (
+        {"rtol": 1e-5, "atol": 1e-8} if name == "lur" else {"rtol": 1e-7, "atol": 1e-12}
+    )
     assert any(float(g.abs().max()) > 0 for g in joint)
     for one, *others in zip(joint, cut, *both, strict=True):
         for other in others:

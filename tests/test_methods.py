@@ -3,6 +3,7 @@
 import math
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ METHODS = [
 ]
 STEPPING = [name for name in METHODS if not method_module(name).Method.closed_form]
 # Strong enough to be seen on a tiny model within two epochs; others take their own defaults.
-STRONG = {
+STRONG: dict[str, dict[str, Any]] = {
     "ga": {"learning_rate": 0.02, "epochs": 3},
     "be": {"learning_rate": 0.02, "epochs": 3},
     "bs": {"learning_rate": 0.02, "epochs": 3},

@@ -164,7 +164,8 @@ def test_progress_counts_images(pipeline: Any, tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_refused(pipeline: Any, tmp_path: Path) -> None:
-    for options in ({"batch_size": 0}, {"steps": 0}):
+    bad: tuple[dict[str, Any], ...] = ({"batch_size": 0}, {"steps": 0})
+    for options in bad:
         with pytest.raises(InputError):
             content(pipeline, tmp_path, **options)
     with pytest.raises(ValueError, match="unique"):

@@ -67,7 +67,7 @@ def test_samples_are_distinct_and_the_same_each_time(suite: ModuleType, table: P
         assert {s.target for s in samples} == set(classes)
     other = suite.samples(protocol.replace(seed=1), prompts)
     assert not {s.seed for s in samples} & {s.seed for s in other}
-    aliases = getattr(suite, "aliases", lambda _: {})(prompts)
+    aliases: dict[str, str] = getattr(suite, "aliases", lambda _: {})(prompts)
     assert set(aliases.values()) <= set(classes)
 
 

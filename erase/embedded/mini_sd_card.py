@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -67,6 +68,7 @@ def measure_quality(
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     ).to(device)
+    judge: dict[str, Any] = {} if classifier is None else {"classifier": str(classifier)}
     pipeline.set_progress_bar_config(disable=True)
     with tqdm(desc="rendering", disable=quiet) as bar:
 
@@ -83,7 +85,7 @@ def measure_quality(
             metrics=("ra", "fid"),
             steps=STEPS,
             guidance=GUIDANCE,
-            **({} if classifier is None else {"classifier": str(classifier)}),
+            **judge,
         )
     per_class = summaries["ra"].detail["per_class"]
     return Quality(
