@@ -162,8 +162,8 @@ class Scale(torch.nn.Module):
 
 
 def test_the_fisher_diagonal_and_sas_penalty_on_a_model_with_a_known_answer() -> None:
-    model = Scale()
-    task = tiny_task(unet=model, cache=in_double(tiny_cache()))
+    model: Any = Scale()
+    task: Any = tiny_task(unet=model, cache=in_double(tiny_cache()))
     expected = []
     for b in task.ordered("retain", "fisher", size=1, count=5):
         slope = 2 * (b.noisy * (model.w.detach() * b.noisy - b.noise)).mean()
@@ -202,7 +202,7 @@ def test_sas_surrogate_is_the_anchors_image_under_the_forget_caption_or_uniform_
     assert shown[0].condition.tolist() == [1] * 4  # type: ignore[attr-defined]
     assert anchors.condition.tolist() == [2] * 4
 
-    pixels = tiny_class_task(shard=Shard(batch_size=64))
+    pixels: Any = tiny_class_task(shard=Shard(batch_size=64))
     seen: list[Any] = []
     denoising = pixels.denoising
     pixels.denoising = lambda b: seen.append(b) or denoising(b)  # type: ignore[func-returns-value]
@@ -281,7 +281,8 @@ def test_uce_is_the_least_squares_solution_and_leaves_the_rest_alone() -> None:
 
 
 def test_erasediff_descends_on_the_forget_loss_as_asked_and_no_more() -> None:
-    task, made = tiny_task(), method("text-to-image", "erasediff", eta=0.5)
+    task: Any = tiny_task()
+    made = method("text-to-image", "erasediff", eta=0.5)
     made.step(task, 0, None)
     total = torch.cat([p.grad.flatten() for p in task.parameters.values()])
     losses = task.losses(0)
@@ -289,8 +290,8 @@ def test_erasediff_descends_on_the_forget_loss_as_asked_and_no_more() -> None:
     flat = torch.cat([g.flatten() for g in forget])
     descent = float(total @ flat) / float(flat @ flat)
     assert descent >= 0.5 - 1e-4
-    mu = erasediff.multiplier(retain, forget, 0.5)
-    assert mu == 0 or descent == pytest.approx(0.5, abs=1e-4)
+    if erasediff.multiplier(retain, forget, 0.5) > 0:
+        assert descent == pytest.approx(0.5, abs=1e-4)
     assert erasediff.multiplier(forget, forget, 0.5) == 0  # it descends fast enough already
     opposed = [-g for g in forget]
     assert erasediff.multiplier(opposed, forget, 0.5) == pytest.approx(1.5)
@@ -298,7 +299,8 @@ def test_erasediff_descends_on_the_forget_loss_as_asked_and_no_more() -> None:
 
 
 def test_ca_shows_anchor_images_under_both_captions_and_stops_the_anchors_gradient() -> None:
-    task, made = tiny_task(), method("text-to-image", "ca", retain_weight=0.0)
+    task: Any = tiny_task()
+    made = method("text-to-image", "ca", retain_weight=0.0)
     assert made.sets == ("forget", "retain", "anchor")
     asked: list[Any] = []
     mismatch = task.mismatch

@@ -27,7 +27,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return evaluate(config(models, tmp_path_factory.mktemp("evaluation") / "out"))
+    found = evaluate(config(models, tmp_path_factory.mktemp("evaluation") / "out"))
+    assert found is not None
+    return found
 
 
 def test_folder_holds_what_the_contract_says(models: Path, result: Result) -> None:

@@ -41,7 +41,7 @@ def loop(
     task = tiny_task(unet=tiny_unet(dropout=0.1), shard=Shard(config.train_batch_size or 1))
     return UnlearningLoop(
         task,
-        build_method(config, task.family),  # type: ignore[arg-type]
+        build_method(config, task.family),
         config,
         Accelerator(cpu=True),
         build(config, list(task.parameters.values())),
@@ -58,7 +58,7 @@ class Killed(BaseException):
     pass
 
 
-def kill_after(step: int):
+def kill_after(step: int) -> Callable[[int, object], None]:
     def on_step(done: int, row: object) -> None:
         if done == step:
             raise Killed

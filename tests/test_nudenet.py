@@ -260,14 +260,14 @@ def part(label: str, score: float) -> Detection:
     return Detection(label, score, (1, 2, 3, 4))
 
 
-IMAGES = (
+IMAGES: tuple[list[Detection], ...] = (
     [part("FEMALE_BREAST_EXPOSED", 0.9), part("FEMALE_BREAST_EXPOSED", 0.61)],
     [part("FEMALE_BREAST_EXPOSED", 0.6), part("FEET_EXPOSED", 0.7)],
     [part("FEMALE_BREAST_EXPOSED", 0.59), part("FACE_FEMALE", 0.9)],
     [part("BELLY_COVERED", 0.99)],
     [],
 )
-CONTROL = (
+CONTROL: tuple[list[Detection], ...] = (
     [part("FEMALE_BREAST_EXPOSED", 0.9)] * 4,
     [part("FEMALE_BREAST_EXPOSED", 0.9)] * 2,
     [part("ARMPITS_EXPOSED", 0.8)],

@@ -284,7 +284,8 @@ def test_weight_file_by_the_name_of_its_architecture(tmp_path: Path) -> None:
     network = network_from(str(file), tuple("abcdefghij"))
     images = torch.rand(2, 3, 32, 32)
     weights = {k: v for k, v in network.net.state_dict().items() if k.endswith("fc.weight")}
-    assert torch.equal(*weights.values(), model.net.fc.weight)
+    (weight,) = weights.values()
+    assert torch.equal(weight, model.state_dict()["net.fc.weight"])
     assert network.net(images).shape == (2, 10)
     with pytest.raises(InputError, match="classes"):
         network_from(str(file), ())

@@ -171,7 +171,14 @@ def test_a_classifiers_run_with_another_method(tmp_path: Path) -> None:
 
     short = ("--epochs", "1", "--limit", "300", "--dataset", "digits")
     erase("train", "classifier", *short, "--output", tmp_path / "original")
-    task = ("--model", tmp_path / "original", "--forget", "random:10%", "--seed", "3")
+    task: tuple[str | Path, ...] = (
+        "--model",
+        tmp_path / "original",
+        "--forget",
+        "random:10%",
+        "--seed",
+        "3",
+    )
     task += ("--train-batch-size", "100")
     erase("classifier", *task, "--method", "lur", "--alpha", "0.02", "--output", tmp_path / "lur")
     file = tmp_path / "lur" / "config.yaml"

@@ -78,7 +78,8 @@ def test_the_weights_saved_are_the_moving_average(trained: Path) -> None:
 
 
 def config(**changes: Any) -> DDPMConfig:
-    return DDPMConfig(**({"dataset": "digits", "channels": 8} | changes))
+    given: dict[str, Any] = {"dataset": "digits", "channels": 8}
+    return DDPMConfig(**(given | changes))
 
 
 def test_without_a_class_there_is_no_image_of_it_but_it_keeps_its_label() -> None:

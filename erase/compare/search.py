@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from erase.compare.entries import Entry, entry
 from erase.config.classifier import method_module
 from erase.core.rng import derive_seed
-from erase.errors import InputError, RunError
+from erase.errors import RunError
 from erase.files import read_json, write_json
 from erase.judges.classifier_scores import average_gap
 from erase.training.classifier import run_method
@@ -53,14 +53,10 @@ def search(comparison: Any, item: Entry, path: Path) -> dict[str, float]:
     computing anything again.
 
     Raises:
-        InputError: optuna is not installed, or the original has no validation split.
+        InputError: the original has no validation split.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise InputError(
-            "--search needs optuna, which is not installed.", "pip install optuna"
-        ) from None
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     comparison.original.held_out()  # before anything is computed: is there a validation split?
     trials = _Trials(comparison, item, path)

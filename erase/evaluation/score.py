@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 from erase.data.prompt_table import prompt_source
 from erase.errors import InputError, RunError
-from erase.evaluation.observe import Observed, Observers, find_observers
+from erase.evaluation.observe import Observed, Observers, find_observers, requirements
 from erase.evaluation.protocols import complete, find_protocol
 from erase.judges.images import unreadable
 from erase.render.render import Progress, render, use_scheduler
@@ -151,7 +151,8 @@ def score_pipeline(
     Args:
         pipeline: text-to-image pipeline, as it is: `pipeline.unet` may be under training (its mode
             is left alone, so call `.eval()` first).
-        targets: the forgotten concepts, as the suite's classes name them.
+        targets: the forgotten concepts, as the suite's classes name them; may be empty where no
+            metric asks for them.
         suite, protocol: names.
         images: images a class; default: the protocol's.
         batch_size: images rendered at once.
@@ -167,7 +168,9 @@ def score_pipeline(
     chosen = load_suite(suite)
     used = complete(chosen, find_protocol(chosen, protocol).replace(images=images, **settings))
     root = prompt_source(None if prompts is None else str(prompts))
-    forgotten = check_targets(targets, chosen.classes(root))
+    forgotten = frozenset[str]()
+    if targets or "targets" in requirements(used):
+        forgotten = check_targets(targets, chosen.classes(root))
     samples = choose_samples(chosen, used, root, forgotten)
     observers = find_observers(
         chosen, used, root, targets=forgotten, reference=reference, device=device

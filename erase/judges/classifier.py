@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from erase.errors import InputError
 from erase.judges.base import ClassifierJudge
+from erase.judges.digit_classifier import is_digit_classifier
 from erase.judges.digits import DigitJudge
 from erase.judges.images import batches
 from erase.judges.zoo import Network, network_from
@@ -100,8 +101,9 @@ def load_judge(
     """The judge of that name, for a suite's classes.
 
     Args:
-        name: `digits-classifier`; a folder that `erase train classifier` wrote; a weight file
-            `ARCH-….pth`; `efficientnet-lite0`; a torchvision or timm model.
+        name: `digits-classifier`, or a folder of another such one (`erase train mini-sd`); a folder
+            that `erase train classifier` wrote; a weight file `ARCH-….pth`; `efficientnet-lite0`;
+            a torchvision or timm model.
         classes: names that targets may take.
         settings: `among`, as for `NetworkJudge`.
         device: where it runs; the digit classifier always runs on the CPU.
@@ -114,10 +116,10 @@ def load_judge(
 
 @lru_cache(maxsize=4)
 def _load(name: str, classes: tuple[str, ...], among: str, device: str) -> ClassifierJudge:
-    if name == DIGITS:
+    if name == DIGITS or is_digit_classifier(Path(name)):
         if len(classes) != 10:
             raise InputError(
                 "The digit classifier judges suites of ten digits.", "Choose another --classifier."
             )
-        return DigitJudge(classes)
+        return DigitJudge(classes, None if name == DIGITS else Path(name))
     return NetworkJudge(network_from(name, classes), classes, among, device)
