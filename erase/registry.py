@@ -36,9 +36,13 @@ def names(kind: str) -> list[str]:
 
 def summary(kind: str, name: str) -> str:
     """First line of a plug-in's docstring, read without importing it."""
+    return (ast.get_docstring(source(kind, name)) or "").partition("\n")[0]
+
+
+def source(kind: str, name: str) -> ast.Module:
+    """The syntax tree of a plug-in's file, for what is to be known without importing it."""
     check(kind, name)
-    docstring = ast.get_docstring(ast.parse(_file(kind, name).read_text(encoding="utf-8")))
-    return (docstring or "").partition("\n")[0]
+    return ast.parse(_file(kind, name).read_text(encoding="utf-8"))
 
 
 def check(kind: str, name: str) -> None:

@@ -16,13 +16,8 @@ from torch import Tensor
 
 from erase.compare.entries import Entry, entry, slug
 from erase.compare.search import search
-from erase.config.classifier import (
-    ClassifierConfig,
-    CompareConfig,
-    TrainConfig,
-    fill,
-    method_module,
-)
+from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_module
+from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator
 from erase.data.forget import forget_indices
 from erase.errors import RunError

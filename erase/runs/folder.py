@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from erase.config.base import Config
+from erase.config.replay import upgraded
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, read_yaml
 from erase.runs.record import RECORD
@@ -82,7 +83,7 @@ def open_run_folder(
             )
         if not (folder / CONFIG).is_file():  # killed before it had done anything
             return False
-        _check_same(folder, deciding(config), read_yaml(folder / CONFIG), RUN_CONTROL)
+        _check_same(folder, deciding(config), upgraded(read_yaml(folder / CONFIG)), RUN_CONTROL)
         if facts is not None:
             _check_same(folder, facts, record.get("facts", {}))
         return True
