@@ -146,7 +146,7 @@ class FieldSpec:
 
 def field_specs(config: type) -> Mapping[str, FieldSpec]:
     """What each field of a dataclass may hold, by name."""
-    return _field_specs(config)  # type: ignore[arg-type]  # a class is hashable
+    return _field_specs(config)
 
 
 @functools.cache
