@@ -73,12 +73,11 @@ def test_a_variant_takes_what_it_trains_with_it(tmp_path: Path) -> None:
 
 
 def test_the_files_own_method_by_any_name_changes_nothing(tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"settings": {"forget_weight": 0.3}, "learning_rate": 1e-3}
     file = written(tmp_path, filled(method="lur-b", **chosen))
     for name in ("lur-b", "joint"):
         planned = replayed(file, method=name)
-        assert planned.config == filled(
-            method="lur-b", settings={"forget_weight": 0.3}, learning_rate=1e-3
-        )
+        assert planned.config == filled(method="lur-b", **chosen)
         assert not planned.notes
 
 

@@ -166,8 +166,10 @@ def settings_options(**helps: str) -> Callable[[Command], Command]:
             help="Any setting of the method.",
         )(command)
         for name, text in reversed(helps.items()):
-            kind: Any = Possible(list(META_MODES)) if name == "meta_mode" else str
-            command = click.option(f"--{name.replace('_', '-')}", type=kind, help=text)(command)
+            kind: dict[str, Any] = {"metavar": "FLOAT"}
+            if name == "meta_mode":
+                kind = {"type": Possible(list(META_MODES))}
+            command = click.option(f"--{name.replace('_', '-')}", **kind, help=text)(command)
         return command
 
     return add

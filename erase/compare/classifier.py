@@ -84,10 +84,10 @@ class Comparison:
         retrain = item.method == "retrain"
         run: dict[str, Any] = {
             "epochs": self.config.retrain_epochs if retrain else self.config.epochs,
-            **item.changes,
             **item.start,
             **found,
             **self.fixed(item),
+            **item.changes,
         }
         names = set(method_module(item.method).Settings.__dataclass_fields__)
         own = {name: run.pop(name) for name in names & set(run)}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.compare import settings_of_line
+from erase.config.compare import diffusion_settings
 from erase.config.families import TEXT_TO_IMAGE
 from erase.config.methods import defined_for
 from erase.config.values import parse_line, parse_owned
@@ -45,4 +45,4 @@ def _entry(label: str, common: Mapping[str, Mapping[str, str]]) -> Entry:
             "Write METHOD@NAME=VALUE for a line with settings of its own.",
         )
     fixed = {**common.get(line.method, {}), **line.settings}
-    return Entry(label, line.method, settings_of_line(line.method, fixed))
+    return Entry(label, line.method, diffusion_settings(line.method, fixed))

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from erase.config.compare import classifier_settings
 from erase.config.families import CLASSIFIER
 from erase.config.methods import defined_for, find_method
 from erase.config.values import parse_line
@@ -24,7 +25,9 @@ class Entry:
     label: str
     method: str
     changes: dict[str, Any]
+    """What is fixed of the run."""
     settings: dict[str, Any]
+    """What is fixed of the method."""
     start: dict[str, float] = field(default_factory=dict)
     """Other defaults than the method's, which a search may change."""
 
@@ -51,7 +54,9 @@ def entry(text: str) -> Entry:
                 changes[key] = value
             else:
                 raise InputError(f"{spec.name} has no {variant!r}.", "Only lur and lur-b have it.")
-    return Entry(text, spec.name, changes, settings | spec.typed(line.settings), start)
+    for key, value in classifier_settings(spec.name, line.settings).items():
+        (settings if key in spec.names else changes)[key] = value
+    return Entry(text, spec.name, changes, settings, start)
 
 
 def slug(text: str) -> str:

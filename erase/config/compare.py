@@ -91,26 +91,33 @@ class CompareDiffusionConfig(Config):
 def settings_by_line(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What `METHOD.NAME=VALUE` says of classifier methods; METHOD may be a variant: lur+trim.
 
-    NAME is a setting of the method or of its run (epochs, learning_rate, schedule, …).
-
     Raises:
         InputError: another form, an unknown method, a setting that it has not, or a bad value.
     """
-    values: dict[str, dict[str, Any]] = {}
-    for label, given in parse_owned(texts).items():
-        spec = find_method(label.partition("+")[0], CLASSIFIER)
-        for name in given:
-            if name not in spec.names and name not in CLASSIFIER_RUN:
-                raise InputError(
-                    f"{label} has no setting {name!r}.",
-                    f"Its settings: {', '.join(sorted({*spec.names, *CLASSIFIER_RUN}))}.",
-                )
-        values[label] = _typed(spec, ClassifierConfig, given)
-    return values
+    return {
+        label: classifier_settings(label.partition("+")[0], given)
+        for label, given in parse_owned(texts).items()
+    }
 
 
-def settings_of_line(method: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """What a line of a diffusion comparison fixes: settings of its method or of its run.
+def classifier_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a classifier method or of its run (epochs, learning_rate, schedule, …).
+
+    Raises:
+        InputError: an unknown method, a setting that neither has, or a bad value.
+    """
+    spec = find_method(method, CLASSIFIER)
+    for name in given:
+        if name not in spec.names and name not in CLASSIFIER_RUN:
+            raise InputError(
+                f"{method} has no setting {name!r}.",
+                f"Its settings: {', '.join(sorted({*spec.names, *CLASSIFIER_RUN}))}.",
+            )
+    return _typed(spec, ClassifierConfig, given)
+
+
+def diffusion_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a method for text-to-image models or of its run, as `erase concept` has them.
 
     Raises:
         InputError: an unknown method, a setting that neither has, or a bad value.

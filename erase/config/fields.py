@@ -185,9 +185,11 @@ def shown(value: Any) -> str:
 
 
 def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    parts = typing.get_args(hint) if union else (hint,)
     optional = type(None) in parts
-    (hint,) = [part for part in parts if part is not type(None)] if len(parts) <= 2 else (Any,)
+    others = [part for part in parts if part is not type(None)]
+    hint = others[0] if len(others) == 1 else Any
     origin = typing.get_origin(hint)
     choices = tuple(item.metadata.get("choices", ()))
     kind: type
