@@ -171,10 +171,10 @@ class Comparison:
             except EraseError as error:
                 row["failed"] = error.message
             write_json(path, row)
-        told = row.get("failed") or ", ".join(
+        outcome = row.get("failed") or ", ".join(
             f"{name} {row[name]:.4g}" for name in ("ua", "ra", "fid", "seconds")
         )
-        self.say(f"{concept}  {line.label}  trial {trial}: {told}")
+        self.say(f"{concept}  {line.label}  trial {trial}: {outcome}")
         return row
 
     def _measured(self, planned: Plan, folder: Path) -> dict[str, Any]:
@@ -210,13 +210,13 @@ class Comparison:
             )
         )
         assert result is not None  # a comparison is one process
-        found, base = result.metrics["metrics"], result.metrics["baseline"]
-        fid = next(name for name in found if name.startswith("fid"))
+        metrics, base = result.metrics["metrics"], result.metrics["baseline"]
+        fid = next(name for name in metrics if name.startswith("fid"))
         return {
-            **{name: found[name]["value"] for name in ("ua", "ra")},
-            **{f"{name}_ci95": found[name]["ci95"] for name in ("ua", "ra")},
-            **{f"{name}_n": found[name]["n"] for name in ("ua", "ra")},
-            "fid": found[fid]["value"],
+            **{name: metrics[name]["value"] for name in ("ua", "ra")},
+            **{f"{name}_ci95": metrics[name]["ci95"] for name in ("ua", "ra")},
+            **{f"{name}_n": metrics[name]["n"] for name in ("ua", "ra")},
+            "fid": metrics[fid]["value"],
             "fid_name": fid,
             "original": {"ua": base["ua"]["value"], "ra": base["ra"]["value"]}
             | {"fid": base[fid]["value"]},

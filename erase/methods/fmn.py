@@ -70,7 +70,7 @@ class Method(BaseMethod):
         with self._probe.recording() as layers:
             task.predict(batch)
         return torch.stack(
-            [(found.square() * words).sum(-1).flatten(1).mean(1) for found in layers]
+            [(shares.square() * words).sum(-1).flatten(1).mean(1) for shares in layers]
         ).mean(0)
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:

@@ -64,8 +64,9 @@ class Method(BaseMethod):
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The sum of both gradients, in `.grad`."""
         assert self._mask is not None
-        found, seen = forget_gradient(task, task.mean_losses("forget", step, task.mismatch), reduce)
-        forget = self._mask.gradients(found)
+        losses = task.mean_losses("forget", step, task.mismatch)
+        gradient, forget_stats = forget_gradient(task, losses, reduce)
+        forget = self._mask.gradients(gradient)
         parameters = as_list(task.parameters)
         start = snapshot(parameters)
         try:
@@ -81,8 +82,8 @@ class Method(BaseMethod):
         put_gradients(task, total)
         return Stats(
             stats.retain_loss,
-            seen.forget_loss,
+            forget_stats.forget_loss,
             stats.grad_norm,
             retain_grad_norm=stats.retain_grad_norm,
-            forget_grad_norm=seen.forget_grad_norm,
+            forget_grad_norm=forget_stats.forget_grad_norm,
         )

@@ -78,7 +78,7 @@ class Method(ClosedForm):
             for row in sorted(set(sets["forget"].condition.tolist()))
             for instead in sorted(set(anchors[row].tolist()))
         ]
-        kept = sorted(set(sets["retain"].condition.tolist()) - {row for row, _ in pairs})
+        retained = sorted(set(sets["retain"].condition.tolist()) - {row for row, _ in pairs})
         width = states.shape[-1]
         moves, keeps = states.new_zeros(width, width), states.new_zeros(width, width)
         for row, instead in pairs:
@@ -88,7 +88,7 @@ class Method(ClosedForm):
             share = self.settings.erase_scale / len(set(anchors[row].tolist()))
             moves += share * new[:length].T @ old[:length]
             keeps += share * old[:length].T @ old[:length]
-        for row in kept:
+        for row in retained:
             text = states[row, last[row] :]
             outer = self.settings.preserve_scale * text.T @ text
             moves += outer
