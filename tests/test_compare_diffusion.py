@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.compare.diffusion import entries
+from erase.compare.diffusion_entries import entries
 from erase.compare.diffusion_table import comma_separated, markdown, ranks, summarise
 from erase.errors import InputError
 
@@ -63,8 +63,8 @@ def test_lines_and_their_settings() -> None:
         "lur, esd@variant=x@train-batch-size=8,esd", ("esd.guidance=2", "lur.learning-rate=1e-3")
     )
     assert [line.label for line in found] == ["lur", "esd@variant=x@train-batch-size=8", "esd"]
-    assert found[0].settings == {"learning_rate": "1e-3"}
-    assert found[1].settings == {"guidance": "2", "variant": "x", "train_batch_size": "8"}
+    assert found[0].settings == {"learning_rate": 1e-3}
+    assert found[1].settings == {"guidance": 2.0, "variant": "x", "train_batch_size": 8}
     every = [line.method for line in entries("all", ())]
     assert {"lur", "lur-b", "salun", "shs", "esd", "sa", "fmn", "uce", "ca"} <= set(every)
     assert "retrain" not in every
@@ -80,6 +80,9 @@ def test_lines_and_their_settings() -> None:
         ("esd@strength=1", (), "no setting 'strength'"),
         ("lur", ("alpha=1",), "METHOD.NAME=VALUE"),
         ("lur", ("esd.guidance=1",), "not compared"),
+        ("lur+dual", (), "no variant 'dual'"),
+        ("lur@seed=3", (), "no setting 'seed'"),
+        ("lur@model=x", (), "no setting 'model'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -8,7 +8,8 @@ import torch
 
 from erase import registry
 from erase.config.concept import ConceptConfig
-from erase.config.methods import defined_for, fill, find_method, parse_settings, run_defaults
+from erase.config.layers import Layer, fill_run
+from erase.config.methods import defined_for, find_method, run_defaults
 from erase.core.attention import cross_attentions, probabilities
 from erase.core.params import select_parameters
 from erase.errors import InputError
@@ -39,29 +40,24 @@ def test_a_model_without_cross_attention_is_refused_before_anything_is_done() ->
 
 
 def test_set_values_are_read_as_their_defaults_are() -> None:
-    found = find_method("sfr-on", "text-to-image")
+    spec = find_method("sfr-on", "text-to-image")
     given = {"fast_step": "1e-3", "fisher_samples": "8", "decay": "yes"}
-    assert parse_settings(found, given) == {"fast_step": 1e-3, "fisher_samples": 8, "decay": True}
+    assert spec.typed(given) == {"fast_step": 1e-3, "fisher_samples": 8, "decay": True}
     for name, value in (("fisher_samples", "2.5"), ("fast_step", "fast"), ("decay", "3")):
         with pytest.raises(InputError, match=name):
-            parse_settings(found, {name: value})
+            spec.typed({name: value})
     with pytest.raises(InputError, match="no setting 'masks'"):
-        parse_settings(found, {"masks": "1"})
+        spec.typed({"masks": "1"})
 
 
 def test_user_over_method_over_nothing() -> None:
     filled = config("text-to-image", "esd", settings={"variant": "x"})
     assert (filled.trainable, filled.learning_rate) == ("xattn", 3e-3)
     assert config("text-to-image", "esd", trainable="full").trainable == "full"
-    named = fill(ConceptConfig(method="lur", settings={"alpha": "0.1"}), *_lur())
-    assert named.alpha == 0.1
-    assert "alpha" not in named.settings
-    with pytest.raises(InputError, match="differ"):
-        fill(ConceptConfig(method="lur", alpha=0.2, settings={"alpha": 0.1}), *_lur())
-
-
-def _lur() -> tuple[Any, str, int]:
-    return find_method("lur", "text-to-image"), "text-to-image", 32
+    spec = find_method("lur", "text-to-image")
+    layers = [Layer("method", run_defaults(spec, "text-to-image", 32))]
+    lur = fill_run(ConceptConfig(method="lur", settings={"alpha": "0.1"}), spec, layers)
+    assert (lur.settings["alpha"], lur.settings["forget_weight"]) == (0.1, 0.5)
 
 
 def test_every_method_for_denoisers_has_defaults_with_both_sizes() -> None:
@@ -72,8 +68,8 @@ def test_every_method_for_denoisers_has_defaults_with_both_sizes() -> None:
 
 @pytest.mark.parametrize("name", defined_for("class-conditional"))
 def test_a_class_conditional_toy_is_trained_as_toys_are_in_the_sources_form(name: str) -> None:
-    found = find_method(name, "class-conditional")
-    source, toy = (run_defaults(found, "class-conditional", side) for side in (32, 8))
+    spec = find_method(name, "class-conditional")
+    source, toy = (run_defaults(spec, "class-conditional", side) for side in (32, 8))
     length = {"max_train_steps", "train_batch_size", "learning_rate"}
     if name == "retrain":
         assert toy["max_train_steps"] < source["max_train_steps"]
@@ -145,9 +141,9 @@ def test_esd_with_guidance_one_says_what_the_original_says_without_a_prompt() ->
 
 
 def test_esd_refuses_what_it_does_not_know() -> None:
-    for settings in ({"variant": "y"}, {"start": "noise"}, {"guidance": 0.0}):
-        with pytest.raises(InputError, match="ESD"):
-            method("text-to-image", "esd", **settings)
+    for name, value in {"variant": "y", "start": "noise", "guidance": 0.0}.items():
+        with pytest.raises(InputError, match=f"^{name} is "):
+            method("text-to-image", "esd", **{name: value})
 
 
 class Scale(torch.nn.Module):

@@ -20,8 +20,7 @@ from erase.training.loop import UnlearningLoop, build_optimizer
 from tests.tiny import tiny_task, tiny_unet
 
 CONFIG = LoopConfig(
-    alpha=0.01,
-    forget_weight=1.0,
+    settings={"alpha": 0.01, "forget_weight": 1.0},
     max_train_steps=6,
     train_batch_size=4,
     learning_rate=1e-3,

@@ -79,7 +79,7 @@ def test_a_choice_without_layers_is_refused(spec: str) -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="--lora-rank is 0"):
         lora_targets(tiny_unet(), "full", 0)
-    with pytest.raises(InputError, match="--lora-alpha is -1"):
+    with pytest.raises(InputError, match="lora_alpha is -1"):
         check_trained(tiny_unet(), ConceptConfig(lora_rank=2, lora_alpha=-1.0))
     with pytest.raises(InputError, match="without --lora-rank"):
         check_trained(tiny_unet(), ConceptConfig(lora_alpha=2.0))
@@ -186,9 +186,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def trained(settings: dict[str, Any], rank: int | None) -> tuple[Any, dict[str, torch.Tensor]]:
     """Three steps of LUR with hvp on a tiny UNet; the model and what it trained."""
     config = ConceptConfig(
-        alpha=0.1,
-        forget_weight=1.0,
-        meta_mode="hvp",
+        settings={"alpha": 0.1, "forget_weight": 1.0, "meta_mode": "hvp"},
         max_train_steps=3,
         train_batch_size=2,
         learning_rate=1e-3,

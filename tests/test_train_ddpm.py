@@ -108,8 +108,8 @@ def test_only_some_classes_are_numbered_as_they_are_named() -> None:
         ({"multipliers": "1,x"}, "--multipliers is '1,x'"),
         ({"multipliers": "1,1,1,1,1"}, "cannot halve 8 pixels"),
         ({"image_size": 12}, "--image-size is 12"),
-        ({"dropout": 1.0}, "--dropout is 1.0"),
-        ({"label_dropout": -0.1}, "--label-dropout is -0.1"),
+        ({"dropout": 1.0}, "^dropout is 1"),
+        ({"label_dropout": -0.1}, "^label_dropout is -0.1"),
         ({"dataset": "cifar10", "data_dir": "nowhere"}, "cifar"),
     ],
 )

@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from erase.cli.options import config_options, resolve
-from erase.config.classifier import CompareConfig, parse_method_settings
-from erase.config.evaluate import CompareDiffusionConfig
+from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.errors import InputError
 
 
@@ -30,20 +29,14 @@ def compare() -> None:
 @click.option(
     "--methods",
     default="all",
-    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim, lur+trim trimming.",
+    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim, lur+trim trimming,"
+    " METHOD@NAME=VALUE@… fixes settings for one line.",
 )
 @click.option(
     "--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them."
 )
 @click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
-@config_options(
-    CompareConfig,
-    choices={
-        "dataset": ["digits", "cifar10", "cifar100", "folder"],
-        "mixed_precision": ["no", "bf16"],
-    },
-    skip=frozenset({"settings"}),
-)
+@config_options(CompareConfig)
 @click.option(
     "--set",
     "settings",
@@ -69,10 +62,7 @@ def classifier(
     erase compare classifier --dataset digits --forget random:10% --forget class:3 \
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
-    config = resolve(CompareConfig, given, None).replace(settings=parse_method_settings(settings))
-    for name in ("trials", "jobs"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} is {getattr(config, name)}.", "Ask for at least one.")
+    config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
     from rich.console import Console
 
     from erase.compare import classifier as comparing
@@ -143,11 +133,10 @@ def diffusion(
     for name in ("model", "concept"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}.")
-    if config.trials < 1:
-        raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
     from rich.console import Console
 
-    from erase.compare.diffusion import Comparison, entries
+    from erase.compare.diffusion import Comparison
+    from erase.compare.diffusion_entries import entries
     from erase.compare.diffusion_table import terminal, write_table
     from erase.runs.checks import check_device
     from erase.runs.folder import ComparisonFolder

@@ -16,13 +16,8 @@ from torch import Tensor
 
 from erase.compare.entries import Entry, entry, slug
 from erase.compare.search import search
-from erase.config.classifier import (
-    ClassifierConfig,
-    CompareConfig,
-    TrainConfig,
-    fill,
-    method_module,
-)
+from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_module
+from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator
 from erase.data.forget import forget_indices
 from erase.errors import RunError
@@ -89,10 +84,10 @@ class Comparison:
         retrain = item.method == "retrain"
         run: dict[str, Any] = {
             "epochs": self.config.retrain_epochs if retrain else self.config.epochs,
-            **item.changes,
             **item.start,
             **found,
             **self.fixed(item),
+            **item.changes,
         }
         names = set(method_module(item.method).Settings.__dataclass_fields__)
         own = {name: run.pop(name) for name in names & set(run)}

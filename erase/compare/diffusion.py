@@ -12,22 +12,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from erase.compare.diffusion_entries import Entry
+from erase.config.compare import CompareDiffusionConfig
 from erase.config.concept import ConceptConfig
-from erase.config.evaluate import CompareDiffusionConfig, EvaluateConfig
-from erase.config.methods import NAMED, by_method, defined_for, find_method, read_value
+from erase.config.evaluate import EvaluateConfig
+from erase.config.families import TEXT_TO_IMAGE
+from erase.config.methods import find_method
 from erase.errors import EraseError, InputError, RunError
 from erase.evaluation.run import evaluate
 from erase.files import fingerprint, read_json, write_json
 from erase.models.loading import load_pipeline
 from erase.runs.record import RECORD, versions
 from erase.runs.run_folder import deciding
-from erase.tasks.denoising import TEXT_TO_IMAGE
 from erase.training.plan import ConceptPlan, plan
 from erase.training.sets import render_set
 
@@ -45,51 +46,6 @@ SAME = (
 """Settings that are the same for every method, where the comparison is given them."""
 JUDGED = ("images_per_class", "steps")
 LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the comparison: a method with what is fixed for it, texts by setting."""
-
-    label: str
-    method: str
-    settings: dict[str, str]
-
-
-def entries(methods: str, settings: tuple[str, ...]) -> list[Entry]:
-    """The lines of `--methods` (`all`, or METHOD[@NAME=VALUE…] with commas between) and `--set`.
-
-    Raises:
-        InputError: an unknown method or setting, one that is not for text-to-image models, or a
-            line that is there twice.
-    """
-    labels = defined_for(TEXT_TO_IMAGE) if methods == "all" else methods.split(",")
-    common = by_method(settings, example="esd.guidance=2")
-    found = [_entry(label.strip(), common) for label in labels]
-    if len({item.label for item in found}) < len(found):
-        raise InputError("A method is named twice.", "Name each once.")
-    if unused := sorted(set(common) - {item.method for item in found}):
-        raise InputError(f"--set names {unused[0]}, which is not compared.", "Add it to --methods.")
-    return found
-
-
-def _entry(label: str, common: dict[str, dict[str, str]]) -> Entry:
-    method, *fixed = label.split("@")
-    own = dict(common.get(method, {}))
-    for text in fixed:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"{label} is not METHOD@NAME=VALUE.", "Write e.g. esd@variant=x.")
-        own[name.replace("-", "_")] = value
-    known = find_method(method, TEXT_TO_IMAGE).names
-    options = set(ConceptConfig.__dataclass_fields__)
-    for name in own:
-        if name not in known and name not in options:
-            raise InputError(
-                f"{method} has no setting {name!r}, nor has a run.",
-                f"Its settings: {', '.join(known) or 'none'}; a run's are `erase concept` options.",
-            )
-    return Entry(label, method, own)
 
 
 class Comparison:
@@ -147,12 +103,12 @@ class Comparison:
 
     def _config(self, line: Entry, concept: str, trial: int, *, shared: bool) -> ConceptConfig:
         """The configuration of a run, as `erase concept` would be given it."""
-        options = set(ConceptConfig.__dataclass_fields__) - set(NAMED)
-        own = {name: text for name, text in line.settings.items() if name not in options}
-        run = {name: read_value(text) for name, text in line.settings.items() if name in options}
+        spec = find_method(line.method, TEXT_TO_IMAGE)
+        own = {name: value for name, value in line.settings.items() if name in spec.names}
+        run = {name: value for name, value in line.settings.items() if name not in own}
         for name in SAME:
             run.setdefault(name, getattr(self.config, name))
-        method = find_method(line.method, TEXT_TO_IMAGE).method
+        method = spec.method
         if shared and method.images:
             data = self._folder(concept) / "data"
             run |= {f"{name}_images": str((data / name).resolve()) for name in method.sets}
@@ -215,10 +171,10 @@ class Comparison:
             except EraseError as error:
                 row["failed"] = error.message
             write_json(path, row)
-        told = row.get("failed") or ", ".join(
+        outcome = row.get("failed") or ", ".join(
             f"{name} {row[name]:.4g}" for name in ("ua", "ra", "fid", "seconds")
         )
-        self.say(f"{concept}  {line.label}  trial {trial}: {told}")
+        self.say(f"{concept}  {line.label}  trial {trial}: {outcome}")
         return row
 
     def _measured(self, planned: ConceptPlan, folder: Path) -> dict[str, Any]:
@@ -254,13 +210,13 @@ class Comparison:
             )
         )
         assert result is not None  # a comparison is one process
-        found, base = result.metrics["metrics"], result.metrics["baseline"]
-        fid = next(name for name in found if name.startswith("fid"))
+        metrics, base = result.metrics["metrics"], result.metrics["baseline"]
+        fid = next(name for name in metrics if name.startswith("fid"))
         return {
-            **{name: found[name]["value"] for name in ("ua", "ra")},
-            **{f"{name}_ci95": found[name]["ci95"] for name in ("ua", "ra")},
-            **{f"{name}_n": found[name]["n"] for name in ("ua", "ra")},
-            "fid": found[fid]["value"],
+            **{name: metrics[name]["value"] for name in ("ua", "ra")},
+            **{f"{name}_ci95": metrics[name]["ci95"] for name in ("ua", "ra")},
+            **{f"{name}_n": metrics[name]["n"] for name in ("ua", "ra")},
+            "fid": metrics[fid]["value"],
             "fid_name": fid,
             "original": {"ua": base["ua"]["value"], "ra": base["ra"]["value"]}
             | {"fid": base[fid]["value"]},

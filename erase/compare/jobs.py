@@ -22,7 +22,7 @@ from erase.compare.classifier import Comparison, prepare_original
 from erase.compare.classifier_report import report_folder
 from erase.compare.entries import Entry, entry
 from erase.compare.search import REPEATED, references_of
-from erase.config.classifier import CompareConfig
+from erase.config.compare import CompareConfig
 from erase.errors import EraseError
 
 

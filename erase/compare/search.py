@@ -107,7 +107,7 @@ class _Trials:
         module = method_module(item.method)
         # The learning rate's range is found by `bracket`.
         walked = {} if module.Method.closed_form else {"learning_rate": (0.0, 0.0)}
-        ranges = {**walked, **module.SEARCH, **(DUAL_RANGE if item.changes else {})}
+        ranges = {**walked, **module.SEARCH, **(DUAL_RANGE if "dual_optim" in item.changes else {})}
         settled = {*item.settings, *comparison.fixed(item)}
         self.ranges = {name: span for name, span in ranges.items() if name not in settled}
         defaults = comparison.resolved(item, self.seed, forget, {})

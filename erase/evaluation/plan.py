@@ -92,10 +92,6 @@ def make_plan(
     InputError for whatever cannot be used, weights that are not on this machine among it.
     """
     check_device(config.device)
-    if config.batch_size < 1:
-        raise InputError(f"--batch-size is {config.batch_size}.", "Give at least 1.")
-    if config.dtype not in DTYPES:
-        raise InputError(f"--dtype is {config.dtype!r}.", f"Known: {', '.join(DTYPES)}.")
     named = find_protocol(suite, config.protocol)
     protocol = change(
         suite,

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from erase import registry
+from erase.config.values import parse_owned, read_value
 from erase.errors import InputError
 from erase.judges.classifier import SETTINGS as CLASSIFIER_SETTINGS
 from erase.scoring.judge import judge_class
@@ -81,17 +80,11 @@ def change(
 
 def parse(settings: Sequence[str]) -> Settings:
     """`["clip.model=vit-b-32"]` as `{"clip": {"model": "vit-b-32"}}`; values are YAML."""
-    parsed: Settings = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not (equals and dot and section and key):
-            raise InputError(f"--set {text!r} is not METRIC.NAME=VALUE.", "Such as fid.features=…")
-        try:
-            parsed.setdefault(section, {})[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {text!r} has no readable value.", "Quote it.") from error
-    return parsed
+    given = parse_owned(settings, owner="METRIC", example="fid.features=inception-64")
+    return {
+        section: {name: read_value(text) for name, text in values.items()}
+        for section, values in given.items()
+    }
 
 
 def _sections(suite: Suite, protocol: Protocol) -> dict[str, Mapping[str, Any]]:

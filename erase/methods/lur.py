@@ -1,10 +1,12 @@
 """LUR: retain-step look-ahead that aligns the two gradients (Patel & Qiu, ICCV 2025, eq. 2)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.meta import Mode, Stats, meta_gradient
 from erase.tasks.method import (
     TRIM_HELP,
@@ -36,20 +38,16 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of LUR."""
 
-    alpha: float = field(
-        default=0.01, metadata={"help": "Inner step size α (figure 5: 0.01 is the optimum)."}
+    alpha: float = option(0.01, "Inner step size α (figure 5: 0.01 is the optimum).", least=0)
+    forget_weight: float = option(1.0, "Weight λ of the forget loss (1 in the paper).", least=0)
+    meta_mode: Mode | None = option(  # noqa: RUF009
+        None, "hvp, exact or first-order; default: the task's own."
     )
-    forget_weight: float = field(
-        default=1.0, metadata={"help": "Weight λ of the forget loss (1 in the paper)."}
-    )
-    meta_mode: Mode | None = field(
-        default=None, metadata={"help": "hvp, exact or first-order; default: the task's own."}
-    )
-    trim: float | None = field(default=None, metadata={"help": TRIM_HELP})
-    trim_layers: str = field(default="layer3|layer4|fc", metadata={"help": TRIM_LAYERS_HELP})
+    trim: float | None = option(None, TRIM_HELP, least=0, most=1)
+    trim_layers: str = option("layer3|layer4|fc", TRIM_LAYERS_HELP)
 
 
 class Method(RetainForgetMethod):

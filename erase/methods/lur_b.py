@@ -1,10 +1,12 @@
 """LUR-b: the two losses simply added, no look-ahead (the paper's appendix B.2, eq. 1)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.meta import Stats, meta_gradient
 from erase.tasks.method import (
     TRIM_HELP,
@@ -35,14 +37,12 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of LUR-b."""
 
-    forget_weight: float = field(
-        default=1.0, metadata={"help": "Weight λ of the forget loss (1 in the paper)."}
-    )
-    trim: float | None = field(default=None, metadata={"help": TRIM_HELP})
-    trim_layers: str = field(default="layer3|layer4|fc", metadata={"help": TRIM_LAYERS_HELP})
+    forget_weight: float = option(1.0, "Weight λ of the forget loss (1 in the paper).", least=0)
+    trim: float | None = option(None, TRIM_HELP, least=0, most=1)
+    trim_layers: str = option("layer3|layer4|fc", TRIM_LAYERS_HELP)
 
 
 class Method(RetainForgetMethod):

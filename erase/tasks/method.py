@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from erase.config.base import Config
 from erase.core.meta import NonFiniteLossError, Stats
 from erase.core.objectives import negative_cross_entropy
 from erase.core.rng import generator
@@ -19,7 +20,7 @@ from erase.tasks.protocol import ClassifierTask, Loss, Reduce, StepLosses, Subse
 
 
 @dataclass(frozen=True)
-class NoSettings:
+class NoSettings(Config):
     """The `Settings` of a method that has none of its own."""
 
 

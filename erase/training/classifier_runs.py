@@ -10,7 +10,7 @@ import click
 import torch
 from torch import Tensor
 
-from erase.config.classifier import ClassifierConfig, TrainConfig, check_ranges, fill
+from erase.config.classifier import ClassifierConfig, TrainConfig, fill
 from erase.config.replay import Replay
 from erase.data.classification import (
     IMAGENET_MEAN,
@@ -67,7 +67,6 @@ def train_original(
     show: bool = True,
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
-    check_ranges(config)
     where = pick_device(device)
     data = load_dataset(
         config.dataset,

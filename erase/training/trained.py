@@ -36,8 +36,6 @@ def check_trained(model: Module, config: ConceptConfig) -> None:
             f"{config.method} {NO_ADAPTERS[config.method]}, so --lora-rank does not apply.",
             "Leave it out; erase export --format lora takes an adapter from the result.",
         )
-    if config.lora_alpha is not None and not config.lora_alpha > 0:
-        raise InputError(f"--lora-alpha is {config.lora_alpha}.", "Give a number above 0.")
     lora_targets(model, config.trainable or "full", config.lora_rank)
 
 
