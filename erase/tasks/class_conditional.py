@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +16,7 @@ from erase.data.digits import digit_captions
 from erase.errors import InputError
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
+from erase.tasks.family import Family
 
 
 @dataclass
@@ -141,3 +144,18 @@ def _label(classes: Sequence[str], name: str) -> int:
     if name not in classes:
         raise InputError(f"There is no class {name!r}.", f"Known: {', '.join(classes)}.")
     return list(classes).index(name)
+
+
+def conditions(_folder: Path, rows: int) -> dict[str, Tensor]:
+    """Labels without content, ``[rows]``."""
+    return {"labels": torch.zeros(rows, dtype=torch.long)}
+
+
+FAMILY = Family(
+    "ClassConditionalPipeline",
+    "class-conditional DDPM",
+    ClassConditionalTask,
+    encode,
+    conditions,
+    UNet2DModel,
+)

@@ -1,16 +1,25 @@
 """Stable Diffusion 3: a flow-matching transformer, so velocity as target and other timesteps."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+)
 from torch import Tensor
 from torch.nn import Module
 
 from erase.tasks.encoding import encode_with
+from erase.tasks.family import Family, setting
 from erase.tasks.protocol import Noised
 from erase.tasks.text_to_image import TextToImageTask
+
+T5_TOKENS = 256
+"""How many states the pipeline appends to CLIP's, by default; zeros where there is no T5."""
 
 
 class SD3Task(TextToImageTask):
@@ -64,3 +73,26 @@ def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Te
 
 encode = partial(encode_with, text_states)
 """All sets, once, with the pipeline's VAE and text encoders."""
+
+
+def conditions(folder: Path, rows: int) -> dict[str, Tensor]:
+    """Text states and pooled text without content."""
+    length = setting(folder, "text_encoder", "max_position_embeddings") + T5_TOKENS
+    states, pooled = (
+        setting(folder, "transformer", name)
+        for name in ("joint_attention_dim", "pooled_projection_dim")
+    )
+    return {"states": torch.empty(rows, length, states), "pooled": torch.empty(rows, pooled)}
+
+
+FAMILY = Family(
+    "StableDiffusion3Pipeline",
+    "Stable Diffusion 3",
+    SD3Task,
+    encode,
+    conditions,
+    SD3Transformer2DModel,
+    component="transformer",
+    scheduler=FlowMatchEulerDiscreteScheduler,
+    frozen=("vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
+)

@@ -1,15 +1,18 @@
 """Stable Diffusion XL: two text encoders, their pooled text, and the sizes as further condition."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from erase.data.captioned import CaptionedImages
+from erase.tasks import text_to_image
 from erase.tasks.denoiser import LatentCache
 from erase.tasks.encoding import encode_with
+from erase.tasks.family import Family, setting
 from erase.tasks.text_to_image import TextToImageTask
 
 
@@ -61,3 +64,23 @@ def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Te
         states = states.masked_fill(empty[:, None, None], 0.0)
         pooled = pooled.masked_fill(empty[:, None], 0.0)
     return {"states": states, "pooled": pooled}
+
+
+def conditions(folder: Path, rows: int) -> dict[str, Tensor]:
+    """Text states, pooled text and time ids without content."""
+    return {
+        **text_to_image.conditions(folder, rows),
+        "pooled": torch.empty(rows, setting(folder, "text_encoder_2", "projection_dim")),
+        "time_ids": torch.empty(rows, 6),
+    }
+
+
+FAMILY = Family(
+    "StableDiffusionXLPipeline",
+    "Stable Diffusion XL",
+    SDXLTask,
+    encode,
+    conditions,
+    UNet2DConditionModel,
+    frozen=("vae", "text_encoder", "text_encoder_2"),
+)

@@ -1,14 +1,16 @@
 """UNet Stable Diffusion 1.x and 2.x: one text encoder's states, latents through the VAE."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from erase.tasks.denoiser import DenoiserTask
 from erase.tasks.encoding import encode_with
+from erase.tasks.family import Family, setting
 
 
 class TextToImageTask(DenoiserTask):
@@ -38,3 +40,20 @@ def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Te
 
 encode = partial(encode_with, text_states)
 """All sets, once, with the pipeline's VAE and text encoder."""
+
+
+def conditions(folder: Path, rows: int) -> dict[str, Tensor]:
+    """Text states without content, ``[rows, L, D]``."""
+    length = setting(folder, "text_encoder", "max_position_embeddings")
+    return {"states": torch.empty(rows, length, setting(folder, "unet", "cross_attention_dim"))}
+
+
+FAMILY = Family(
+    "StableDiffusionPipeline",
+    "Stable Diffusion 1.x and 2.x",
+    TextToImageTask,
+    encode,
+    conditions,
+    UNet2DConditionModel,
+    frozen=("vae", "text_encoder"),
+)

@@ -45,8 +45,6 @@ SMALL = 64
 PNG = {True: 2.0, False: 2.5}
 """Bytes a pixel of a PNG, up to `SMALL` pixels a side and beyond. Measured: 2.0 on mini-sd's
 renders of two steps; 1.9 and 3.0 on two photographs of scikit-image."""
-T5_TOKENS = 256
-"""How many states SD3's pipeline appends to CLIP's, by default; zeros where there is no T5."""
 ROWS = 4
 """Conditions in the simulated cache; their number in the run is added apart."""
 
@@ -240,29 +238,7 @@ def _shape(planned: ConceptPlan) -> tuple[int, int, int]:
 
 def _conditions(planned: ConceptPlan, rows: int) -> dict[str, Tensor]:
     """What the denoiser is shown, of the shapes that the family has, without content."""
-    path = planned.source.path
-    network = read_json(path / planned.family.component / "config.json")
-    kind = planned.source.pipeline_class()
-    if kind == "ClassConditionalPipeline":
-        return {"labels": torch.zeros(rows, dtype=torch.long)}
-    text = read_json(path / "text_encoder" / "config.json")
-    length = int(text["max_position_embeddings"])
-    if kind == "StableDiffusionPipeline":
-        return {"states": torch.empty(rows, length, int(network["cross_attention_dim"]))}
-    if kind == "StableDiffusion3Pipeline":
-        width = int(network["joint_attention_dim"])
-        return {
-            "states": torch.empty(rows, length + T5_TOKENS, width),
-            "pooled": torch.empty(rows, int(network["pooled_projection_dim"])),
-        }
-    if kind == "StableDiffusionXLPipeline":
-        second = read_json(path / "text_encoder_2" / "config.json")
-        return {
-            "states": torch.empty(rows, length, int(network["cross_attention_dim"])),
-            "pooled": torch.empty(rows, int(second["projection_dim"])),
-            "time_ids": torch.empty(rows, 6),
-        }
-    raise NotImplementedError(kind)
+    return planned.family.conditions(planned.source.path, rows)
 
 
 def _cache(planned: ConceptPlan, counts: dict[str, int]) -> LatentCache:

@@ -22,7 +22,8 @@ from erase.files import fingerprint, hash_file
 from erase.models.loading import ModelSource, resolve
 from erase.runs.checks import check_device
 from erase.runs.record import versions
-from erase.tasks.families import Family, family_of
+from erase.tasks.families import family_of
+from erase.tasks.family import Family
 from erase.training.classes import class_recipe, class_sets, own_classes
 from erase.training.filters import check_filters
 from erase.training.sets import Images, check_drawn, given_sets, prompts_of

@@ -14,7 +14,7 @@ from erase.errors import InputError
 from erase.models.lora import add_lora, lora_targets
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, LatentCache
-from erase.tasks.families import Family
+from erase.tasks.family import Family
 
 NO_ADAPTERS = {
     "uce": "edits the weights themselves",
