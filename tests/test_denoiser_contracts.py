@@ -9,13 +9,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from erase.config.methods import build_method, defined_for, find_method
+from erase.config.families import methods_for
+from erase.config.methods import build_method, find_method
 from erase.core.params import select_parameters
 from erase.runs.processes import Shard
 from erase.training.loop import UnlearningLoop, build_optimizer
 from tests.denoiser_world import FAMILIES, config, in_float64, method, train, weights
 
-CASES = [(family, name) for family in FAMILIES for name in defined_for(family)]
+CASES = [(family, name) for family in FAMILIES for name in methods_for(family)]
 STEPPING = [case for case in CASES if not find_method(case[1], case[0]).method.closed_form]
 cases = pytest.mark.parametrize(("family", "name"), CASES)
 stepping = pytest.mark.parametrize(("family", "name"), STEPPING)

@@ -8,8 +8,9 @@ import torch
 
 from erase import registry
 from erase.config.concept import ConceptConfig
+from erase.config.families import methods_for
 from erase.config.layers import Layer, fill_run
-from erase.config.methods import defined_for, find_method, run_defaults
+from erase.config.methods import find_method, run_defaults
 from erase.core.attention import cross_attentions, probabilities
 from erase.core.params import select_parameters
 from erase.errors import InputError
@@ -26,9 +27,9 @@ def test_a_method_of_another_family_is_refused_with_those_there_are() -> None:
             find_method(name, family)
         assert "lur" in refused.value.remedy
         assert name not in refused.value.remedy
-    assert {"be", "iu"}.isdisjoint(defined_for("text-to-image"))
-    assert set(defined_for("text-to-image")) >= {"salun", "shs", "esd", "sa", "fmn", "uce", "ca"}
-    assert "retrain" in defined_for("class-conditional")
+    assert {"be", "iu"}.isdisjoint(methods_for("text-to-image"))
+    assert set(methods_for("text-to-image")) >= {"salun", "shs", "esd", "sa", "fmn", "uce", "ca"}
+    assert "retrain" in methods_for("class-conditional")
 
 
 def test_a_model_without_cross_attention_is_refused_before_anything_is_done() -> None:
@@ -61,12 +62,12 @@ def test_user_over_method_over_nothing() -> None:
 
 
 def test_every_method_for_denoisers_has_defaults_with_both_sizes() -> None:
-    for name in defined_for("text-to-image"):
+    for name in methods_for("text-to-image"):
         table = registry.load("methods", name).DENOISER
         assert {"large", "small"} <= set(table), name
 
 
-@pytest.mark.parametrize("name", defined_for("class-conditional"))
+@pytest.mark.parametrize("name", methods_for("class-conditional"))
 def test_a_class_conditional_toy_is_trained_as_toys_are_in_the_sources_form(name: str) -> None:
     spec = find_method(name, "class-conditional")
     source, toy = (run_defaults(spec, "class-conditional", side) for side in (32, 8))

@@ -16,7 +16,7 @@ from erase.errors import InputError
 from erase.scoring.metric import load_metric
 from erase.scoring.suite import load_suite
 from tests.evaluation_world import make_models
-from tests.throwaway import ENTRY_POINTS, METRIC, install
+from tests.throwaway import ENTRY_POINTS, FILES, PACKAGE, install
 
 BROKEN = {
     "absent": ("throwaway_broken.absent", "ModuleNotFoundError: No module named"),
@@ -24,14 +24,14 @@ BROKEN = {
     "object": ("throwaway_broken.raising:Metric", "cannot be loaded"),
     "empty": ("throwaway_broken.empty", "defines 0 classes of the kind Metric"),
     "open": ("throwaway_broken.unfinished", "lacks __call__, requires in Unfinished"),
-    "misnamed": ("throwaway_broken.misnamed", "calls it 'brightness'"),
+    "misnamed": ("throwaway_broken.misnamed", "calls it 'sharpness'"),
 }
 BROKEN_FILES = {
     "raising": '"""Raises when it is imported."""\n\nraise RuntimeError("on the way")\n',
     "empty": '"""Defines nothing."""\n',
     "unfinished": '"""Leaves open."""\n\nfrom erase.scoring.metric import Metric\n\n\n'
     'class Unfinished(Metric):\n    name = "open"\n',
-    "misnamed": METRIC,
+    "misnamed": FILES["sharpness"],
 }
 
 
@@ -74,7 +74,7 @@ def test_listing_imports_no_torch_and_no_plugin(tmp_path: Path) -> None:
         "from click.testing import CliRunner; from erase.cli.main import main;"
         "print(CliRunner().invoke(main, ['evaluate', '--help']).output);"
         "print(CliRunner().invoke(main, ['--help']).output);"
-        "assert not {'torch', 'throwaway_package'} & set(sys.modules)"
+        "assert not {'torch', 'my_package'} & set(sys.modules)"
     )
     paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     run = subprocess.run(
@@ -85,67 +85,81 @@ def test_listing_imports_no_torch_and_no_plugin(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    for text in ("two-colours", "brightness", "Mean brightness of all images.", "Stand still:"):
+    for text in ("digits-seen", "sharpness", "Sharpness: how much", "Gradient surgery:"):
         assert text in run.stdout
 
 
 def test_other_packages_plugins_are_listed_described_and_loaded(outside: Path) -> None:
     for kind, name in (
-        ("suites", "two-colours"),
-        ("metrics", "brightness"),
-        ("judges", "mean-pixel"),
-        ("methods", "stand-still"),  # names keep to `-`, however the entry point is spelt
+        ("suites", "digits-seen"),
+        ("metrics", "sharpness"),
+        ("judges", "laplacian"),
+        ("methods", "surgery"),
     ):
         assert name in registry.names(kind)
         assert registry.summary(kind, name).endswith(".")
         registry.check(kind, name)
-        assert registry.load(kind, name).__name__.startswith("throwaway_package.")
-    assert load_suite("two-colours").protocols()["default"].suite == "two-colours"
-    assert registry.load("methods", "stand-still").Method.families
-    classes = [node.name for node in registry.source("methods", "stand-still").body[-2:]]
+        assert registry.load(kind, name).__name__.startswith("my_package.")
+    assert load_suite("digits-seen").protocols()["default"].suite == "digits-seen"
+    assert registry.load("methods", "surgery").Method.families
+    body = registry.source("methods", "surgery").body
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
     assert classes == ["Settings", "Method"]
 
 
-def test_other_packages_suite_metric_and_judge_run(outside: Path, tmp_path: Path) -> None:
+def test_names_keep_to_dashes_however_the_entry_point_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {"methods": {"two_words": "my_package.surgery"}}
+    monkeypatch.syspath_prepend(str(install(tmp_path / "site", entry_points=points)))
+    assert "two-words" in registry.names("methods")
+
+
+def test_other_packages_suite_metrics_and_judge_run(outside: Path, tmp_path: Path) -> None:
     models, output = make_models(tmp_path / "models"), tmp_path / "out"
-    arguments = ["evaluate", "--suite", "two-colours", "--model", str(models / "run")]
+    arguments = ["evaluate", "--suite", "digits-seen", "--model", str(models / "run")]
     arguments += ["--output", str(output), "--cache-dir", str(models / "cache")]
-    arguments += ["--set", "brightness.factor=2", "--set", "mean-pixel.offset=0.25"]
+    arguments += ["--metrics", "sharpness,confidence", "--steps", "1", "--images-per-class", "1"]
+    arguments += ["--set", "digits-seen.captions=retain", "--set", "laplacian.size=16"]
+    arguments += ["--set", "sharpness.over=all", "--target", "three"]
     outcome = invoke(*arguments)
     assert outcome.exit_code == 0, outcome.output
     metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics["protocol"]["settings"] == {
-        "brightness": {"factor": 2.0},
-        "mean-pixel": {"offset": 0.25},
-    }
-    summary = metrics["metrics"]["brightness"]
-    assert summary["n"] == 4
-    assert set(metrics["differences"]) == {"brightness"}
+    used = metrics["protocol"]["settings"]
+    assert used["sharpness"] == {"over": "all"}
+    assert used["laplacian"] == {"size": 16}
+    assert used["digits-seen"] == {"captions": "retain"}
+    counts = {name: summary["n"] for name, summary in metrics["metrics"].items()}
+    assert counts == {"sharpness": 10, "confidence": 9}
+    assert set(metrics["differences"]) == set(counts)
     rows = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == ["blue-0", "blue-1", "red-0", "red-1"]
-    assert summary["value"] == pytest.approx(sum(row["brightness"] for row in rows) / 4)
+    for name, n in counts.items():
+        values = [row[name] for row in rows if name in row]
+        assert metrics["metrics"][name]["value"] == pytest.approx(sum(values) / n)
     record = json.loads((output / "record.json").read_text())
-    assert record["observers_sha256"]["mean-pixel"] == "0.25"
-    refused = invoke(*arguments, "--set", "mean-pixel.ofset=1")
+    assert record["observers_sha256"]["laplacian"] == "laplacian of 16 pixels"
+    refused = invoke(*arguments, "--set", "laplacian.sise=1")
     assert refused.exit_code == 2
-    assert "mean-pixel has no setting 'ofset'" in refused.output
+    assert "laplacian has no setting 'sise'" in refused.output
+    refused = invoke(*arguments, "--set", "sharpness.over=some")
+    assert refused.exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("methods", "lur"), ("suites", "two-colours"), ("judges", "clip")]
+    ("kind", "name"), [("methods", "lur"), ("suites", "digits-seen"), ("judges", "clip")]
 )
 def test_a_duplicate_name_is_refused_naming_both_owners(
     outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
 ) -> None:
     points = {kind: {name: "throwaway_rival.nothing"}}
     monkeypatch.syspath_prepend(str(install(tmp_path / "rival", "throwaway-rival", {}, points)))
-    owner = "throwaway-package" if name in ENTRY_POINTS[kind] else "erase"
+    owner = PACKAGE if name in ENTRY_POINTS[kind] else "erase"
     for refused in (registry.check, registry.load):
         with pytest.raises(InputError, match="more than once") as caught:
             refused(kind, name)
         assert owner in caught.value.message
         assert "throwaway-rival" in caught.value.message
-        assert caught.value.remedy.startswith("Uninstall throwaway-")
+        assert caught.value.remedy.startswith("Uninstall ")
     assert registry.names(kind).count(name) == 1
     assert registry.summary(kind, name).startswith("Not usable:")  # help still works
 

@@ -20,6 +20,7 @@ TABLE = """case_number,prompt,categories,nudity_percentage,evaluation_seed,class
 3,,sexual,50.0,14,church
 """
 NEEDS_TABLE = ("coco", "custom", "i2p")
+TAKES_TABLE = (*NEEDS_TABLE, "imagenette")
 
 
 @pytest.fixture(params=registry.names("suites"))
@@ -77,7 +78,7 @@ def test_suites_that_need_a_table_say_so(suite: Suite) -> None:
 
 
 def test_no_row_of_a_table_vanishes(suite: Suite, table: Path) -> None:
-    if suite.name in ("cifar10", "digits"):  # they take no table
+    if suite.name not in TAKES_TABLE:
         assert suite.unusable(suite.protocols()["default"], table) == []
         return
     protocol = suite.protocols()["default"].replace(images=1)

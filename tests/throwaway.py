@@ -1,127 +1,35 @@
-"""A package outside of `erase` with a suite, a metric, a judge and a method, one file each."""
+"""The examples of docs/extending.md: read from the page, and installed as another package."""
 
+import re
+import tomllib
 from pathlib import Path
 
-SUITE = '''"""Two plain colours, asked for by their names."""
-
-from pathlib import Path
-
-from erase.scoring.samples import Protocol, Sample
-from erase.scoring.suite import Suite, by_name
+PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
+PACKAGE = "my-package"
 
 
-class TwoColours(Suite):
-    """Red and blue."""
-
-    name = "two-colours"
-    version = 1
-
-    def protocols(self) -> dict[str, Protocol]:
-        """The only one."""
-        return by_name(
-            self.protocol(("brightness",), steps=1, guidance=1.0, images=2, source="a test")
-        )
-
-    def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
-        """As many of each as the protocol says."""
-        return [
-            Sample(f"{colour}-{i}", colour, 2 * i + (colour == "red"), guidance=protocol.guidance)
-            for colour in ("blue", "red")
-            for i in range(protocol.images)
-        ]
-'''
-METRIC = '''"""Mean brightness of all images."""
-
-from typing import ClassVar
-
-from erase.scoring.context import Context
-from erase.scoring.metric import Metric
-from erase.scoring.results import Scores, Summary, mean_difference
-from erase.scoring.statistics import bootstrap
+def blocks(language: str) -> list[tuple[str, str]]:
+    """The page's fenced blocks of a language: the file name on the line above, and the text."""
+    fence = rf"(?:^`(\S+)`\n\n)?^```{language}\n(.*?)^```$"
+    return re.findall(fence, PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-class Brightness(Metric):
-    """What the judge `mean-pixel` says, times a factor."""
-
-    name = "brightness"
-    requires = frozenset({"mean-pixel"})
-    settings: ClassVar = {"factor": 1.0}
-
-    def __call__(self, context: Context) -> Scores:
-        """`brightness`, from 0 to the factor."""
-        values = context.settings["factor"] * context.judged["mean-pixel"]
-        interval = bootstrap(lambda i: float(values[i].mean()), len(values), seed=context.seed)
-        summary = Summary("brightness", float(values.mean()), len(values), interval, True, "score")
-        differences = {}
-        if context.control is not None:
-            before = context.settings["factor"] * context.control.judged["mean-pixel"]
-            differences["brightness"] = mean_difference(values, before, seed=context.seed)
-        rows = {s.id: {"brightness": float(v)} for s, v in zip(context.samples, values)}
-        return Scores({"brightness": summary}, rows, differences)
-'''
-JUDGE = '''"""Mean pixel of each image."""
-
-from typing import ClassVar
-
-import numpy as np
-from PIL import Image
-
-from erase.scoring.judge import PluginJudge, View
-
-
-class MeanPixel(PluginJudge):
-    """From 0 (black) to 1 (white), minus an offset."""
-
-    name = "mean-pixel"
-    settings: ClassVar = {"offset": 0.0}
-
-    def fingerprint(self) -> str:
-        """Of its one setting."""
-        return f"{self.values['offset']}"
-
-    def look(self, view: View) -> np.ndarray:
-        """`[N]`."""
-        images = [np.asarray(Image.open(file).convert("RGB")) for file in view.files]
-        return np.array([image.mean() / 255 for image in images]) - self.values["offset"]
-'''
-METHOD = '''"""Stand still: every gradient is zero."""
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import zeros_like
-
-from erase.core.meta import Stats
-from erase.tasks.method import BaseMethod, put_gradients
-
-
-@dataclass(frozen=True)
-class Settings:
-    """None."""
-
-
-class Method(BaseMethod):
-    """Changes nothing."""
-
-    families: ClassVar = frozenset({"classifier", "text-to-image"})
-
-    def step(self, task, step, reduce):
-        """Zeros."""
-        put_gradients(task, [zeros_like(p) for p in task.parameters.values()], reduce)
-        return Stats(0.0, 0.0, 0.0)
-'''
-FILES = {"colours": SUITE, "brightness": METRIC, "pixel": JUDGE, "still": METHOD}
-ENTRY_POINTS = {
-    "suites": {"two-colours": "throwaway_package.colours"},
-    "metrics": {"brightness": "throwaway_package.brightness"},
-    "judges": {"mean-pixel": "throwaway_package.pixel"},
-    "methods": {"stand_still": "throwaway_package.still"},
+EXAMPLES = dict(blocks("python"))
+"""The text of each example by the file that it stands in."""
+PLUGINS = {name: text for name, text in EXAMPLES.items() if not name.startswith("erase/tasks/")}
+IN_ERASE = {name: text for name, text in PLUGINS.items() if name.startswith("erase/")}
+"""Those that may also be files of `erase` itself."""
+FILES = {Path(name).stem: text for name, text in PLUGINS.items()}
+ENTRY_POINTS: dict[str, dict[str, str]] = {
+    group.removeprefix("erase."): points
+    for _, text in blocks("toml")
+    for group, points in tomllib.loads(text)["project"]["entry-points"].items()
 }
 
 
 def install(
     site: Path,
-    package: str = "throwaway-package",
+    package: str = PACKAGE,
     files: dict[str, str] = FILES,
     entry_points: dict[str, dict[str, str]] = ENTRY_POINTS,
 ) -> Path:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erase.config.compare import diffusion_settings
-from erase.config.families import TEXT_TO_IMAGE
-from erase.config.methods import defined_for
+from erase.config.families import TEXT_TO_IMAGE, methods_for
 from erase.config.values import parse_line, parse_owned
 from erase.errors import InputError
 
@@ -27,7 +26,7 @@ def entries(methods: str, settings: tuple[str, ...]) -> list[Entry]:
         InputError: an unknown method or setting, a bad value, a method that is not for
             text-to-image models, or a line that is there twice.
     """
-    labels = defined_for(TEXT_TO_IMAGE) if methods == "all" else methods.split(",")
+    labels = methods_for(TEXT_TO_IMAGE) if methods == "all" else methods.split(",")
     common = parse_owned(settings, example="esd.guidance=2")
     lines = [_entry(label.strip(), common) for label in labels]
     if len({line.label for line in lines}) < len(lines):

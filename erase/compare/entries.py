@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from erase.config.compare import classifier_settings
-from erase.config.families import CLASSIFIER
-from erase.config.methods import defined_for, find_method
+from erase.config.families import CLASSIFIER, methods_for
+from erase.config.methods import find_method
 from erase.config.values import parse_line
 from erase.errors import InputError
 
@@ -66,7 +66,7 @@ def slug(text: str) -> str:
 
 def entries(methods: str, alphas: str | None = None) -> list[Entry]:
     """The entries of a comma-separated list of methods (`all`: every one there is) and of α."""
-    names = defined_for(CLASSIFIER) if methods == "all" else methods.split(",")
+    names = methods_for(CLASSIFIER) if methods == "all" else methods.split(",")
     lines = [entry(name.strip()) for name in names if name.strip() != "retrain"]
     lines += [_sweep(alpha.strip()) for alpha in (alphas or "").split(",") if alpha]
     if len({line.label for line in lines}) < len(lines):

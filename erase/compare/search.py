@@ -10,7 +10,7 @@ So every method's first trials walk its learning rate up and down from its defau
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,7 +107,8 @@ class _Trials:
         module = method_module(item.method)
         # The learning rate's range is found by `bracket`.
         walked = {} if module.Method.closed_form else {"learning_rate": (0.0, 0.0)}
-        ranges = {**walked, **module.SEARCH, **(DUAL_RANGE if "dual_optim" in item.changes else {})}
+        own: Mapping[str, tuple[float, float]] = getattr(module, "SEARCH", {})
+        ranges = {**walked, **own, **(DUAL_RANGE if "dual_optim" in item.changes else {})}
         settled = {*item.settings, *comparison.fixed(item)}
         self.ranges = {name: span for name, span in ranges.items() if name not in settled}
         defaults = comparison.resolved(item, self.seed, forget, {})

@@ -98,8 +98,8 @@ def method_module(name: str) -> ModuleType:
 
 def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
     """The source's settings for a data set, and for the share of it that is forgotten."""
-    table: dict[str, dict[str, Any]] = module.DEFAULTS
-    usual: dict[str, Any] = table.get(recipe, table["cifar10"])
+    table: dict[str, dict[str, Any]] = getattr(module, "DEFAULTS", {})
+    usual: dict[str, Any] = table.get(recipe, table.get("cifar10", {}))
     return dict(table.get(f"{recipe}:50", usual) if share >= LARGE_SHARE else usual)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from erase import registry
 from erase.config.base import MethodConfig
+from erase.config.families import methods_for
 from erase.config.fields import typed_values
 from erase.errors import InputError
 
@@ -60,18 +61,13 @@ def canonical(name: str) -> str:
     return {"joint": "lur-b"}.get(name, name)
 
 
-def defined_for(family: str) -> list[str]:
-    """Names of the methods that are defined for a family."""
-    return [name for name in registry.names("methods") if _classes(name, family) is not None]
-
-
 def find_method(name: str, family: str) -> MethodSpec:
     """A method for a family; InputError, naming those there are, when it is not defined for it."""
     classes = _classes(name, family)
     if classes is None:
         raise InputError(
             f"The method {name!r} is not defined for {family} models.",
-            f"Defined there: {', '.join(defined_for(family))}.",
+            f"Defined there: {', '.join(methods_for(family))}.",
         )
     return MethodSpec(name, registry.load("methods", name), *classes)
 
