@@ -19,9 +19,10 @@ from erase.models.loading import ModelSource, load_pipeline, resolve, save_pipel
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, LatentCache
 from erase.tasks.families import FAMILIES, Family, family_of
+from tests.throwaway import load_family
 from tests.tiny_pipelines import PIPELINES, SIZE, image_set
 
-ARCHITECTURES = ("sd1", "sd2-v", "sdxl", "sd3", "ddpm")
+ARCHITECTURES = ("sd1", "sd2-v", "sdxl", "sd3", "ddpm", "auraflow")
 CPU = torch.device("cpu")
 # diffusers' Euler scheduler (SDXL's own) and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -65,9 +66,18 @@ def _double(batch: Any) -> Any:
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp(request.param)
-    save_pipeline(PIPELINES[request.param](), folder / "model", torch.float32)
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "auraflow":
+            example = load_family("erase/tasks/auraflow.py")
+            patch.setitem(FAMILIES, example.pipeline, example)
+        yield make_world(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def make_world(name: str, folder: Path) -> World:
+    save_pipeline(PIPELINES[name](), folder / "model", torch.float32)
     source = resolve(str(folder / "model"))
     family = family_of(source)
     sets = {
@@ -77,7 +87,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     cache = family.encode(
         load_pipeline(source), sets, {"cat": ["dog"]}, size=source.resolution(), device=CPU
     )
-    return World(request.param, source, family, cache)
+    return World(name, source, family, cache)
 
 
 def test_losses_repeat_bit_for_bit(world: World) -> None:
@@ -104,7 +114,9 @@ def test_micro_batches_equal_the_joint_batch(world: World) -> None:
 
 
 def kinds(world: World) -> Iterator[str]:
-    yield from ("flow",) if world.name == "sd3" else ("epsilon", "v_prediction", "sample")
+    yield from (
+        ("flow",) if world.name in ("sd3", "auraflow") else ("epsilon", "v_prediction", "sample")
+    )
 
 
 def test_a_perfect_denoiser_has_no_loss_and_its_answer_leads_to_the_image(world: World) -> None:
@@ -138,6 +150,7 @@ def test_the_network_is_shown_what_the_pipeline_shows_it(world: World) -> None:
         lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True
     )
     options = {"num_inference_steps": 1, "guidance_scale": 3.0, "output_type": "np"}
+    options |= {"height": SIZE, "width": SIZE}  # AuraFlow's own default is 1024, whatever the model
     pipeline(prompt=["cat"], generator=[torch.Generator().manual_seed(0)], **options)
     hook.remove()
     row = task.cache.sets["forget"].condition[0]
@@ -185,6 +198,8 @@ def _render(pipeline: Any) -> Tensor:
         prompt=["cat", "dog"],
         num_inference_steps=2,
         guidance_scale=2.0,
+        height=SIZE,
+        width=SIZE,
         generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)],
         output_type="np",
     ).images

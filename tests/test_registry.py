@@ -24,7 +24,7 @@ BROKEN = {
     "object": ("throwaway_broken.raising:Metric", "cannot be loaded"),
     "empty": ("throwaway_broken.empty", "defines 0 classes of the kind Metric"),
     "open": ("throwaway_broken.unfinished", "lacks __call__, requires in Unfinished"),
-    "misnamed": ("throwaway_broken.misnamed", "calls it 'sharpness'"),
+    "misnamed": ("throwaway_broken.misnamed", "calls it 'my-sharpness'"),
 }
 BROKEN_FILES = {
     "raising": '"""Raises when it is imported."""\n\nraise RuntimeError("on the way")\n',
@@ -74,6 +74,8 @@ def test_listing_imports_no_torch_and_no_plugin(tmp_path: Path) -> None:
         "from click.testing import CliRunner; from erase.cli.main import main;"
         "print(CliRunner().invoke(main, ['evaluate', '--help']).output);"
         "print(CliRunner().invoke(main, ['--help']).output);"
+        "from erase.config.families import methods_for;"
+        "print([name for name in methods_for('classifier') if name.startswith('my-')]);"
         "assert not {'torch', 'my_package'} & set(sys.modules)"
     )
     paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -85,24 +87,27 @@ def test_listing_imports_no_torch_and_no_plugin(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    for text in ("digits-seen", "sharpness", "Sharpness: how much", "Gradient surgery:"):
+    for text in ("Sharpness: how much", "Gradient surgery:", "['my-surgery']"):
         assert text in run.stdout
+    unwrapped = "".join(run.stdout.split())
+    assert "my-digits-seen" in unwrapped
+    assert "my-sharpness" in unwrapped
 
 
 def test_other_packages_plugins_are_listed_described_and_loaded(outside: Path) -> None:
     for kind, name in (
-        ("suites", "digits-seen"),
-        ("metrics", "sharpness"),
+        ("suites", "my-digits-seen"),
+        ("metrics", "my-sharpness"),
         ("judges", "laplacian"),
-        ("methods", "surgery"),
+        ("methods", "my-surgery"),
     ):
         assert name in registry.names(kind)
         assert registry.summary(kind, name).endswith(".")
         registry.check(kind, name)
         assert registry.load(kind, name).__name__.startswith("my_package.")
-    assert load_suite("digits-seen").protocols()["default"].suite == "digits-seen"
-    assert registry.load("methods", "surgery").Method.families
-    body = registry.source("methods", "surgery").body
+    assert load_suite("my-digits-seen").protocols()["default"].suite == "my-digits-seen"
+    assert registry.load("methods", "my-surgery").Method.families
+    body = registry.source("methods", "my-surgery").body
     classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
     assert classes == ["Settings", "Method"]
 
@@ -117,18 +122,25 @@ def test_names_keep_to_dashes_however_the_entry_point_is_spelt(
 
 def test_other_packages_suite_metrics_and_judge_run(outside: Path, tmp_path: Path) -> None:
     models, output = make_models(tmp_path / "models"), tmp_path / "out"
-    arguments = ["evaluate", "--suite", "digits-seen", "--model", str(models / "run")]
+    arguments = ["evaluate", "--suite", "my-digits-seen", "--model", str(models / "run")]
     arguments += ["--output", str(output), "--cache-dir", str(models / "cache")]
-    arguments += ["--metrics", "sharpness,confidence", "--steps", "1", "--images-per-class", "1"]
-    arguments += ["--set", "digits-seen.captions=retain", "--set", "laplacian.size=16"]
-    arguments += ["--set", "sharpness.over=all", "--target", "three"]
+    arguments += [
+        "--metrics",
+        "my-sharpness,my-confidence",
+        "--steps",
+        "1",
+        "--images-per-class",
+        "1",
+    ]
+    arguments += ["--set", "my-digits-seen.captions=retain", "--set", "laplacian.size=16"]
+    arguments += ["--set", "my-sharpness.over=all", "--target", "three"]
     outcome = invoke(*arguments)
     assert outcome.exit_code == 0, outcome.output
     metrics = json.loads((output / "metrics.json").read_text())
     used = metrics["protocol"]["settings"]
-    assert used["sharpness"] == {"over": "all"}
+    assert used["my-sharpness"] == {"over": "all"}
     assert used["laplacian"] == {"size": 16}
-    assert used["digits-seen"] == {"captions": "retain"}
+    assert used["my-digits-seen"] == {"captions": "retain"}
     counts = {name: summary["n"] for name, summary in metrics["metrics"].items()}
     assert counts == {"sharpness": 10, "confidence": 9}
     assert set(metrics["differences"]) == set(counts)
@@ -141,12 +153,12 @@ def test_other_packages_suite_metrics_and_judge_run(outside: Path, tmp_path: Pat
     refused = invoke(*arguments, "--set", "laplacian.sise=1")
     assert refused.exit_code == 2
     assert "laplacian has no setting 'sise'" in refused.output
-    refused = invoke(*arguments, "--set", "sharpness.over=some")
+    refused = invoke(*arguments, "--set", "my-sharpness.over=some")
     assert refused.exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("methods", "lur"), ("suites", "digits-seen"), ("judges", "clip")]
+    ("kind", "name"), [("methods", "lur"), ("suites", "my-digits-seen"), ("judges", "clip")]
 )
 def test_a_duplicate_name_is_refused_naming_both_owners(
     outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str

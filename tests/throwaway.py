@@ -1,8 +1,11 @@
 """The examples of docs/extending.md: read from the page, and installed as another package."""
 
 import re
+import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 PACKAGE = "my-package"
@@ -19,11 +22,22 @@ EXAMPLES = dict(blocks("python"))
 PLUGINS = {name: text for name, text in EXAMPLES.items() if not name.startswith("erase/tasks/")}
 IN_ERASE = {name: text for name, text in PLUGINS.items() if name.startswith("erase/")}
 """Those that may also be files of `erase` itself."""
-FILES = {Path(name).stem: text for name, text in PLUGINS.items()}
-ENTRY_POINTS: dict[str, dict[str, str]] = {
+DOCUMENTED: dict[str, dict[str, str]] = {
     group.removeprefix("erase."): points
     for _, text in blocks("toml")
     for group, points in tomllib.loads(text)["project"]["entry-points"].items()
+}
+"""The entry points that the page names."""
+# Prefixed, so that the tests also pass where the examples have been added to `erase` as they are.
+ENTRY_POINTS = {
+    kind: points if kind == "judges" else {f"my-{name}": value for name, value in points.items()}
+    for kind, points in DOCUMENTED.items()
+}
+FILES = {
+    Path(name).stem: text
+    if "PluginJudge" in text
+    else re.sub(r'^    name = "', '    name = "my-', text, flags=re.MULTILINE)
+    for name, text in PLUGINS.items()
 }
 
 
@@ -47,3 +61,11 @@ def install(
         lines += [f"[erase.{kind}]", *(f"{name} = {value}" for name, value in points.items())]
     (facts / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return site
+
+
+def load_family(name: str) -> Any:
+    """The family of an example, as if its file were there."""
+    module = ModuleType(name.removesuffix(".py").replace("/", "."))
+    sys.modules[module.__name__] = module
+    exec(compile(EXAMPLES[name], name, "exec"), module.__dict__)
+    return module.FAMILY

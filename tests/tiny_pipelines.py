@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
@@ -18,7 +20,13 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from erase.data.captioned import CaptionedImages
 from erase.embedded.mini_sd_model import MAX_TOKENS, build_tokenizer
@@ -137,6 +145,31 @@ def sd3() -> StableDiffusion3Pipeline:
     )
 
 
+def auraflow() -> AuraFlowPipeline:
+    """Of the family that docs/extending.md adds."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(WORDS)
+    text = UMT5Config(
+        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=WIDTH, num_layers=2, num_heads=2
+    )
+    return AuraFlowPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(text),
+        vae=vae(),
+        transformer=AuraFlowTransformer2DModel(
+            sample_size=SIZE // 2,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            caption_projection_dim=16,
+            pos_embed_max_size=16,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
 def ddpm(prediction: str = "epsilon") -> ClassConditionalPipeline:
     pipeline = build_pipeline(
         ("cat", "dog", "red car"),
@@ -158,6 +191,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "sdxl-v": lambda: sdxl("v_prediction"),
     "sdxl-sample": lambda: sdxl("sample"),
     "sd3": sd3,
+    "auraflow": auraflow,
     "ddpm": ddpm,
     "ddpm-v": lambda: ddpm("v_prediction"),
     "ddpm-sample": lambda: ddpm("sample"),
