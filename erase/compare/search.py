@@ -10,8 +10,9 @@ So every method's first trials walk its learning rate up and down from its defau
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from erase.compare.entries import Entry, entry
@@ -97,6 +98,13 @@ def search(comparison: Any, item: Entry, path: Path) -> dict[str, float]:
     return settings
 
 
+def search_ranges(module: ModuleType, *, dual: bool) -> dict[str, tuple[float, float]]:
+    """What a search of a method goes over; the learning rate's range is found by `bracket`."""
+    walked = {} if module.Method.closed_form else {"learning_rate": (0.0, 0.0)}
+    own: dict[str, tuple[float, float]] = getattr(module, "SEARCH", {})
+    return {**walked, **own, **(DUAL_RANGE if dual else {})}
+
+
 class _Trials:
     """The trials of an entry's search so far, kept in a file."""
 
@@ -105,10 +113,7 @@ class _Trials:
         self.budget = comparison.config.search
         self.seed, forget = forget_set(comparison)
         module = method_module(item.method)
-        # The learning rate's range is found by `bracket`.
-        walked = {} if module.Method.closed_form else {"learning_rate": (0.0, 0.0)}
-        own: Mapping[str, tuple[float, float]] = getattr(module, "SEARCH", {})
-        ranges = {**walked, **own, **(DUAL_RANGE if "dual_optim" in item.changes else {})}
+        ranges = search_ranges(module, dual="dual_optim" in item.changes)
         settled = {*item.settings, *comparison.fixed(item)}
         self.ranges = {name: span for name, span in ranges.items() if name not in settled}
         defaults = comparison.resolved(item, self.seed, forget, {})
