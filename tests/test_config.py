@@ -270,6 +270,7 @@ def test_values_are_typed_where_an_object_is_made() -> None:
         {"model": 5},
         {"settings": 3},
         {"max_train_steps": math.inf},
+        {"learning_rate": 10**400},
         {"use_8bit_adam": 1},
     ):
         (name,) = values

@@ -35,7 +35,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)
@@ -220,7 +220,10 @@ def _number(value: Any) -> int | float | None:
 
 def _float(value: Any) -> float | None:
     number = _number(value)
-    return None if number is None else float(number)
+    try:
+        return None if number is None else float(number)
+    except OverflowError:  # a whole number of more than 300 digits
+        return math.inf
 
 
 def _whole(value: Any) -> int | None:
