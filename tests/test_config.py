@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 from erase import registry
 from erase.cli.main import main
-from erase.cli.options import given_settings
 from erase.compare import diffusion_entries, entries
 from erase.config.base import SCHEDULERS, LoopConfig
 from erase.config.classifier import ClassifierConfig
@@ -23,6 +22,7 @@ from erase.config.families import CLASSIFIER, DENOISERS, declared_families, meth
 from erase.config.fields import field_specs, shown
 from erase.config.layers import Layer, fill, fill_run, merged, origins, run_layers
 from erase.config.methods import find_method
+from erase.config.resolve import given_settings
 from erase.config.values import parse_line, parse_owned, parse_pairs, read_value
 from erase.errors import InputError
 from erase.render.render import DTYPES

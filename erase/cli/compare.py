@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from erase.cli.options import config_options, resolve
+from erase.cli.options import config_options
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
+from erase.config.resolve import resolve
 from erase.errors import InputError
 
 

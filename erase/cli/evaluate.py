@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from erase.cli.options import config_options, resolve
-from erase.config.evaluate import EvaluateConfig
+from erase.cli.options import config_options
+from erase.config.evaluate import EvaluateConfig, default_output
+from erase.config.resolve import resolve
 
 if TYPE_CHECKING:
     from erase.evaluation.run import Result
@@ -48,13 +48,6 @@ def evaluate(**options: Any) -> None:
     with stages() as progress:
         result = run(config, progress if Distributed.launched().is_main else None)
     show(result)
-
-
-def default_output(model: str, suite: str) -> str:
-    """Inside a model's folder, or in the working directory for a model that is not one."""
-    if Path(model).is_dir():
-        return str(Path(model) / f"evaluation-{suite}")
-    return f"evaluation-{suite}-{model.replace('/', '--')}"
 
 
 def show(result: Result | None) -> None:
