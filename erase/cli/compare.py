@@ -1,6 +1,6 @@
 """`erase compare`: methods side by side."""
 
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import click
 from erase.cli.options import config_options, resolve
 from erase.config.classifier import CompareConfig, parse_method_settings
 from erase.config.evaluate import CompareDiffusionConfig
-from erase.errors import InputError
 
 
 @click.group()
@@ -70,39 +69,20 @@ def classifier(
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
     config = resolve(CompareConfig, given, None).replace(settings=parse_method_settings(settings))
-    for name in ("trials", "jobs"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} is {getattr(config, name)}.", "Ask for at least one.")
     from rich.console import Console
 
-    from erase.compare import classifier as comparing
-    from erase.compare import entries as listing
-    from erase.compare.classifier_report import report_folder, terminal, write_report
-    from erase.compare.jobs import plan_of, run_ahead
-    from erase.runs.record import RunRecord
-    from erase.training.classifier_runs import pick_device
+    from erase.compare.classifier import compare_classifier
 
-    began = time.perf_counter()
-    entries = listing.entries(methods, alphas)
-    where = pick_device(device)
-    record = RunRecord(
-        output, kind="compare classifier", config=config.to_dict(), device=str(where)
+    compare_classifier(
+        config,
+        output,
+        specs,
+        methods=methods,
+        alphas=alphas,
+        device=device,
+        progress=partial(click.echo, err=True),
+        show=Console().print,
     )
-    config.write(output / "config.yaml")
-    original, base = comparing.prepare_original(config, output, where)
-    if config.jobs > 1:
-        run_ahead(plan_of(config, output, str(where), specs, entries))
-    console = Console()
-    facts = {"config": config.to_dict(), "original_sha256": base}
-    for spec in specs:
-        folder = report_folder(output, spec)
-        comparison = comparing.Comparison(
-            config, original, base, spec, entries, folder, lambda text: click.echo(text, err=True)
-        )
-        table = write_report(folder, comparison.run(), facts)
-        title = f"{original.description.dataset}, {spec}, trials: {config.trials}"
-        console.print(terminal(table, title))
-    record.finish(wall_s=round(time.perf_counter() - began, 1))
     click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
 
 
@@ -136,28 +116,17 @@ def diffusion(
         --methods lur,lur-b,salun --output runs/compare
     """
     config = resolve(CompareDiffusionConfig, given, None)
-    for name in ("model", "concept"):
-        if not getattr(config, name):
-            raise InputError(f"--{name} is missing.", f"Give --{name}.")
-    if config.trials < 1:
-        raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
     from rich.console import Console
 
-    from erase.compare.diffusion import Comparison, entries
-    from erase.compare.diffusion_table import terminal, write_table
-    from erase.runs.checks import check_device, check_writable
-    from erase.runs.record import RunRecord
+    from erase.compare.diffusion import compare_diffusion
 
-    check_device(device)
-    check_writable(output, "--output")
-    lines = entries(methods, settings)
-    comparison = Comparison(config, lines, output, device, lambda text: click.echo(text, err=True))
-    comparison.check()
-    record = RunRecord(output, kind="compare diffusion", config=config.to_dict(), device=device)
-    config.write(output / "config.yaml")
-    rows = comparison.run()
-    facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
-    means = write_table(output, rows, {**facts, "device": device})
-    record.finish()
-    Console().print(terminal(means, f"{config.model}: {', '.join(config.concept)}"))
+    compare_diffusion(
+        config,
+        output,
+        methods=methods,
+        settings=settings,
+        device=device,
+        progress=partial(click.echo, err=True),
+        show=Console().print,
+    )
     click.echo(f"Saved {output}: table.csv, table.md, results.json.")
