@@ -127,7 +127,7 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
     ("methods", "setting", "said"),
     [
         ("ft,lur", "lur.schedule=steep", "no schedule 'steep'"),
-        ("ft,lur", "lur.alpha=-1", "alpha"),
+        ("ft,lur", "lur.epochs=-1", "--epochs is -1"),
         ("ft,lur", "retrain.train_batch_size=1", "--train-batch-size is 1"),
         ("lur,ft+dual", "ft.epochs=1", "--dual-optim does not apply"),
     ],

@@ -113,10 +113,9 @@ def test_nothing_is_rendered_before_every_line_is_checked(
 ) -> None:
     """A value that only the last line's run would refuse is refused before the first image."""
     started: list[str] = []
-    for name in ("load_pipeline", "render_set", "evaluate"):
+    for name in ("load_pipeline", "render_set", "measure"):
         watched = partial(started.append, name)
         monkeypatch.setattr(diffusion, name, lambda *_, watched=watched, **__: watched())
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: started.append("run"))
     command = ["compare", "diffusion", "--output", str(tmp_path / "out"), "--model", "mini-sd"]
     refused = CliRunner().invoke(main, [*command, "--methods", "lur,esd", *more])
     assert refused.exit_code == 2, refused.output

@@ -7,8 +7,6 @@ through `erase concept` as anyone would call it, so that its peak memory is its 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +15,19 @@ from typing import Any
 from accelerate import Accelerator
 
 from erase.compare.diffusion_report import terminal, write_report
+from erase.compare.diffusion_run import measure
 from erase.compare.entries import slug
 from erase.compare.store import Result, cached, library_versions, stored
 from erase.config.base import check_least
 from erase.config.concept import ConceptConfig
-from erase.config.evaluate import CompareDiffusionConfig, EvaluateConfig
+from erase.config.evaluate import CompareDiffusionConfig
 from erase.config.methods import NAMED, by_method, defined_for, find_method, read_value
-from erase.errors import EraseError, InputError, RunError
-from erase.evaluation.run import evaluate
-from erase.files import fingerprint, read_json, write_json
+from erase.errors import EraseError, InputError
+from erase.files import fingerprint, write_json
 from erase.models.loading import load_pipeline
 from erase.runs.checks import check_device, check_writable
 from erase.runs.folder import deciding
-from erase.runs.record import RECORD, RunRecord
+from erase.runs.record import RunRecord
 from erase.tasks.denoising import TEXT_TO_IMAGE
 from erase.training.filters import check_filters
 from erase.training.plan import Plan, plan
@@ -223,7 +221,7 @@ class DiffusionComparison:
         def make() -> Result:
             row: Result = {"concept": concept, "method": entry.label, "trial": trial}
             try:
-                return row | self._measured(planned, folder)
+                return row | measure(planned, folder, self.config, self.output, self.device)
             except EraseError as error:
                 return row | {"failed": error.message}
 
@@ -233,54 +231,6 @@ class DiffusionComparison:
         )
         self.progress(f"{concept}  {entry.label}  trial {trial}: {outcome}")
         return row
-
-    def _measured(self, planned: Plan, folder: Path) -> Result:
-        """Run the method in a process of its own, then judge what it left."""
-        given = folder.with_name(f"{folder.name}.yaml")
-        planned.config.write(given)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "erase", "concept", "--config", str(given)),
-                *("--output", str(folder), "--device", self.device, "--overwrite"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            errors = [text for text in done.stderr.splitlines() if text.startswith("Error")]
-            raise RunError(
-                errors[-1] if errors else f"the run ended with exit code {done.returncode}",
-                "Run it alone to see why: erase concept --config " + str(given),
-            )
-        record = read_json(folder / RECORD)
-        result = evaluate(
-            EvaluateConfig(
-                model=str(folder),
-                suite=str(planned.concept.suite),
-                output=str(folder / "evaluation"),
-                images_per_class=self.config.images_per_class,
-                steps=self.config.steps,
-                device=self.device,
-                cache_dir=str(self.output / "originals"),
-                overwrite=True,
-            )
-        )
-        assert result is not None  # a comparison is one process
-        metrics, base = result.metrics["metrics"], result.metrics["baseline"]
-        fid = next(name for name in metrics if name.startswith("fid"))
-        return {
-            **{name: metrics[name]["value"] for name in ("ua", "ra")},
-            **{f"{name}_ci95": metrics[name]["ci95"] for name in ("ua", "ra")},
-            **{f"{name}_n": metrics[name]["n"] for name in ("ua", "ra")},
-            "fid": metrics[fid]["value"],
-            "fid_name": fid,
-            "original": {name: base[name]["value"] for name in ("ua", "ra")}
-            | {"fid": base[fid]["value"]},
-            "seconds": record["train_seconds"],
-            "memory_bytes": record.get("device_peak_memory_bytes") or record["peak_memory_bytes"],
-            "settings": planned.config.to_dict(),
-        }
 
 
 def _run_value(name: str, text: str) -> Any:
