@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from erase.cli.main import main
 from erase.compare.classifier_figures import plot_alpha, running_mean, share_above
 from erase.compare.classifier_report import markdown
+from erase.runs.folder import locked
 
 
 def erase(*arguments: str | Path) -> Result:
@@ -179,6 +180,9 @@ def test_a_process_that_fails_says_why(trained: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.exit_code == 2
     assert "100000 of" in result.output
+    record = json.loads((tmp_path / "x" / "record.json").read_text())
+    assert record["status"] == "failed"
+    assert "100000 of" in record["error"]
 
 
 def test_imagenets_normalization_for_imported_weights(tmp_path: Path) -> None:
@@ -198,6 +202,21 @@ def test_a_fault_is_in_the_record_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert erase("train", "classifier", "--limit", "50", "--output", out).exit_code != 0
     record = json.loads((out / "record.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "a fault of ours")
+
+
+def test_each_command_holds_its_folder(trained: Path, tmp_path: Path) -> None:
+    digits = ("--dataset", "digits", "--forget", "class:3")
+    for command in (
+        ("train", "classifier", "--limit", "50"),
+        ("classifier", "--model", str(trained), *SHORT),
+        ("compare", "classifier", "--model", str(trained), *digits, "--methods", "ga"),
+        ("compare", "diffusion", "--model", "mini-sd", "--concept", "three", "--methods", "uce"),
+    ):
+        with locked(tmp_path):
+            result = erase(*command, "--output", tmp_path)
+        assert result.exit_code == 2, result.output
+        assert f"Another process is writing into {tmp_path}." in result.output
+        assert [item.name for item in tmp_path.iterdir()] == [".lock"]
 
 
 def test_the_best_of_a_sweep_is_not_marked_as_the_best() -> None:

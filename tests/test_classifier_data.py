@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from erase.artifacts.datasets import ARCHIVES
 from erase.data import classification
 from erase.data.classification import (
     Augmentation,
@@ -101,13 +103,10 @@ def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         sums[name] = hashlib.md5(rows.tobytes()).hexdigest()
     (folder / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n")
     spec = classification.CIFAR["cifar10"]
-    small = classification._Cifar(
-        spec.folder, spec.archive, spec.archive_md5,
-        {"data_batch_1.bin": sums["data_batch_1.bin"]},
-        {"test_batch.bin": sums["test_batch.bin"]},
-        1, spec.names, spec.mean, spec.std,
-    )  # fmt: skip
+    small = replace(spec, train=("data_batch_1.bin",))
     monkeypatch.setitem(classification.CIFAR, "cifar10", small)
+    archive = replace(ARCHIVES["cifar10"], files=sums)
+    monkeypatch.setitem(ARCHIVES, "cifar10", archive)
     return rows
 
 
@@ -127,10 +126,11 @@ def test_cifar_in_the_official_layout(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_missing_data_set_offline_names_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(*_: object) -> None:
+    def offline(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(classification.urllib.request, "urlretrieve", offline)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(InputError, match="cannot be reached") as raised:
         load_dataset("cifar100", tmp_path)
     assert "--data-dir" in raised.value.remedy

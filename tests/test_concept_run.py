@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
+from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.errors import InputError
 from erase.files import read_jsonl
-from erase.models.loading import EMBEDDED
-from erase.runs.folder import lock_run_folder
+from erase.runs.folder import locked
 
 SMALL = [
     *("--num-forget-images", "6", "--num-retain-images", "9", "--render-steps", "2"),
@@ -175,9 +175,10 @@ def test_dry_run_of_a_resumption_says_its_plan(finished: Path) -> None:
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    with lock_run_folder(tmp_path), pytest.raises(InputError, match="Another process"):
-        lock_run_folder(tmp_path)
-    lock_run_folder(tmp_path).close()
+    with locked(tmp_path), pytest.raises(InputError, match="Another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").is_file()
 
 
 def killed_when(output: Path, ready: Any) -> None:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from click.testing import CliRunner
 from PIL import Image
 
+from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.data import concepts
@@ -19,7 +20,6 @@ from erase.data.concepts import Concept, concept_files, find_classes, find_conce
 from erase.data.prompts import class_lists, prompts_root, read_class_list
 from erase.errors import InputError, RunError
 from erase.files import read_jsonl
-from erase.models.loading import EMBEDDED
 from erase.training import sets
 from erase.training.filters import check_filters, nudenet_filter
 

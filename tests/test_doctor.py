@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from erase.cli import doctor, inventory
+from erase.artifacts import checks, packaged, weights
 from erase.cli.main import main
-from erase.models import loading
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +61,14 @@ def test_what_is_asked_for_and_there_passes() -> None:
 
 
 def test_a_wrong_file_is_broken_not_missing(home: Path) -> None:
-    file = inventory.fetching.places("inception")[0]
+    file = weights.places("inception")[0]
     file.parent.mkdir(parents=True)
     file.write_bytes(b"something else")
     assert findings("--metric", "fid")["inception"]["state"] == "broken"
 
 
 def test_half_a_model_is_broken(home: Path) -> None:
-    shutil.copytree(loading.EMBEDDED["mini-sd"], home / "model")
+    shutil.copytree(packaged.EMBEDDED["mini-sd"], home / "model")
     assert invoke("--model", str(home / "model")).exit_code == 0
     (home / "model" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     found = findings("--model", str(home / "model"))[str(home / "model")]
@@ -77,22 +76,22 @@ def test_half_a_model_is_broken(home: Path) -> None:
     assert "unet" in found["detail"]
 
 
-@pytest.mark.parametrize("name", doctor.EMBEDDED_SHA256)
+@pytest.mark.parametrize("name", packaged.PACKAGED_SHA256)
 def test_embedded_files_are_those_that_are_pinned(name: str) -> None:
-    assert doctor.embedded_sha256(name) == doctor.EMBEDDED_SHA256[name]
+    assert packaged.packaged_sha256(name) == packaged.PACKAGED_SHA256[name]
 
 
 def test_changed_embedded_files_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "embedded_sha256", lambda _: "0" * 64)
+    monkeypatch.setattr(packaged, "packaged_sha256", lambda _: "0" * 64)
     found = findings()
     assert found["mini-sd"]["state"] == "broken"
     assert found["nudenet"]["state"] == "note"  # a newer nudenet may bring another network
 
 
 def test_libraries_are_held_against_the_projects_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert any(line.startswith("torch>=") for line in doctor.requirements())
+    assert any(line.startswith("torch>=") for line in checks.requirements())
     wanted = ["click>=999", "no-such-library>=1", "numpy>=1"]
-    monkeypatch.setattr(doctor, "requirements", lambda: wanted)
+    monkeypatch.setattr(checks, "requirements", lambda: wanted)
     found = findings()
     assert found["click"]["state"] == "broken"
     assert ">=999" in found["click"]["detail"]
@@ -104,7 +103,7 @@ def test_libraries_are_held_against_the_projects_bounds(monkeypatch: pytest.Monk
 def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
-    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
     assert findings()["cache"]["state"] == "broken"
 
 

@@ -4,6 +4,7 @@ import types
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from erase.artifacts import download as downloading
 from erase.artifacts.download import download
@@ -85,10 +86,9 @@ def test_a_full_disk_is_seen_before(
 
 
 def test_two_processes_do_not_fetch_one_file(server: Server, tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / ".file.bin.partial").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="Another process"):
-            download(server.url, tmp_path / "file.bin", SHA256)
+    with (
+        FileLock(tmp_path / ".file.bin.lock"),
+        pytest.raises(RunError, match="Another process"),
+    ):
+        download(server.url, tmp_path / "file.bin", SHA256)
     download(server.url, tmp_path / "file.bin", SHA256)

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tarfile
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from erase import registry
 from erase.artifacts import download as downloading
-from erase.artifacts import fetching
-from erase.cli import inventory
+from erase.artifacts import hub, models, packaged, weights
+from erase.artifacts.datasets import ARCHIVES
 from erase.cli.main import main
-from erase.data import classification
+from erase.cli.needs import list_items
 from erase.errors import InputError, RunError
-from erase.models import loading
 from tests.download_world import CONTENT, Server
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -35,7 +36,7 @@ def invoke(*arguments: str) -> Result:
 def pin(monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setitem(
-        fetching.WEIGHTS, name, replace(fetching.WEIGHTS[name], sha256=digest, size=len(content))
+        weights.WEIGHTS, name, replace(weights.WEIGHTS[name], sha256=digest, size=len(content))
     )
 
 
@@ -45,29 +46,29 @@ def saved(content: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", fetching.WEIGHTS)
+@pytest.mark.parametrize("name", weights.WEIGHTS)
 def test_pins_are_those_of_the_libraries(name: str) -> None:
-    spec = fetching.WEIGHTS[name]
+    spec = weights.WEIGHTS[name]
     assert re.fullmatch(r"[0-9a-f]{64}", spec.sha256)
     assert spec.sha256[:8] == re.findall(r"-([0-9a-f]{8})\.pth$", spec.file)[0]
-    assert fetching.address(name).startswith("https://")
+    assert weights.address(name).startswith("https://")
     if spec.address[0] == "torchvision.models":
         import torchvision.models
 
-        weights = torchvision.models.get_weight(spec.address[1].removesuffix(".url"))
-        assert spec.size == pytest.approx(weights.meta["_file_size"] * 2**20, rel=1e-3)
+        entry = torchvision.models.get_weight(spec.address[1].removesuffix(".url"))
+        assert spec.size == pytest.approx(entry.meta["_file_size"] * 2**20, rel=1e-3)
 
 
 def test_a_library_with_other_weights_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = replace(fetching.WEIGHTS["resnet18"], file="resnet18-00000000.pth")
-    monkeypatch.setitem(fetching.WEIGHTS, "resnet18", other)
+    other = replace(weights.WEIGHTS["resnet18"], file="resnet18-00000000.pth")
+    monkeypatch.setitem(weights.WEIGHTS, "resnet18", other)
     with pytest.raises(RunError, match="other weights"):
-        fetching.address("resnet18")
+        weights.address("resnet18")
 
 
 def test_missing_weights_name_file_command_and_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"weights-inception-2015-12-05-6726825d\.pth") as caught:
-        fetching.find_weights("inception")
+        weights.find_weights("inception")
     assert "erase fetch --weights inception" in caught.value.remedy
     assert str(tmp_path / "cache" / "weights") in caught.value.remedy
 
@@ -76,21 +77,21 @@ def test_missing_weights_name_file_command_and_folder(tmp_path: Path) -> None:
 def test_weights_are_found_and_checked(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     content = saved({"a": torch.ones(2)})
     pin(monkeypatch, "resnet18", content)
-    file = fetching.places("resnet18")[place]
+    file = weights.places("resnet18")[place]
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    assert fetching.find_weights("resnet18") == file
-    assert torch.equal(fetching.load_weights("resnet18")["a"], torch.ones(2))
+    assert weights.find_weights("resnet18") == file
+    assert torch.equal(weights.load_weights("resnet18")["a"], torch.ones(2))
     file.write_bytes(content + b"!")
     with pytest.raises(InputError, match="not the published file"):
-        fetching.find_weights("resnet18")
+        weights.find_weights("resnet18")
     with pytest.raises(InputError, match="not the published file"):
-        fetching.load_weights("resnet18")
+        weights.load_weights("resnet18")
 
 
 def test_torch_hubs_own_folder_is_known() -> None:
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    assert fetching.places("resnet18")[1].parent == hub
+    assert weights.places("resnet18")[1].parent == hub
 
 
 class Boom:
@@ -101,17 +102,17 @@ class Boom:
 def test_nothing_is_unpickled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     content = saved({"a": Boom()})
     pin(monkeypatch, "resnet18", content)
-    file = fetching.places("resnet18")[0]
+    file = weights.places("resnet18")[0]
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
-        fetching.load_weights("resnet18")
+        weights.load_weights("resnet18")
     assert not (tmp_path / "boom").exists()
 
 
 def test_unknown_names_are_refused() -> None:
-    for find in (fetching.find_weights, fetching.find_clip):
+    for find in (weights.find_weights, weights.find_clip):
         with pytest.raises(InputError, match="nonsense"):
             find("nonsense")
 
@@ -123,14 +124,14 @@ def test_clip_is_found_at_its_pinned_commit(monkeypatch: pytest.MonkeyPatch, hom
         asked.append((repository, revision))
         return home if revision else None
 
-    monkeypatch.setattr(fetching, "local_snapshot", local)
+    monkeypatch.setattr(hub, "local_snapshot", local)
     with pytest.raises(InputError, match="openai") as caught:
-        fetching.find_clip("vit-b-32")
+        weights.find_clip("vit-b-32")
     assert "erase fetch --weights clip-vit-b-32" in caught.value.remedy
-    for file in fetching.CLIP_FILES:
+    for file in weights.CLIP_FILES:
         (home / file).touch()
-    assert fetching.find_clip("vit-b-32") == home
-    assert asked[0] == (fetching.CLIP["vit-b-32"], fetching.CLIP_REVISIONS["vit-b-32"])
+    assert weights.find_clip("vit-b-32") == home
+    assert asked[0] == (weights.CLIP["vit-b-32"], weights.CLIP_REVISIONS["vit-b-32"])
 
 
 # The command
@@ -139,7 +140,7 @@ def test_clip_is_found_at_its_pinned_commit(monkeypatch: pytest.MonkeyPatch, hom
 def test_fetch_without_arguments_lists() -> None:
     result = invoke()
     assert result.exit_code == 0
-    for name in (*inventory.weight_names(), *loading.HUB, "i2p", "nudenet"):
+    for name in (*weights.weight_names(), *models.HUB, "i2p", "nudenet"):
         assert name in result.output
     assert all(len(line) <= 80 for line in result.output.splitlines())
 
@@ -148,7 +149,7 @@ def test_weights_are_fetched_checked_and_left_alone(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pin(monkeypatch, "inception", CONTENT)
-    monkeypatch.setattr(fetching, "address", lambda _: server.url)
+    monkeypatch.setattr(weights, "address", lambda _: server.url)
     result = invoke("--metric", "fid", "--dry-run")
     assert result.exit_code == 0
     assert "inception" in result.output
@@ -156,7 +157,7 @@ def test_weights_are_fetched_checked_and_left_alone(
     assert server.asked == []
     result = invoke("--metric", "fid", "--metric", "kid")
     assert result.exit_code == 0, result.output
-    assert fetching.find_weights("inception").read_bytes() == CONTENT
+    assert weights.find_weights("inception").read_bytes() == CONTENT
     assert len(server.asked) == 1
     assert "Everything is there" in invoke("--metric", "fid").output
     assert len(server.asked) == 1
@@ -165,18 +166,18 @@ def test_weights_are_fetched_checked_and_left_alone(
 def test_one_failure_does_not_stop_the_others(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "address", lambda _: server.url)  # the wrong file for resnet18
+    monkeypatch.setattr(weights, "address", lambda _: server.url)  # the wrong file for resnet18
     pin(monkeypatch, "inception", CONTENT)
     result = invoke("--weights", "resnet18", "--weights", "inception")
     assert result.exit_code == 1
     assert "not the published file" in result.output
     assert "1 of 2 were not fetched" in result.output
     assert "Traceback" not in result.output
-    assert fetching.find_weights("inception").is_file()
+    assert weights.find_weights("inception").is_file()
 
 
 def test_without_network_every_item_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "address", lambda _: "http://127.0.0.1:9/x")
+    monkeypatch.setattr(weights, "address", lambda _: "http://127.0.0.1:9/x")
     monkeypatch.setattr(downloading.time, "sleep", lambda _: None)
     result = invoke("--suite", "i2p", "--metric", "clip", "--model", "sd-1.4", "--metric", "fid")
     assert result.exit_code == 1
@@ -210,57 +211,99 @@ def test_models_come_at_their_pinned_commit(monkeypatch: pytest.MonkeyPatch, hom
         if given.get("local_files_only"):
             if not calls:
                 raise LocalEntryNotFoundError("not here")
-            return str(loading.EMBEDDED["mini-sd"])
+            return str(packaged.EMBEDDED["mini-sd"])
         calls.append({"repository": repository, **given})
-        return str(home)
+        return str(packaged.EMBEDDED["mini-sd"])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     result = invoke("--model", "sd-1.4")
     assert result.exit_code == 0, result.output
     (call,) = calls
-    assert call["revision"] == loading.REVISIONS[call["repository"]]
+    assert call["revision"] == models.REVISIONS[call["repository"]]
     assert "safety_checker/*" in call["ignore_patterns"]
     assert not any(pattern.endswith((".bin", ".ckpt")) for pattern in call["allow_patterns"])
+
+
+def test_fp16_weights_are_fetched_only_where_there_are_no_others(
+    monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    ignored: list[list[str]] = []
+
+    def snapshot(repository: str, **given: Any) -> str:
+        ignored.append(given["ignore_patterns"])
+        return str(home if repository == "some/fp16" else packaged.EMBEDDED["mini-sd"])
+
+    (home / "unet").mkdir()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    models.model_snapshot("some/model", None)
+    assert ignored == [models.IGNORED]
+    models.model_snapshot("some/fp16", None)
+    assert ignored[1:] == [models.IGNORED, models.UNUSED]
 
 
 def test_a_model_that_lacks_a_part_is_not_whole(tmp_path: Path) -> None:
     import shutil
 
     folder = tmp_path / "model"
-    shutil.copytree(loading.EMBEDDED["mini-sd"], folder)
-    assert inventory.missing_parts(folder) == []
+    shutil.copytree(packaged.EMBEDDED["mini-sd"], folder)
+    assert models.missing_parts(folder) == []
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     shutil.rmtree(folder / "tokenizer")
-    assert sorted(inventory.missing_parts(folder)) == ["tokenizer", "vae/*.safetensors"]
+    assert sorted(models.missing_parts(folder)) == ["tokenizer", "vae/*.safetensors"]
     unet = folder / "unet"
     (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}'
     )
     (unet / "one.safetensors").touch()
-    assert "unet/two.safetensors" in inventory.missing_parts(folder)
+    assert "unet/two.safetensors" in models.missing_parts(folder)
 
 
 def test_cifar_is_fetched_and_unpacked(
     server: Server, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
-    spec = classification.CIFAR["cifar10"]
+    archive = ARCHIVES["cifar10"]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name in (*spec.train, *spec.test, spec.names):
-            info = tarfile.TarInfo(f"{spec.folder}/{name}")
+        for name in archive.files:
+            info = tarfile.TarInfo(f"{archive.folder}/{name}")
             info.size = 3
             tar.addfile(info, io.BytesIO(b"abc"))
     server.content = buffer.getvalue()
     digest = hashlib.md5(server.content, usedforsecurity=False).hexdigest()
-    monkeypatch.setitem(classification.CIFAR, "cifar10", replace(spec, archive_md5=digest))
-    monkeypatch.setattr(classification, "CIFAR_SITE", server.url.removesuffix("file.bin"))
-    (item,) = (item for item in inventory.wanted(suites=["cifar10"]) if item.name == "cifar10")
+    monkeypatch.setitem(ARCHIVES, "cifar10", replace(archive, md5=digest, url=server.url))
+    (item,) = (item for item in list_items(suites=["cifar10"]) if item.name == "cifar10")
     with pytest.raises(InputError, match="not on this machine"):
         item.find()
     assert item.fetch is not None
     item.fetch(None)
-    assert item.find() == home / ".cache" / "erase" / "datasets" / spec.folder
+    assert item.find() == home / "cache" / "datasets" / archive.folder
     assert len(list(item.find().iterdir())) == 7
+
+
+def test_each_suite_is_told_to_fetch_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suite's hub data set and archives name that suite in the command, whatever its name."""
+    digits = registry.load("suites", "digits")
+    throwaway = types.SimpleNamespace(
+        protocols=digits.protocols, HUB=("nobody/captions", "captions.csv"), DATASETS=("cifar100",)
+    )
+    load = registry.load
+    monkeypatch.setattr(
+        registry, "load", lambda kind, name: throwaway if name == "new" else load(kind, name)
+    )
+    items = {item.name: item for item in list_items(suites=["new"])}
+    for name in ("nobody/captions", "cifar100"):
+        assert items[name].command == "erase fetch --suite new"
+    with pytest.raises(InputError, match=r"captions\.csv of nobody/captions"):
+        items["nobody/captions"].find()
+    with pytest.raises(InputError, match="CIFAR-100 is not on this machine"):
+        items["cifar100"].find()
+    for suite in registry.names("suites"):
+        for item in list_items(suites=[suite]):
+            assert item.command in (
+                "",
+                f"erase fetch --suite {suite}",
+                f"erase fetch --weights {item.name}",
+            )
 
 
 def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
@@ -268,6 +311,6 @@ def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
     with tarfile.open(archive, "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("../outside"), io.BytesIO(b""))
     with pytest.raises(RunError, match="cannot be unpacked"):
-        inventory.unpack(archive, "folder")
+        downloading.unpack(archive, "folder")
     assert not (tmp_path.parent / "outside").exists()
     assert [item.name for item in tmp_path.iterdir()] == ["bad.tar.gz"]

@@ -26,7 +26,7 @@ from erase.embedded.mini_sd import build_pipeline
 from erase.evaluation.plan import find_baseline
 from erase.files import hash_files
 from erase.models import loading
-from erase.runs.folder import lock_run_folder
+from erase.runs.folder import locked
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 SETTINGS = ("--steps", "2", "--images-per-class", "4", "--batch-size", "7", "--dtype", "fp32")
@@ -224,7 +224,7 @@ def test_a_folder_belongs_to_one_process(models: Path, undisturbed: Path, tmp_pa
     folder = tmp_path / "out"
     shutil.copytree(undisturbed / "out", folder)
     before = (folder / "record.json").read_bytes()
-    with lock_run_folder(folder):
+    with locked(folder):
         result = run(models, folder, undisturbed / "cache")
         assert result.exit_code == 2
         assert "Another process" in result.output
@@ -255,25 +255,24 @@ def test_controls_take_turns(models: Path, undisturbed: Path, tmp_path: Path) ->
     """A control that another evaluation is rendering is waited for; a whole one is just read."""
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     (control,) = (f for f in (tmp_path / "cache").iterdir() if f.is_dir())
-    with lock_run_folder(control):
+    with locked(control):
         assert run(models, tmp_path / "whole", tmp_path / "cache").exit_code == 0
     next((control / "images").iterdir()).unlink()
-    held = lock_run_folder(control)
-    process = subprocess.Popen(
-        command(models, tmp_path / "out", tmp_path / "cache"),
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "Waiting for another process" in line:
-            break
-    else:
-        pytest.fail("it did not wait")
-    assert process.poll() is None
-    held.close()
+    with locked(control):
+        process = subprocess.Popen(
+            command(models, tmp_path / "out", tmp_path / "cache"),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Waiting for another process" in line:
+                break
+        else:
+            pytest.fail("it did not wait")
+        assert process.poll() is None
     process.communicate()
     assert process.returncode == 0
     same(undisturbed, tmp_path)

@@ -12,13 +12,14 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.config.methods import build_method
 from erase.core.meta import meta_gradient
 from erase.core.params import snapshot
 from erase.errors import InputError
-from erase.models.loading import EMBEDDED, load_pipeline, resolve
+from erase.models.loading import load_pipeline, resolve
 from erase.models.lora import add_lora, fuse_lora, lora_targets, lora_weights
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.trained import check_trained, trained_parameters

@@ -7,6 +7,7 @@ import torch
 from click.testing import CliRunner
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
+from erase.artifacts.packaged import ASSETS, EMBEDDED
 from erase.cli.main import main
 from erase.data.digits import digit_captions
 from erase.embedded import mini_sd
@@ -15,7 +16,6 @@ from erase.embedded.mini_sd_quality import evaluation_renders, render
 from erase.errors import InputError
 from erase.files import hash_file
 from erase.judges.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier
-from erase.models.loading import ASSETS, EMBEDDED
 
 MINI_SD = EMBEDDED["mini-sd"]
 

@@ -1,6 +1,7 @@
 """NudeNet: the library's own detections, and what the metric makes of them."""
 
 import dataclasses
+import importlib.util
 import shutil
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from nudenet.nudenet import _postprocess, _read_image
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from erase.artifacts.packaged import nudenet_file
 from erase.errors import InputError, RunError
 from erase.judges import nudenet as ours
 from erase.judges.nudenet import SIDE, Colour, Detector
@@ -238,16 +240,16 @@ def test_fingerprint_tells_colours_apart_but_not_threads() -> None:
 def test_a_missing_network_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "nudenet").mkdir()
     (tmp_path / "nudenet" / "__init__.py").touch()
-    spec = ours.importlib.util.spec_from_file_location(
+    spec = importlib.util.spec_from_file_location(
         "nudenet",
         tmp_path / "nudenet" / "__init__.py",
         submodule_search_locations=[str(tmp_path / "nudenet")],
     )
-    monkeypatch.setattr(ours.importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     with pytest.raises(InputError, match=r"320n\.onnx"):
         Detector()
     shutil.copy(Path(__file__), tmp_path / "nudenet" / "320n.onnx")
-    assert ours.model_file() == tmp_path / "nudenet" / "320n.onnx"
+    assert nudenet_file() == tmp_path / "nudenet" / "320n.onnx"
 
 
 # The metric

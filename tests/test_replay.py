@@ -7,12 +7,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.cli.options import resolve_run
 from erase.config.concept import ClassConfig, ConceptConfig
-from erase.models.loading import EMBEDDED, ModelSource
+from erase.models.loading import ModelSource
 from erase.training import plan as planning
-from erase.training.plan import Plan, plan
+from erase.training.plan import ConceptPlan, plan
 
 THREE: dict[str, Any] = {"model": "mini-sd", "concept": ("three",)}
 
@@ -21,7 +22,7 @@ def filled(**given: Any) -> ConceptConfig:
     return plan(ConceptConfig(**{**THREE, **given}), device="cpu").config
 
 
-def replayed(file: Path, *settings: str, **given: Any) -> Plan:
+def replayed(file: Path, *settings: str, **given: Any) -> ConceptPlan:
     """As `erase concept --config FILE` with these options plans it."""
     return plan(*resolve_run(ConceptConfig, given, settings, file), device="cpu")
 

@@ -109,17 +109,18 @@ def test_only_some_classes_are_numbered_as_they_are_named() -> None:
         ({"image_size": 12}, "--image-size is 12"),
         ({"dropout": 1.0}, "--dropout is 1.0"),
         ({"label_dropout": -0.1}, "--label-dropout is -0.1"),
-        ({"dataset": "cifar10", "data_dir": "/nowhere"}, "cifar"),
+        ({"dataset": "cifar10", "data_dir": "nowhere"}, "cifar"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(*_: Any) -> None:
+    def offline(*_: Any, **__: Any) -> None:
         raise OSError("offline")
 
-    monkeypatch.setattr("urllib.request.urlretrieve", offline)
-    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         plan(config(**changes))
 
@@ -127,11 +128,11 @@ def test_what_cannot_be_trained_is_refused(
 def test_the_alias_says_that_nobody_publishes_it(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="No public weights") as refused:
         resolve("cifar10-ddpm")
     assert "erase train ddpm --dataset cifar10 --output" in refused.value.remedy
-    shutil.copytree(trained, tmp_path / ".cache" / "erase" / "models" / "cifar10-ddpm")
+    shutil.copytree(trained, tmp_path / "models" / "cifar10-ddpm")
     assert resolve("cifar10-ddpm").pipeline_class() == "ClassConditionalPipeline"
 
 

@@ -1,17 +1,20 @@
 """Downloads that resume, are checked before they get their name, and never leave half a file."""
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import io
 import os
 import shutil
+import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from erase.errors import RunError
 
@@ -19,6 +22,10 @@ CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3
 Progress = Callable[[int, int | None], None]
+
+
+class UnreachableError(RunError):
+    """The server refuses, or the connection breaks again and again."""
 
 
 def download(
@@ -43,12 +50,12 @@ def download(
         progress: called with (bytes so far, bytes in all or None).
         pause: seconds before the second try; twice as many before the third.
 
-    Raises RunError when the server cannot be reached, the disk is full, another process is at it,
-    or the file is not the published one, which is then deleted.
+    Raises UnreachableError when the server cannot be reached; RunError when the disk is full,
+    another process is at it, or the file is not the published one, which is then deleted.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.partial")
-    with _owned(aside) as file:
+    with _locked(aside), aside.open("a+b") as file:
         _fill(file, url, target, progress, pause)
         file.flush()
         os.fsync(file.fileno())
@@ -62,20 +69,39 @@ def download(
         aside.replace(target)
 
 
-@contextlib.contextmanager
-def _owned(aside: Path) -> Iterator[io.BufferedRandom]:
-    """The file that is being filled, opened for this process alone."""
-    with aside.open("a+b") as file:
+def unpack(archive: Path, folder: str) -> None:
+    """Unpack a checked archive's folder beside it; it is there whole or not at all.
+
+    RunError for an archive that is broken or holds no such folder.
+    """
+    target = archive.parent / folder
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as aside:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"Another process is fetching {aside}.", "Wait for it, or end it."
-            ) from error
-        # The other process may have finished, and renamed the file, between the open and the lock.
-        if not aside.exists() or os.fstat(file.fileno()).st_ino != aside.stat().st_ino:
-            raise RunError(f"Another process has just fetched {aside}.", "Run this again.")
-        yield file
+            with tarfile.open(archive) as tar:
+                tar.extractall(aside, filter="data")
+            if target.exists():
+                shutil.rmtree(target)
+            (Path(aside) / folder).rename(target)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise RunError(f"{archive} cannot be unpacked ({error}).", "Delete it.") from error
+
+
+@contextlib.contextmanager
+def _locked(aside: Path) -> Iterator[None]:
+    """Keep other processes from filling the same file; RunError while one of them does."""
+    lock = FileLock(aside.with_suffix(".lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(
+            f"Another process is fetching {aside}.", "Wait for it, or end it."
+        ) from error
+    try:
+        yield
+    finally:
+        # Deleted while it is still held: filelock notices when what it locks has lost its name.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _fill(
@@ -86,7 +112,7 @@ def _fill(
             _receive(file, url, target, progress)
         except urllib.error.HTTPError as error:
             if error.code != 416:  # asked for what lies beyond the end: all of it is here
-                raise RunError(
+                raise UnreachableError(
                     f"{target.name} was not fetched: the server answers {error.code}"
                     f" ({error.reason}).",
                     "Try later, or fetch the file elsewhere and copy it.",
@@ -97,7 +123,7 @@ def _fill(
                 raise RunError(f"{target.name} was not fetched: the disk is full.") from error
             if attempt == TRIES:
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-                raise RunError(
+                raise UnreachableError(
                     f"{target.name} was not fetched: {reason}.",
                     "Run the same command again; it goes on where it stopped.",
                 ) from error

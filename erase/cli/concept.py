@@ -10,7 +10,7 @@ from erase.cli.options import config_options, resolve_run, run_options, settings
 from erase.config.concept import ConceptConfig
 from erase.config.replay import Replay
 from erase.errors import InputError
-from erase.runs.processes import speaks
+from erase.runs.processes import Distributed
 
 Run = TypeVar("Run", bound=ConceptConfig)
 # Those that are not in the list are for classifiers only; nothing is imported to find that out.
@@ -64,7 +64,7 @@ def run(
     dry_run: bool,
 ) -> None:
     """What `erase concept` and `erase class` have in common: plan and print, or run."""
-    from erase.runs.folder import open_run_folder
+    from erase.runs.run_folder import RunFolder
     from erase.training.concept import KIND, erase_concept
     from erase.training.plan import plan
 
@@ -73,14 +73,14 @@ def run(
 
         planned = plan(resolved, replay, device=device, fetch=False)
         prompts = planned.concept
-        open_run_folder(
+        RunFolder(
             output,
+            KIND,
             planned.config,
-            kind=KIND,
             overwrite=overwrite,
             resume=resume,
             inputs=planned.inputs,
-        )
+        ).check()
         click.echo(yaml.safe_dump(planned.config.to_dict(), sort_keys=False), nl=False)
         for note in planned.notes:
             click.echo(f"# warning: {note}")
@@ -100,5 +100,5 @@ def run(
     folder = erase_concept(
         resolved, output, replay=replay, overwrite=overwrite, resume=resume, device=device
     )
-    if speaks():
+    if Distributed.launched().is_main:
         click.echo(f"Saved {folder}: a complete diffusers pipeline, with its record.")

@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--cache-dir",
-    help="Folder of the controls' images, shared by evaluations. [default: ~/.cache/erase/renders]",
+    help="Folder of the controls' images, shared by evaluations. [default: renders in ERASE_CACHE,"
+    " or else erase/renders in XDG_CACHE_HOME or ~/.cache]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace another evaluation in the folder.")
 @click.option(
@@ -116,10 +117,10 @@ def evaluate(**options: Any) -> None:
 
     from erase.cli.progress import stages
     from erase.evaluation.run import evaluate as run
-    from erase.runs.processes import speaks
+    from erase.runs.processes import Distributed
 
     with stages() as progress:
-        result = run(config, progress if speaks() else None)
+        result = run(config, progress if Distributed.launched().is_main else None)
     show(result)
 
 

@@ -13,7 +13,7 @@ from erase.errors import EraseError
 
 if TYPE_CHECKING:
     from erase.artifacts.download import Progress
-    from erase.cli.inventory import Item
+    from erase.artifacts.inventory import Item
 
 
 @click.command()
@@ -39,23 +39,24 @@ def fetch(
     weights: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    r"""Download what evaluations and models need, so that they run without network.
+    """Download what evaluations and models need, so that they run without network.
 
     Every option may be given several times; without any, what could be fetched is listed. What is
     there is left alone, an interrupted download goes on where it stopped, and every file is
-    checked by its SHA-256. Models go to the hub's cache, the rest to ~/.cache/erase (or
-    ERASE_CACHE).
+    checked by its SHA-256. Models go to the hub's cache, the rest to erase's own: ERASE_CACHE, or
+    else erase in XDG_CACHE_HOME or ~/.cache.
 
     \b
     erase fetch --suite i2p --suite imagenette --model sd-1.4
     """
-    from erase.cli.inventory import size_text, total_size, wanted
+    from erase.artifacts.inventory import size_text, total_size
+    from erase.cli.needs import list_items
 
     if not (suites or models or metrics or weights):
         _list()
         return
-    items = wanted(suites, models, metrics, weights)
-    missing = [item for item in items if not _there(item)]
+    items = list_items(suites, models, metrics, weights)
+    missing = [item for item in items if not item.is_here()]
     if not missing:
         click.echo("Nothing has to be fetched." if not items else "Everything is there.")
         return
@@ -72,14 +73,6 @@ def fetch(
     if failed:
         click.echo(f"{failed} of {len(missing)} were not fetched.", err=True)
         raise click.exceptions.Exit(1)
-
-
-def _there(item: Item) -> bool:
-    try:
-        item.find()
-    except EraseError:
-        return False
-    return True
 
 
 def _fetch(item: Item) -> bool:
@@ -114,7 +107,10 @@ def _bar(item: Item) -> Iterator[Progress]:
 
 
 def _list() -> None:
-    from erase.cli.inventory import HUB_SIZES, size_text, wanted, weight_names
+    from erase.artifacts.inventory import size_text
+    from erase.artifacts.models import HUB_SIZES
+    from erase.artifacts.weights import weight_names
+    from erase.cli.needs import list_items
 
     def line(item: Item) -> str:
         return f"    {item.name:<14} {size_text(item.size):>7}  {item.what}"
@@ -123,11 +119,11 @@ def _list() -> None:
     for name in HUB_SIZES:
         click.echo(f"    {name:<14} {size_text(HUB_SIZES[name]):>7}")
     click.echo("  --weights")
-    for item in wanted(weights=weight_names()):
+    for item in list_items(weights=weight_names()):
         click.echo(line(item))
     for option, kind in (("--suite", "suites"), ("--metric", "metrics")):
         click.echo(f"  {option}: all of its own")
         for name in registry.names(kind):
-            items = wanted(**{kind: [name]})
+            items = list_items(**{kind: [name]})
             needs = ", ".join(item.name for item in items if item.fetch) or "nothing"
             click.echo(f"    {name:<14} {needs}")

@@ -11,7 +11,7 @@ import click
 
 import erase
 from erase.errors import EraseError
-from erase.runs.processes import asked_for_more, run_all, speaks
+from erase.runs.processes import Distributed, lacks_processes, start_processes
 
 COMMANDS = {
     "class": "erase.cli.forget_class:forget_class",
@@ -54,13 +54,13 @@ class Main(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit 2 for bad input, 1 for a failure while running."""
         try:
-            if asked_for_more(os.environ):
-                ctx.exit(run_all(sys.argv[1:]))
+            if lacks_processes(os.environ):
+                ctx.exit(start_processes(sys.argv[1:]))
             return super().invoke(ctx)
         except EraseError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            if speaks():
+            if Distributed.launched().is_main:
                 click.secho(f"Error: {error.message}", err=True, fg="red")
                 if error.remedy:
                     click.echo(error.remedy, err=True)

@@ -7,7 +7,7 @@ import click
 
 from erase.cli.options import config_options, resolve, run_options
 from erase.config.ddpm import DDPMConfig
-from erase.runs.processes import speaks
+from erase.runs.processes import Distributed
 
 SKIP = frozenset({"method", "alpha", "forget_weight", "meta_mode"})
 
@@ -37,5 +37,5 @@ def ddpm(
 
     resolved = resolve(DDPMConfig, given, config)
     folder = train_ddpm(resolved, output, overwrite=overwrite, resume=resume, device=device)
-    if speaks():
+    if Distributed.launched().is_main:
         click.echo(f"Saved {folder}: a diffusers-style folder that renders by class name.")

@@ -11,10 +11,10 @@ from erase.compare.classifier_comparison import comparisons
 from erase.compare.classifier_problem import check_entries
 from erase.compare.classifier_report import terminal, write_report
 from erase.compare.entries import entries as parse_entries
-from erase.compare.jobs import JobPlan, run_ahead
+from erase.compare.jobs import ComparePlan, run_ahead
 from erase.config.classifier import CompareConfig
 from erase.errors import InputError
-from erase.runs.record import RunRecord
+from erase.runs.folder import ComparisonFolder
 from erase.training.classifier_runs import pick_device
 
 
@@ -54,17 +54,18 @@ def compare_classifier(
     entries = parse_entries(methods, alphas)
     where = str(pick_device(device))
     check_entries(config, specs, entries)
-    record = RunRecord(output, kind="compare classifier", config=config.to_dict(), device=where)
-    config.write(output / "config.yaml")
-    parts = comparisons(config, output, where, specs, entries, progress)
-    if config.jobs > 1:
-        run_ahead(JobPlan.of(config, output, where, specs, entries))
     tables = {}
-    for spec, comparison in parts.items():
-        problem = comparison.problem
-        facts = {"config": config.to_dict(), "original_sha256": problem.original_sha256}
-        tables[spec] = write_report(comparison.folder, comparison.run(), facts)
-        dataset = problem.original.description.dataset
-        show(terminal(tables[spec], f"{dataset}, {spec}, trials: {config.trials}"))
-    record.finish(wall_s=round(time.perf_counter() - began, 1))
+    folder = ComparisonFolder(output, "compare classifier", config=config)
+    with folder.hold(config=config.to_dict(), device=where) as record:
+        parts = comparisons(config, output, where, specs, entries, progress)
+        if config.jobs > 1:
+            run_ahead(ComparePlan.of(config, output, where, specs, entries))
+        for spec, comparison in parts.items():
+            problem = comparison.problem
+            facts = {"config": config.to_dict(), "original_sha256": problem.original_sha256}
+            tables[spec] = write_report(comparison.folder, comparison.run(), facts)
+            dataset = problem.original.description.dataset
+            show(terminal(tables[spec], f"{dataset}, {spec}, trials: {config.trials}"))
+        if record:
+            record.finish(wall_s=round(time.perf_counter() - began, 1))
     return tables

@@ -25,12 +25,12 @@ from erase.config.methods import NAMED, by_method, defined_for, find_method, rea
 from erase.errors import EraseError, InputError
 from erase.files import fingerprint, write_json
 from erase.models.loading import load_pipeline
-from erase.runs.checks import check_device, check_writable
-from erase.runs.folder import deciding
-from erase.runs.record import RunRecord
+from erase.runs.checks import check_device
+from erase.runs.folder import ComparisonFolder
+from erase.runs.run_folder import deciding
 from erase.tasks.denoising import TEXT_TO_IMAGE
 from erase.training.filters import check_filters
-from erase.training.plan import Plan, plan
+from erase.training.plan import ConceptPlan, plan
 from erase.training.sets import render_set
 
 SETS = ("forget", "retain", "anchor")
@@ -248,7 +248,7 @@ def _run_value(name: str, text: str) -> Any:
     return value
 
 
-def _no_paths(planned: Plan) -> dict[str, None]:
+def _no_paths(planned: ConceptPlan) -> dict[str, None]:
     """The folders of images, which count by their content, for a result that may be moved."""
     return {f"{name}_images": None for name in planned.sets}
 
@@ -293,14 +293,15 @@ def compare_diffusion(
     if config.trials < 1:
         raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
     check_device(device)
-    check_writable(output, "--output")
+    folder = ComparisonFolder(output, "compare diffusion", config=config)
+    folder.check()
     comparison = DiffusionComparison(config, entries(methods, settings), output, device, progress)
     comparison.check()
-    record = RunRecord(output, kind="compare diffusion", config=config.to_dict(), device=device)
-    config.write(output / "config.yaml")
-    rows = comparison.run()
-    facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
-    means = write_report(output, rows, {**facts, "device": device})
-    record.finish()
+    with folder.hold(config=config.to_dict(), device=device) as record:
+        rows = comparison.run()
+        facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
+        means = write_report(output, rows, {**facts, "device": device})
+        if record:
+            record.finish()
     show(terminal(means, f"{config.model}: {', '.join(config.concept)}"))
     return means

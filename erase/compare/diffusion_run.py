@@ -12,11 +12,11 @@ from erase.errors import RunError
 from erase.evaluation.run import evaluate
 from erase.files import read_json
 from erase.runs.record import RECORD
-from erase.training.plan import Plan
+from erase.training.plan import ConceptPlan
 
 
 def measure(
-    planned: Plan, folder: Path, config: CompareDiffusionConfig, output: Path, device: str
+    planned: ConceptPlan, folder: Path, config: CompareDiffusionConfig, output: Path, device: str
 ) -> Result:
     """Run a planned method in a process of its own, then evaluate the model it saved.
 

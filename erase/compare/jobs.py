@@ -26,7 +26,7 @@ from erase.errors import EraseError
 
 
 @dataclass(frozen=True)
-class JobPlan:
+class ComparePlan:
     """All that a process needs to make the comparisons again."""
 
     config: CompareConfig
@@ -44,7 +44,7 @@ class JobPlan:
         device: str,
         specs: Sequence[str],
         entries: Sequence[Entry],
-    ) -> JobPlan:
+    ) -> ComparePlan:
         """The plan of `config.jobs` processes, which share the cores."""
         threads = max(1, (os.cpu_count() or 1) // config.jobs)
         return cls(config, output, device, tuple(specs), tuple(entries), threads)
@@ -60,7 +60,7 @@ class Job:
     trial: int = 0
 
 
-def run_ahead(plan: JobPlan) -> None:
+def run_ahead(plan: ComparePlan) -> None:
     """Do all the work of a comparison in `config.jobs` processes.
 
     Raises:
@@ -79,7 +79,7 @@ def run_ahead(plan: JobPlan) -> None:
             raise
 
 
-def stages(plan: JobPlan) -> Iterator[list[Job]]:
+def stages(plan: ComparePlan) -> Iterator[list[Job]]:
     """The work in an order in which nothing waits for what comes later; the longest first."""
     entries = sorted(plan.entries, key=lambda item: item.method != "lur")
     trials = range(plan.config.trials)
@@ -103,7 +103,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _start(plan: JobPlan) -> None:
+def _start(plan: ComparePlan) -> None:
     torch.set_num_threads(plan.threads)
     _comparisons.update(
         comparisons(plan.config, plan.output, plan.device, plan.specs, plan.entries, _say)

@@ -147,7 +147,7 @@ def meta_gradient(
         complete = True
     finally:
         if not complete:
-            step.take()
+            step.pop_grads()
     return stats
 
 
@@ -157,7 +157,7 @@ def _joint(step: Step) -> Stats:
     if not step.diagnose:
         # Straight onto the retain gradient: no second buffer.
         return Stats(retain_loss, step.forget(step.weight), 0.0)
-    retain_grad = step.take()
+    retain_grad = step.pop_grads()
     losses = retain_loss, step.forget()
     stats = step.measure(losses, (retain_grad, step.grads()))
     _add(step, retain_grad)
@@ -170,7 +170,7 @@ def _first_order(step: Step) -> Stats:
         step.move(theta, step.grads(), -step.alpha)
         if not step.diagnose:
             return Stats(retain_loss, step.forget(step.weight), 0.0)
-        retain_grad = step.take()
+        retain_grad = step.pop_grads()
         losses = retain_loss, step.forget()
         stats = step.measure(losses, (retain_grad, step.grads()), theta)
     _add(step, retain_grad)
@@ -179,9 +179,9 @@ def _first_order(step: Step) -> Stats:
 
 def _add(step: Step, retain_grad: list[Tensor]) -> None:
     """`p.grad` <- retain_grad + lambda p.grad, in retain_grad's memory."""
-    forget_grad = step.take()
+    forget_grad = step.pop_grads()
     torch._foreach_add_(retain_grad, forget_grad, alpha=step.weight)
-    step.put(retain_grad)
+    step.set_grads(retain_grad)
 
 
 def _exact(step: Step) -> Stats:
@@ -191,12 +191,12 @@ def _exact(step: Step) -> Stats:
         retain_loss = step.retain()
         with step.moving() as theta:
             step.move(theta, step.grads(), -step.alpha)
-            retain_grad = step.take()
+            retain_grad = step.pop_grads()
             losses = retain_loss, step.forget()
             stats = step.measure(losses, (retain_grad, step.grads()), theta)
         # A second forward, because a graph kept from the first would not survive the move.
-        v = step.take()
-        step.put(retain_grad)
+        v = step.pop_grads()
+        step.set_grads(retain_grad)
         step.retain_twice(v, -step.reach)
         torch._foreach_add_(step.grads(), v, alpha=step.weight)
     return stats
@@ -208,12 +208,12 @@ def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
     with step.moving() as theta:
         retain_grad = step.grads()
         step.move(theta, retain_grad, -step.alpha)
-        step.take()
+        step.pop_grads()
         losses = retain_loss, step.forget()
-        v = step.take()
+        v = step.pop_grads()
         stats = step.measure(losses, (retain_grad, v), theta)
         if not stats.forget_grad_norm:
-            step.put(retain_grad)
+            step.set_grads(retain_grad)
             return stats
         eps = step.reach if not stats.rho else min(1.0, constant / stats.rho) * step.reach
         if eps == step.reach and not check:
@@ -221,7 +221,7 @@ def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
             del retain_grad
             step.move(theta, v, -eps)
             torch._foreach_mul_(v, step.weight)
-            step.put(v)
+            step.set_grads(v)
             del v
             step.retain()
             return stats
@@ -229,7 +229,7 @@ def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
         if check:
             error = _curvature_error(step, theta, retain_grad, v, eps, central)
             stats = replace(stats, curvature_error=error)
-        step.put(retain_grad)
+        step.set_grads(retain_grad)
         _add_correction(step, theta, retain_grad, v, eps, central)
     return stats
 
@@ -279,9 +279,9 @@ def _curvature_error(
     """
     corrections = []
     for length in (eps, 2 * eps):
-        step.put([torch.zeros_like(g) for g in retain_grad])
+        step.set_grads([torch.zeros_like(g) for g in retain_grad])
         _add_correction(step, theta, retain_grad, list(v), length, central)
-        corrections.append(step.take())
+        corrections.append(step.pop_grads())
         torch._foreach_sub_(corrections[-1], v, alpha=step.weight)
     size = norm(corrections[0])
     torch._foreach_sub_(corrections[1], corrections[0])

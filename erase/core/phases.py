@@ -76,7 +76,7 @@ class Step:
         self._retain = retain
         self._forget = forget
         self._reduce = reduce
-        self.take()
+        self.pop_grads()
 
     def retain(self, scale: float = 1.0, *, sync: bool = True) -> float:
         """Add scale times the mean retain gradient to `p.grad`; return the mean loss.
@@ -139,14 +139,14 @@ class Step:
         """The tensors in `p.grad`, which stay there."""
         return [p.grad for p in self.params if p.grad is not None]
 
-    def take(self) -> list[Tensor]:
+    def pop_grads(self) -> list[Tensor]:
         """Empty `p.grad` and return what was in it."""
         grads = self.grads()
         for p in self.params:
             p.grad = None
         return grads
 
-    def put(self, grads: list[Tensor]) -> None:
+    def set_grads(self, grads: list[Tensor]) -> None:
         """Make these tensors `p.grad`, without a copy."""
         for p, grad in zip(self.params, grads, strict=True):
             p.grad = grad

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from erase.artifacts.cache import cache_folder
 from erase.core.rng import generator
 from erase.data.captioned import SUFFIXES, CaptionedImages
 from erase.data.prompts import TEMPLATES, ClassList
@@ -13,7 +14,6 @@ from erase.errors import InputError
 
 SENTENCE = "an image of a {name}"
 """Caption of a class in the sources' experiments with Stable Diffusion (SalUn, LUR table 4)."""
-CACHE = Path.home() / ".cache" / "erase" / "datasets"
 IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette")
 """Names of the folders that its official archives and this project's own tools unpack to."""
 
@@ -50,14 +50,14 @@ def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Give one with a folder for each class.")
     base = folder / "train" if (folder / "train").is_dir() else folder
-    found = sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(found) < 2:
+    folders = sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(folders) < 2:
         raise InputError(
-            f"{base} holds {len(found)} class folders.",
+            f"{base} holds {len(folders)} class folders.",
             "Two or more are needed: the class to forget, and others to retain.",
         )
     files = {}
-    for item in found:
+    for item in folders:
         files[item.name] = tuple(sorted(f for f in item.rglob("*") if f.suffix.lower() in SUFFIXES))
         if not files[item.name]:
             raise InputError(
@@ -88,8 +88,8 @@ def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
 
 
 def _label(classes: ClassList, folder: str) -> int | None:
-    found = classes.label(folder)
-    return classes.label(folder.replace("_", " ")) if found is None else found
+    label = classes.label(folder)
+    return classes.label(folder.replace("_", " ")) if label is None else label
 
 
 def captioned(
@@ -138,7 +138,7 @@ def find_imagenette(data_dir: Path | None) -> Path:
     Raises:
         InputError: it is in none of these places.
     """
-    root = data_dir or CACHE
+    root = data_dir or cache_folder("datasets")
     for folder in (root, *(root / name for name in IMAGENETTE)):
         if (folder / "train" / "n01440764").is_dir():
             return folder

@@ -8,9 +8,6 @@ saved with every model, so that a forget set never holds samples the model was n
 from __future__ import annotations
 
 import hashlib
-import tarfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from erase.artifacts.cache import cache_folder
+from erase.artifacts.datasets import ARCHIVES, fetch_dataset
+from erase.artifacts.download import UnreachableError
 from erase.core.rng import generator
 from erase.data.digits import split_digits
 from erase.errors import InputError
@@ -193,66 +193,55 @@ def _digits() -> ClassificationData:
 
 
 @dataclass(frozen=True)
-class _Cifar:
-    folder: str
-    archive: str
-    archive_md5: str
-    train: dict[str, str]
-    test: dict[str, str]
+class Cifar:
+    """How a CIFAR archive's binary files are read; the archive itself is in `ARCHIVES`."""
+
+    train: tuple[str, ...]
+    """Files of the training images."""
+    test: tuple[str, ...]
     label_bytes: int
+    """Bytes before an image; the last of them is its label."""
     names: str
+    """File of the classes' names."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 CIFAR = {
-    "cifar10": _Cifar(
-        "cifar-10-batches-bin",
-        "cifar-10-binary.tar.gz",
-        "c32a1d4ab5d03f1284b67883e8d87530",
-        {
-            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-        },
-        {"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"},
+    "cifar10": Cifar(
+        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        ("test_batch.bin",),
         1,
         "batches.meta.txt",
         (0.4914, 0.4822, 0.4465),
         (0.2470, 0.2435, 0.2616),
     ),
-    "cifar100": _Cifar(
-        "cifar-100-binary",
-        "cifar-100-binary.tar.gz",
-        "03b5dce01913d631647c71ecec9e9cb8",
-        {"train.bin": ""},  # the archive's own checksum covers these
-        {"test.bin": ""},
+    "cifar100": Cifar(
+        ("train.bin",),
+        ("test.bin",),
         2,
         "fine_label_names.txt",
         (0.5071, 0.4865, 0.4409),
         (0.2673, 0.2564, 0.2762),
     ),
 }
-CIFAR_SITE = "https://www.cs.toronto.edu/~kriz/"
 
 
 def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
-    spec = CIFAR[name]
-    root = data_dir or Path.home() / ".cache" / "erase" / "datasets"
+    spec, archive = CIFAR[name], ARCHIVES[name]
+    root = data_dir or cache_folder("datasets")
     folder = next(
-        (f for f in (root, root / spec.folder) if (f / next(iter(spec.test))).is_file()), None
-    )
-    if folder is None:
-        folder = _download(spec, root)
+        (f for f in (root, root / archive.folder) if (f / spec.test[0]).is_file()), None
+    ) or _fetch_cifar(name, root)
     names_file = folder / spec.names
     if not names_file.is_file():
         raise InputError(f"{names_file} is missing.", "Unpack the official archive again.")
     classes = tuple(names_file.read_text(encoding="utf-8").split())
     sets = []
     for files in (spec.train, spec.test):
-        rows = np.concatenate([_read_bin(folder / f, md5, spec) for f, md5 in files.items()])
+        rows = np.concatenate(
+            [_read_bin(folder / file, archive.files[file], spec) for file in files]
+        )
         labels = torch.from_numpy(rows[:, spec.label_bytes - 1].astype(np.int64))
         pixels = torch.from_numpy(rows[:, spec.label_bytes :].copy()).view(-1, 3, 32, 32)
         sets.append(LabelledSet(pixels, labels))
@@ -261,9 +250,7 @@ def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
     )
 
 
-def _read_bin(
-    path: Path, md5: str, spec: _Cifar
-) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def _read_bin(path: Path, md5: str, spec: Cifar) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     if not path.is_file():
         raise InputError(f"{path} is missing.", "Unpack the official archive again.")
     content = path.read_bytes()
@@ -274,26 +261,17 @@ def _read_bin(
     return np.frombuffer(content, dtype=np.uint8).reshape(-1, width)
 
 
-def _download(spec: _Cifar, root: Path) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    archive = root / spec.archive
-    url = CIFAR_SITE + spec.archive
-    if not archive.is_file():
-        aside = archive.with_suffix(".partial")
-        try:
-            urllib.request.urlretrieve(url, aside)  # noqa: S310 - a constant https address
-        except (urllib.error.URLError, OSError) as error:
-            raise InputError(
-                f"{spec.folder} is not in {root}, and {url} cannot be reached ({error}).",
-                "Give --data-dir with the unpacked official binary version.",
-            ) from error
-        if hashlib.md5(aside.read_bytes(), usedforsecurity=False).hexdigest() != spec.archive_md5:
-            aside.unlink()
-            raise InputError(f"{url} is not the official archive.", "Download it by hand.")
-        aside.replace(archive)
-    with tarfile.open(archive) as tar:
-        tar.extractall(root, filter="data")
-    return root / spec.folder
+def _fetch_cifar(name: str, root: Path) -> Path:
+    """Download and unpack the archive; InputError when its server cannot be reached."""
+    try:
+        return fetch_dataset(name, root)
+    except UnreachableError as error:
+        archive = ARCHIVES[name]
+        raise InputError(
+            f"{archive.folder} is not in {root}, and {archive.url} cannot be reached"
+            f" ({error.__cause__}).",
+            "Give --data-dir with the unpacked official binary version.",
+        ) from error
 
 
 def _folder(data_dir: Path | None, size: int) -> ClassificationData:
@@ -316,19 +294,19 @@ def _folder(data_dir: Path | None, size: int) -> ClassificationData:
         held = validation_indices(train.labels, TEST_SHARE, 0)
         if not len(held):
             raise InputError(f"{data_dir} has too few images a class.", "Give five or more.")
-        kept = torch.ones(len(train), dtype=torch.bool)
-        kept[held] = False
-        train, test = train.subset(kept.nonzero().flatten()), train.subset(held)
+        trained = torch.ones(len(train), dtype=torch.bool)
+        trained[held] = False
+        train, test = train.subset(trained.nonzero().flatten()), train.subset(held)
     return ClassificationData(
         "folder", classes, train, test, IMAGENET_MEAN, IMAGENET_STD, Augmentation(size), "celeba"
     )
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(found) < 2:
-        raise InputError(f"{folder} holds {len(found)} class folders.", "Two or more are needed.")
-    return tuple(found)
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise InputError(f"{folder} holds {len(names)} class folders.", "Two or more are needed.")
+    return tuple(names)
 
 
 def _read_tree(folder: Path, classes: tuple[str, ...], size: int) -> LabelledSet:

@@ -11,10 +11,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from erase.artifacts import hub
 from erase.core.rng import derive_seed
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import InputError
@@ -71,11 +72,11 @@ class PromptTable:
     unusable: tuple[Unusable, ...]
 
     def where(self, keep: Callable[[PromptRow], bool]) -> tuple[PromptRow, ...]:
-        """The rows that are kept; InputError when none is."""
-        kept = tuple(row for row in self.rows if keep(row))
-        if not kept:
+        """The rows that `keep` accepts; InputError when it accepts none."""
+        rows = tuple(row for row in self.rows if keep(row))
+        if not rows:
             raise InputError(f"No row of {self.file.name} fits the selection.", "Widen it.")
-        return kept
+        return rows
 
     def need(self, column: str) -> None:
         """InputError unless the file has a column, in one of its spellings."""
@@ -116,22 +117,17 @@ def hub_table(repository: str, file: str) -> Path:
 
     InputError, naming the command that fetches it, when it is neither here nor to be had.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    for local in (True, False):
-        try:
-            found = hf_hub_download(repository, file, repo_type="dataset", local_files_only=local)
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            failure = error
-            continue
-        return Path(found)
-    raise InputError(
-        f"{file} of the hub data set {repository} is not on this machine and could not be fetched"
-        f" ({type(failure).__name__}).",
-        f"With network: hf download --repo-type dataset {repository} {file};"
-        " or give a CSV file with --prompts FILE.",
-    ) from failure
+    try:
+        return hub.first_of(
+            partial(hub.dataset_file, repository, file, local=local) for local in (True, False)
+        )
+    except hub.HubError as error:
+        raise InputError(
+            f"{file} of the hub data set {repository} is not on this machine and could not be"
+            f" fetched ({error.reason}).",
+            f"With network: hf download --repo-type dataset {repository} {file};"
+            " or give a CSV file with --prompts FILE.",
+        ) from error
 
 
 def read_table(file: Path) -> PromptTable:
@@ -220,12 +216,12 @@ def _number(values: Mapping[str, str], column: str) -> float | None:
     if not text:
         return None
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
         raise ValueError(f"the {column} {text!r} is no number") from None
-    if not math.isfinite(found):
+    if not math.isfinite(number):
         raise ValueError(f"the {column} {text!r} is no number")
-    return found
+    return number
 
 
 def _whole(text: str) -> int:

@@ -36,6 +36,7 @@ from erase.judges.digit_classifier import (
 )
 from erase.models.loading import save_pipeline
 from erase.runs.checks import check_device, check_writable
+from erase.runs.folder import ResultFolder
 
 INDEX, CARD = "model_index.json", "README.md"
 VAE_STEPS = 700
@@ -160,10 +161,12 @@ def train_mini_sd(
     """
     check_device(device)
     output = output.resolve()
-    _check_folder(output, "--output", _is_pipeline, overwrite=overwrite)
+    _PipelineFolder(output, "mini-sd", overwrite=overwrite).check()
     if classifier_output is not None:
         classifier_output = classifier_output.resolve()
-        _check_folder(classifier_output, "--classifier-output", _is_classifier, overwrite=overwrite)
+        _ClassifierFolder(
+            classifier_output, "classifier", overwrite=overwrite, option="--classifier-output"
+        ).check()
         if output.is_relative_to(classifier_output) or classifier_output.is_relative_to(output):
             raise InputError(
                 f"{output} and {classifier_output} lie in one another.",
@@ -222,36 +225,35 @@ def train_mini_sd(
     return output
 
 
-def _is_pipeline(folder: Path) -> bool:
-    """Whether a folder holds a pipeline, its card and nothing else."""
-    index = folder / INDEX
-    parts = read_json(index) if index.is_file() else None
-    return isinstance(parts, dict) and _names(folder) <= {INDEX, CARD, *parts}
+class _PipelineFolder(ResultFolder):
+    """A folder that appears whole, without a record: a pipeline, its card and nothing else."""
+
+    def check(self) -> bool:
+        """As any folder's; its parent is checked too, in which the folder is replaced."""
+        continued = super().check()
+        check_writable(self.path.parent, self.option)
+        return continued
+
+    def is_empty(self) -> bool:
+        """Whether the folder is absent or has nothing in it."""
+        return not self.path.exists() or not self._names()
+
+    def is_ours(self) -> bool:
+        """Whether the folder holds what `erase train mini-sd` writes, and nothing else."""
+        index = self.path / INDEX
+        parts = read_json(index) if index.is_file() else None
+        return isinstance(parts, dict) and self._names() <= {INDEX, CARD, *parts}
+
+    def _names(self) -> set[str]:
+        return {item.name for item in self.path.iterdir()}
 
 
-def _is_classifier(folder: Path) -> bool:
-    """Whether a folder holds a digit classifier and nothing else."""
-    return _names(folder) == {WEIGHTS, DESCRIPTION}
+class _ClassifierFolder(_PipelineFolder):
+    """A folder that appears whole: a digit classifier and nothing else."""
 
-
-def _check_folder(
-    folder: Path, option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
-) -> None:
-    """InputError unless the folder is absent, empty, or `is_ours` and to be overwritten."""
-    check_writable(folder, option)
-    check_writable(folder.parent, option)
-    if not folder.exists() or not _names(folder):
-        return
-    if not is_ours(folder):
-        raise InputError(
-            f"{folder} holds something else, which is not replaced.", f"Give another {option}."
-        )
-    if not overwrite:
-        raise InputError(f"{folder} exists.", "Give another folder, or --overwrite.")
-
-
-def _names(folder: Path) -> set[str]:
-    return {item.name for item in folder.iterdir()}
+    def is_ours(self) -> bool:
+        """Whether the folder holds a digit classifier, and nothing else."""
+        return self._names() == {WEIGHTS, DESCRIPTION}
 
 
 def _timed(seconds: dict[str, tuple[float, float]], name: str, work: Callable[[], float]) -> float:

@@ -1,6 +1,5 @@
 """What one evaluation is going to do, settled and checked before anything is touched."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from erase.artifacts import cache
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import Unusable
 from erase.errors import InputError
@@ -17,20 +17,19 @@ from erase.evaluation.ahead import while_rendering
 from erase.evaluation.observe import Observers, find_observers, needs
 from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
-from erase.files import read_json
 from erase.models.loading import ModelSource, resolve
 from erase.render.render import DTYPES, render_fingerprint, scheduler_class
 from erase.render.share import render_together
 from erase.runs.checks import check_device
-from erase.runs.record import RECORD
-from erase.runs.world import World, leads
+from erase.runs.processes import Distributed
+from erase.runs.record import read_record
 from erase.scoring.samples import Protocol, Sample
 
 StageProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """Everything that is the same for the model and its control."""
 
     suite: ModuleType
@@ -57,7 +56,7 @@ class Plan:
 
     def render(
         self,
-        world: World,
+        distributed: Distributed,
         source: ModelSource,
         images: str,
         folder: Path,
@@ -66,7 +65,7 @@ class Plan:
     ) -> list[Path]:
         """Render into the folder what it lacks, together with the other processes."""
         return render_together(
-            world,
+            distributed,
             source,
             self.samples,
             self.protocol,
@@ -88,7 +87,7 @@ class Plan:
 
 def make_plan(
     config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path, *, control: bool
-) -> Plan:
+) -> EvaluationPlan:
     """Settle what is rendered and measured; `control` says whether there will be a control.
 
     InputError for whatever cannot be used, weights that are not on this machine among it.
@@ -150,7 +149,7 @@ def make_plan(
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
         for name in strange
     ]
-    return Plan(suite, named, protocol, samples, unusable, targets, observers, config)
+    return EvaluationPlan(suite, named, protocol, samples, unusable, targets, observers, config)
 
 
 def _told(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
@@ -170,16 +169,9 @@ def _told(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
     return told
 
 
-def recorded(folder: Path) -> dict[str, Any]:
-    """The record that a folder holds, empty when it has none."""
-    file = folder / RECORD
-    content = read_json(file) if file.exists() else {}
-    return content if isinstance(content, dict) else {}
-
-
 def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
     """The concepts of the suite that the model's record says it forgot; none without a record."""
-    target = recorded(source.path).get("target") or {}
+    target = read_record(source.path).get("target") or {}
     concepts = tuple(target.get("concepts") or ())
     suites = target.get("suites") or dict.fromkeys(concepts, target.get("suite"))
     return tuple(name for name in concepts if suites.get(name) == suite)
@@ -197,7 +189,7 @@ def find_baseline(
         return None, {"model": None, "reason": "--no-baseline"}
     if config.baseline:
         return resolve(config.baseline), {"model": config.baseline}
-    record = recorded(source.path)
+    record = read_record(source.path)
     if record.get("base_model") is None:
         return None, {"model": None, "reason": "the model's record names no base model"}
     name = str(record["base_model"])
@@ -210,7 +202,7 @@ def find_baseline(
         if record.get("base_fingerprint") in (None, weights):
             return found, {"model": name}
         reason = f"{name} is no longer the base that the model was made from: its files differ"
-    if leads():
+    if Distributed.launched().is_main:
         click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
     return None, {"model": None, "reason": reason}
 
@@ -219,5 +211,4 @@ def cache_folder(config: EvaluateConfig) -> Path:
     """Where controls' images are kept, for all evaluations."""
     if config.cache_dir:
         return Path(config.cache_dir)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "erase" / "renders"
+    return cache.cache_folder("renders")

@@ -5,8 +5,6 @@ The folder it leaves holds `record.json`, `images/`, `samples.jsonl` (a row per 
 missing; with other settings it refuses the folder.
 """
 
-import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,29 +17,26 @@ from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError
 from erase.evaluation.plan import (
-    Plan,
+    EvaluationPlan,
     StageProgress,
     cache_folder,
     find_baseline,
     make_plan,
-    recorded,
 )
 from erase.evaluation.score import Scored
 from erase.files import fingerprint, write_json, write_jsonl
 from erase.models.loading import resolve
-from erase.render.share import own_folder
 from erase.report.card import CARD_FILE, update_card
 from erase.report.data import ReportData
 from erase.report.evaluation import write_report
 from erase.runs.checks import check_writable
-from erase.runs.folder import LOCK
-from erase.runs.record import RECORD, RunRecord
-from erase.runs.world import World, joined
+from erase.runs.folder import ResultFolder
+from erase.runs.processes import Distributed, joined
+from erase.runs.record import RunRecord, read_record
 from erase.scoring.samples import Scores
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
 KIND = "evaluation"
-PARTIAL = re.compile(r"\..+\.partial-\d+")  # what a killed atomic write leaves
 
 
 @dataclass(frozen=True)
@@ -75,19 +70,19 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
     record and no target; a device that is not there; a folder with something else, or that another
     process writes into), RunError when rendering or a metric fails; the record then says `failed`.
     """
-    with joined() as world:
-        return _evaluate(config, world, progress)
+    with joined() as distributed:
+        return _evaluate(config, distributed, progress)
 
 
 def _evaluate(
-    config: EvaluateConfig, world: World, progress: StageProgress | None
+    config: EvaluateConfig, distributed: Distributed, progress: StageProgress | None
 ) -> Result | None:
     suite = registry.load("suites", config.suite)
     source = resolve(config.model)
     root = prompt_source(config.prompts)
     baseline, note = find_baseline(config, source)
     plan = make_plan(config, suite, source, root, control=baseline is not None)
-    if plan.unusable and world.leads:
+    if plan.unusable and distributed.is_main:
         first = plan.unusable[0]
         click.echo(
             f"Warning: {len(plan.unusable)} of the suite's prompts cannot be used"
@@ -96,8 +91,10 @@ def _evaluate(
         )
     output = Path(config.output)
     check_writable(output, "--output")
-    images = world.first(lambda: plan.fingerprint(source))
-    control_images = world.first(lambda: None if baseline is None else plan.fingerprint(baseline))
+    images = distributed.on_main(lambda: plan.fingerprint(source))
+    control_images = distributed.on_main(
+        lambda: None if baseline is None else plan.fingerprint(baseline)
+    )
     observers = plan.observers.fingerprints()
     identity = {
         "images": images,
@@ -110,7 +107,6 @@ def _evaluate(
         check_writable(cache_folder(config), "--cache-dir")
     key = fingerprint(identity)
     facts = {
-        "kind": KIND,
         "config": config.to_dict(),
         "model": config.model,
         "target": {"suite": config.suite, "concepts": sorted(plan.targets)},
@@ -134,76 +130,58 @@ def _evaluate(
         ),
         "device": config.device,
         "dtype": config.dtype,
-        "processes": world.count,
+        "processes": distributed.count,
     }
-    with own_folder(
-        output,
-        world,
-        check=lambda: _check(output, key, overwrite=config.overwrite),
-        claim=lambda: _claim(output, key, overwrite=config.overwrite),
-    ):
-        record = RunRecord(output, **facts) if world.leads else None
-        try:
-            files = plan.render(world, source, images, output, "model", progress)
-            control_files = None
-            if baseline is not None and control_images is not None:
-                folder = cache_folder(config) / control_images
-                control_files = plan.render(
-                    world, baseline, control_images, folder, "baseline", progress
-                )
-            if record is None:
-                return None
-            scored = plan.score(files, control_files)
-            return _write(plan, output, record, scored, files, control_files)
-        except EraseError as error:
-            if record:
-                record.fail(error.message)
-            raise
-        except BaseException as error:
-            if record:
-                record.fail(f"{type(error).__name__}: {error}")
-            raise
+    folder = EvaluationFolder(output, key, overwrite=config.overwrite)
+    with folder.hold(distributed, **facts) as record:
+        files = plan.render(distributed, source, images, output, "model", progress)
+        control_files = None
+        if baseline is not None and control_images is not None:
+            shared = cache_folder(config) / control_images
+            control_files = plan.render(
+                distributed, baseline, control_images, shared, "baseline", progress
+            )
+        if record is None:
+            return None
+        scored = plan.score(files, control_files)
+        return _write(plan, output, record, scored, files, control_files)
 
 
-def _check(output: Path, identity: str, *, overwrite: bool) -> bool:
-    """Whether another evaluation has to be cleared away first; changes nothing.
+class EvaluationFolder(ResultFolder):
+    """The folder of an evaluation, which goes on with what the same evaluation left there.
 
-    InputError for a folder that holds anything but an evaluation, or another one and no
-    `overwrite`.
+    Args:
+        path: the folder.
+        identity: fingerprint of all that the evaluation measures.
+        overwrite: whether another evaluation in the folder may be replaced.
     """
-    if not output.exists() or all(
-        item.name == LOCK or PARTIAL.fullmatch(item.name) for item in output.iterdir()
-    ):
-        return False
-    record = recorded(output)
-    if record.get("kind") != KIND:
-        raise InputError(
-            f"{output} is not empty, and no evaluation either.", "Give another --output."
+
+    leftovers = (METRICS, SAMPLES, REPORT, "plots", "tables")
+
+    def __init__(self, path: Path, identity: str, *, overwrite: bool) -> None:
+        super().__init__(path, KIND, overwrite=overwrite)
+        self.identity = identity
+
+    def continues(self) -> bool:
+        """Whether the evaluation in the folder measures the same."""
+        return bool(self.record().get("fingerprint") == self.identity)
+
+    def foreign(self) -> InputError:
+        """The refusal of a folder that holds something else."""
+        return InputError(
+            f"{self.path} is not empty, and no evaluation either.", "Give another --output."
         )
-    if record.get("fingerprint") == identity:
-        return False
-    if not overwrite:
-        raise InputError(
-            f"{output} holds an evaluation of another model, with another control or settings.",
+
+    def occupied(self) -> InputError:
+        """The refusal of a folder that holds another evaluation."""
+        return InputError(
+            f"{self.path} holds an evaluation of another model, with another control or settings.",
             "Give another --output, or --overwrite to replace it.",
         )
-    return True
-
-
-def _claim(output: Path, identity: str, *, overwrite: bool) -> None:
-    """Make the folder this evaluation's: another one's results are cleared away."""
-    if not _check(output, identity, overwrite=overwrite):
-        return
-    for name in (METRICS, SAMPLES, REPORT):
-        (output / name).unlink(missing_ok=True)
-    for name in ("plots", "tables"):
-        shutil.rmtree(output / name, ignore_errors=True)
-    # Replaced last, and never missing: killed at any point, the folder is still an evaluation's.
-    write_json(output / RECORD, {"kind": KIND})
 
 
 def _write(
-    plan: Plan,
+    plan: EvaluationPlan,
     output: Path,
     record: RunRecord,
     scored: Scored,
@@ -231,7 +209,7 @@ def _write(
         "protocol": plan.protocol.to_json(),
         "metrics": _json(scores),
         "baseline": _json(control) if control else None,
-        "differences": {name: found.to_json() for name, found in scores.differences.items()},
+        "differences": {name: summary.to_json() for name, summary in scores.differences.items()},
         "images": {"n": len(files), "unreadable": list(scored.unreadable)},
     }
     if lost:
@@ -260,7 +238,7 @@ def _write(
 def _tell_card(config: EvaluateConfig, metrics: Mapping[str, Any], output: Path) -> None:
     """Write the numbers on the model's card, where the model is a run that has one."""
     folder = Path(config.model)
-    if not (folder / CARD_FILE).is_file() or recorded(folder).get("kind") != "concept":
+    if not (folder / CARD_FILE).is_file() or read_record(folder).get("kind") != "concept":
         return
     try:
         update_card(folder, metrics, output)

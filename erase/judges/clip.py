@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from erase.artifacts.fetching import CLIP, find_clip
+from erase.artifacts.weights import CLIP, find_clip
 from erase.errors import InputError
 from erase.files import hash_files
 from erase.judges.images import read_rgb

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from erase.artifacts.packaged import ASSETS
 from erase.core.rng import batch_indices, derive_seed, generator
 from erase.data.digits import CLASSES, LabelledImages, jitter, split_digits
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json
-from erase.models.loading import ASSETS
 
 DIGITS_CLASSIFIER = ASSETS / "digits-classifier"  # the one that ships
 FEATURES = 64

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from erase.artifacts.fetching import find_weights
+from erase.artifacts.weights import find_weights
 from erase.files import fingerprint, hash_file
 from erase.judges.images import batches, square, to_bytes
 from erase.scoring.samples import Features

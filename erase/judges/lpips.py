@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from erase.artifacts.fetching import find_weights, load_weights
+from erase.artifacts.weights import find_weights, load_weights
 from erase.files import hash_file
 from erase.judges.images import batches, to_unit
 from erase.scoring.samples import PerImage

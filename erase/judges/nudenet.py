@@ -8,7 +8,6 @@ boxes are array operations, and `threads` images are worked on at a time, each o
 one image on several cores gains little.
 """
 
-import importlib.util
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from erase.artifacts.packaged import nudenet_file
 from erase.errors import InputError, RunError
 from erase.files import fingerprint, hash_file
 from erase.scoring.samples import Detection
@@ -81,7 +81,7 @@ class Detector:
         if colour not in ("rgb", "library"):
             raise InputError(f"There is no colour order {colour!r}.", "Known: rgb, library.")
         self.threads, self.colour = threads, colour
-        self.model = model_file()
+        self.model = nudenet_file()
         self._session = _session(self.model, _available(providers))
         self.provider: str = self._session.get_providers()[0]
         self._on_cpu = self.provider == CPU
@@ -167,19 +167,6 @@ def default_threads() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(int(told) if told.isdigit() and int(told) else usable or 1, 16)
-
-
-def model_file() -> Path:
-    """The network inside the installed nudenet package; InputError when it is not there."""
-    spec = importlib.util.find_spec("nudenet")
-    folders = spec.submodule_search_locations if spec else None
-    file = Path(next(iter(folders))) / "320n.onnx" if folders else Path("320n.onnx")
-    if not file.is_file():
-        raise InputError(
-            "The nudenet package, which holds the network 320n.onnx, is not installed.",
-            "Install it again: pip install nudenet.",
-        )
-    return file
 
 
 def _available(providers: Sequence[str] | None) -> list[str]:

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from erase.artifacts.fetching import WEIGHTS as PINNED
-from erase.artifacts.fetching import find_weights, load_weights
+from erase.artifacts.weights import WEIGHTS as PINNED
+from erase.artifacts.weights import find_weights, load_weights
 from erase.errors import InputError
 from erase.files import hash_file
 from erase.judges.images import Prepare, to_bytes, to_unit

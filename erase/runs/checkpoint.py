@@ -61,15 +61,15 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
-    found = [(NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+    named = [(NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
 def find_checkpoint(folder: Path, which: str) -> Path | None:
     """`latest` in `folder` (None when there is none yet), or the checkpoint at the given path."""
     if which == "latest":
-        found = list_checkpoints(folder)
-        return found[-1] if found else None
+        checkpoints = list_checkpoints(folder)
+        return checkpoints[-1] if checkpoints else None
     for path in (Path(which), folder / which):
         if (path / META).is_file():
             return path

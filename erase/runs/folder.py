@@ -1,180 +1,189 @@
-"""The run folder: who may write into it, and what resuming it asks for."""
+"""The folder of a result: who may write into it, who holds it, and what its record says of it."""
 
-import fcntl
-import json
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import click
+from filelock import FileLock, Timeout
 
 from erase.config.base import Config
 from erase.errors import InputError
-from erase.files import atomic_directory, read_json, read_yaml
-from erase.runs.record import RECORD
+from erase.files import write_json
+from erase.runs.checks import check_writable
+from erase.runs.processes import Distributed
+from erase.runs.record import RECORD, RunRecord, read_record
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
-RUN_CONTROL = frozenset(
-    {
-        *("checkpointing_steps", "checkpoints_total_limit", "report_to"),
-        *("validation_prompts", "validation_steps"),
-    }
-)
-"""Settings that may differ between a run and its resumption: they do not change the result."""
-OWN = (
-    *("data", "latents.safetensors", "log.jsonl", "README.md", "checkpoint-*", "evaluation-*"),
-    *("evaluation", "model_index.json", "model.safetensors", "model.json", "forget.json"),
-    *("lora", "validation", "metrics.json", "tensorboard", ".pipeline", ".*partial-*", ".*old-*"),
-)
-"""What runs leave in their folder, beside the parts that `model_index.json` names."""
-
-
-def deciding(config: Config) -> dict[str, Any]:
-    """The settings that decide what a run ends with."""
-    return {k: v for k, v in config.to_dict().items() if k not in RUN_CONTROL}
-
-
-def open_run_folder(
-    folder: Path,
-    config: Config,
-    *,
-    kind: str,
-    overwrite: bool,
-    resume: str | None,
-    facts: Mapping[str, Any] | None = None,
-    inputs: Iterable[str | Path | None] = (),
-) -> bool:
-    """Check that a run may use `folder`; return whether it continues an earlier run.
-
-    Changes nothing on disk.
-
-    Args:
-        kind: the run's kind, as its record names it; only a run of the same kind is overwritten.
-        overwrite: whether a run in the folder may be replaced.
-        resume: `latest`, a checkpoint, or None.
-        facts: what else must be as it was for a run to be continued, as its record holds it;
-            None leaves that open.
-        inputs: files and folders that the run reads: none may lie in a folder to be overwritten.
-
-    Raises InputError for a folder that holds something else, settings or facts that differ, or a
-    checkpoint to resume from where there is no run.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file.", "Give another --output.")
-    held = folder.exists() and any(
-        item.name != LOCK and ".partial-" not in item.name for item in folder.iterdir()
-    )
-    if not held:
-        if resume not in (None, "latest"):
-            raise InputError(
-                f"There is no run in {folder} to continue from {resume}.",
-                "Give the --output of the run that the checkpoint belongs to.",
-            )
-        return False
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    mine = record.get("kind") == kind
-    if resume is not None:
-        if not mine:
-            raise InputError(
-                f"{folder} holds no {kind} run to resume.",
-                "Give the --output of an interrupted run, or leave out --resume-from-checkpoint.",
-            )
-        if not (folder / CONFIG).is_file():  # killed before it had done anything
-            return False
-        _check_same(folder, deciding(config), read_yaml(folder / CONFIG), RUN_CONTROL)
-        if facts is not None:
-            _check_same(folder, facts, record.get("facts", {}))
-        return True
-    if not overwrite:
-        raise InputError(
-            f"{folder} is not empty.",
-            "Give another --output, --resume-from-checkpoint latest, or --overwrite.",
-        )
-    if not mine:
-        raise InputError(
-            f"{folder} is no erase run of this kind, so --overwrite does not touch it.",
-            "Give another --output, or empty the folder yourself.",
-        )
-    for path in inputs:
-        if path and Path(path).resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"{path} lies in {folder}, which --overwrite would delete.",
-                "Give another --output.",
-            )
-    return False
-
-
-def _check_same(
-    folder: Path,
-    now: Mapping[str, Any],
-    before: Mapping[str, Any],
-    free: frozenset[str] = frozenset(),
-) -> None:
-    for name in sorted({*before, *now} - free):
-        if before.get(name) != now.get(name):
-            raise InputError(
-                f"The run in {folder} was started with {name} = {_short(before.get(name))}, not"
-                f" {_short(now.get(name))}.",
-                f"Resume with what it was started with (--config {folder / CONFIG}), or start"
-                " anew in another --output.",
-            )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the run in `folder` is complete."""
-    path = folder / RECORD
-    return path.is_file() and read_json(path).get("status") == "finished"
-
-
-def clear_run_folder(folder: Path) -> None:
-    """Make the folder, or remove what an earlier run left in it; nothing else in it is touched.
-
-    Call it after `open_run_folder` allowed it. The record goes last, so that a folder whose
-    clearing was interrupted is still known as a run's.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    index = folder / "model_index.json"
-    parts = tuple(read_json(index)) if index.is_file() else ()
-    for pattern in (*parts, *OWN, CONFIG, RECORD):
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+PARTIAL = re.compile(r"\..+\.partial-\d+")  # what a killed atomic write leaves
 
 
 @contextmanager
-def replacing_parts(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill; on success each of its items replaces that of the run folder."""
-    held = folder / ".pipeline"
-    with atomic_directory(held) as aside:
-        yield aside
-    for part in sorted(held.iterdir()):
-        target = folder / part.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        part.replace(target)
-    held.rmdir()
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Make the folder and hold it for this process; the system lets go when the process dies.
 
-
-def lock_run_folder(folder: Path) -> IO[str]:
-    """Hold the folder for this process until the returned file is closed or the process ends.
-
-    Raises InputError while another process holds it.
+    While another process holds the folder: InputError, or with `wait` a line that says so, and
+    waiting. What killed writes left is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / LOCK).open("w")
+    lock = FileLock(folder / LOCK)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise InputError(
-            f"Another process is writing into {folder}.", "Wait for it, or give another --output."
-        ) from None
-    return handle
+        lock.acquire(blocking=False)
+    except Timeout:
+        if not wait:
+            raise InputError(
+                f"Another process is writing into {folder}.",
+                "Wait for it, or give another --output.",
+            ) from None
+        click.echo(f"Waiting for another process that writes into {folder}.", err=True)
+        lock.acquire()
+    try:
+        for parent in (folder, *(folder / name for name in ("images", "plots", "tables"))):
+            for partial in parent.glob(".*.partial-*"):
+                if partial.is_file():
+                    partial.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+class ResultFolder:
+    """A folder that a command writes its result into.
+
+    This class decides whether the command may write there, holds the folder while it does, and
+    keeps the record. A subclass says which content is its own, and how it refuses the rest.
+
+    Args:
+        path: the folder.
+        kind: the kind of result, as the record names it.
+        config: written into the folder as `config.yaml`; None writes none.
+        overwrite: whether another result of the same kind may be replaced.
+        option: the option that named the folder, for messages.
+    """
+
+    leftovers: tuple[str, ...] = ()
+    """Patterns of what is removed before another result is replaced; the record stays."""
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        *,
+        config: Config | None = None,
+        overwrite: bool = False,
+        option: str = "--output",
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.config = config
+        self.overwrite = overwrite
+        self.option = option
+
+    def check(self) -> bool:
+        """Whether the folder holds this very result, begun earlier; changes nothing.
+
+        Raises InputError when the folder may not be written into: it cannot be made, holds
+        something else, or another result that is not to be replaced.
+        """
+        check_writable(self.path, self.option)
+        if self.is_empty():
+            return False
+        if not self.is_ours():
+            raise self.foreign()
+        if self.continues():
+            return True
+        if not self.replaces():
+            raise self.occupied()
+        return False
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing in the folder but a lock and what killed writes left."""
+        return not self.path.exists() or all(
+            item.name == LOCK or PARTIAL.fullmatch(item.name) for item in self.path.iterdir()
+        )
+
+    def is_ours(self) -> bool:
+        """Whether the folder holds a result of this kind."""
+        return bool(self.record().get("kind") == self.kind)
+
+    def continues(self) -> bool:
+        """Whether the folder, which is ours, holds this very result, finished or not."""
+        return False
+
+    def replaces(self) -> bool:
+        """Whether another result of this kind may be replaced."""
+        return self.overwrite
+
+    def foreign(self) -> InputError:
+        """The refusal of a folder that holds something else."""
+        return InputError(
+            f"{self.path} holds something else, which is not replaced.",
+            f"Give another {self.option}.",
+        )
+
+    def occupied(self) -> InputError:
+        """The refusal of a folder that holds another result of this kind."""
+        return InputError(f"{self.path} exists.", "Give another folder, or --overwrite.")
+
+    def record(self) -> dict[str, Any]:
+        """Content of the record in the folder; empty when there is none."""
+        return read_record(self.path)
+
+    def clear(self) -> None:
+        """Remove what another result of this kind left; nothing else in the folder is touched.
+
+        The record is replaced last: killed at any point, the folder is still known as ours.
+        """
+        for pattern in self.leftovers:
+            for path in self.path.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        write_json(self.path / RECORD, {"kind": self.kind})
+
+    @contextmanager
+    def hold(
+        self, distributed: Distributed | None = None, **fields: Any
+    ) -> Iterator[RunRecord | None]:
+        """Hold the folder and keep its record while the result is made; all processes enter.
+
+        Yields the record in the main process, which has to finish it, and None in the others. An
+        error that ends the work early is written into the record. `fields` are the record's own.
+        """
+        distributed = distributed or Distributed()
+        records: list[RunRecord] = []
+        with ExitStack() as stack:
+
+            def begin() -> None:
+                self.check()  # before anything is made
+                stack.enter_context(locked(self.path))
+                if not self.check():  # another process may have written in the meantime
+                    self.clear()
+                records.append(RunRecord(self.path, kind=self.kind, **fields))
+                if self.config:
+                    self.config.write(self.path / CONFIG)
+
+            distributed.on_main(begin)
+            try:
+                yield records[0] if records else None
+            except BaseException as error:
+                for record in records:
+                    record.fail(str(error) or type(error).__name__)
+                raise
+
+
+class ComparisonFolder(ResultFolder):
+    """A comparison's folder: any comparison of the same kind goes on with what is there."""
+
+    def is_ours(self) -> bool:
+        """Whether there is no record of anything else."""
+        return bool(self.record().get("kind", self.kind) == self.kind)
+
+    def continues(self) -> bool:
+        """Always: each result in it has a fingerprint of all that changes it."""
+        return True

@@ -1,30 +1,187 @@
-"""Several CPU processes under `accelerate launch --cpu --num_processes N -m erase …`.
+"""The processes of one command: which of them this is, what they do together, how they start.
 
-Accelerate starts N processes itself on GPUs only. On the CPU it leaves that to MPI or torchrun and
-starts one, without a word. Here that one becomes the N that were asked for.
+Torch and accelerate are imported when they are needed: the command line asks this module who
+prints before it has loaded either.
 """
 
+from __future__ import annotations
+
+import contextlib
+import logging
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from erase.errors import InputError
+from erase.config.base import LoopConfig
+from erase.errors import EraseError, InputError, RunError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # a process may wait long for another's share of slow images
 
 
-def speaks() -> bool:
-    """Whether this process is the one of several that prints."""
-    return os.environ.get("RANK", "0") == "0"
+@dataclass(frozen=True)
+class Distributed:
+    """This process among those of its command.
+
+    The main process decides, writes and prints; the others help. Only decisions and errors travel
+    between them: images and weights go through the file system.
+    """
+
+    index: int = 0
+    """From 0 to `count` - 1; process 0 is the main one."""
+    count: int = 1
+
+    @classmethod
+    def launched(cls) -> Distributed:
+        """As the launcher's environment says, before the processes have joined."""
+        index, count = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+        return cls(
+            int(index) if index.isdigit() else 0, max(int(count) if count.isdigit() else 1, 1)
+        )
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Distributed:
+        """The processes that accelerate has joined."""
+        return cls(accelerator.process_index, accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.index == 0
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """What the main process gets from `action`, in every process; its EraseError in all.
+
+        The result travels by torch's own object broadcast, so keep it small and plain.
+        """
+        if self.count == 1:
+            return action()
+        import torch.distributed as dist
+
+        message: list[Any] = [None, None]  # the result, the error
+        unexpected: Exception | None = None
+        if self.is_main:
+            try:
+                message[0] = action()
+            except EraseError as error:
+                message[1] = error
+            except Exception as error:
+                unexpected = error
+                message[1] = RunError(f"The first process failed: {type(error).__name__}: {error}")
+        dist.broadcast_object_list(message, src=0)
+        result, failure = message
+        if unexpected or failure:
+            raise unexpected or failure
+        return result  # type: ignore[no-any-return]
+
+    def on_all(self, action: Callable[[], T]) -> T:
+        """Run `action` in every process and wait for all; an error of one is raised in all.
+
+        Returns this process's own result.
+        """
+        if self.count == 1:
+            return action()
+        import torch.distributed as dist
+
+        own: Exception | None = None
+        result: list[T] = []
+        try:
+            result.append(action())
+        except Exception as error:
+            own = error
+        reported = own
+        if own is not None and not isinstance(own, EraseError):
+            reported = RunError(f"Process {self.index} failed: {type(own).__name__}: {own}")
+        errors: list[Any] = [None] * self.count
+        dist.all_gather_object(errors, reported)
+        if own is not None:
+            raise own
+        for other in errors:
+            if other is not None:
+                raise other
+        return result[0]
+
+    def device(self, device: str) -> str:
+        """This process's device: `cuda` becomes the GPU of its own rank on this machine."""
+        if self.count > 1 and device == "cuda":
+            return f"cuda:{os.environ.get('LOCAL_RANK', self.index)}"
+        return device
 
 
-def asked_for_more(environment: Mapping[str, str]) -> bool:
-    """Whether accelerate was asked for several CPU processes and this is the only one.
+@contextlib.contextmanager
+def joined() -> Iterator[Distributed]:
+    """Join the other processes of this launch over gloo, if there are any; leave at the end."""
+    if Distributed.launched().count == 1:
+        yield Distributed()
+        return
+    from accelerate import PartialState
 
-    It sets the address where processes meet only when there are to be several, and no rank when
-    it starts but one.
+    state = PartialState(cpu=True, timeout=PATIENCE)
+    try:
+        yield Distributed(state.process_index, state.num_processes)
+    finally:
+        state.destroy_process_group()
+
+
+def make_accelerator(config: LoopConfig, output: Path, device: str | None) -> Accelerator:
+    """An accelerator as the configuration asks for it; without `device` it chooses one."""
+    from accelerate import Accelerator
+
+    if device and device != "cpu":
+        # accelerate reads the device from here; it has no argument for it.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=config.mixed_precision,
+        log_with=config.report_to,
+        project_dir=output / "tensorboard" if config.report_to == "tensorboard" else None,
+    )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the global batch this process takes, in which micro-batches."""
+
+    batch_size: int
+    micro_batches: int = 1
+    process_index: int = 0
+    num_processes: int = 1
+
+    @classmethod
+    def of(cls, config: LoopConfig, accelerator: Accelerator) -> Shard:
+        """This process's part, as the configuration has it."""
+        return cls(
+            config.train_batch_size or 1,
+            config.gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+
+    @property
+    def total(self) -> int:
+        """Samples of each set in one optimizer step, over all processes."""
+        return self.batch_size * self.micro_batches * self.num_processes
+
+    def slices(self) -> list[slice]:
+        """This process's micro-batches as slices of the global batch."""
+        first = self.process_index * self.micro_batches
+        starts = [(first + index) * self.batch_size for index in range(self.micro_batches)]
+        return [slice(start, start + self.batch_size) for start in starts]
+
+
+def lacks_processes(environment: Mapping[str, str]) -> bool:
+    """Whether `accelerate launch` was asked for several CPU processes and started only this one.
+
+    Accelerate starts N processes itself on GPUs only. On the CPU it leaves that to MPI or torchrun
+    and starts one, without a word. It sets the address where processes meet only when there are to
+    be several, and no rank when it starts but one.
     """
     return (
         environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
@@ -34,30 +191,39 @@ def asked_for_more(environment: Mapping[str, str]) -> bool:
     )
 
 
-def run_all(arguments: list[str]) -> int:
-    """Run `python -m erase` once per process that was asked for; the first failing exit code.
+def start_processes(arguments: list[str]) -> int:
+    """Run `python -m erase` once per process that was asked for, as torchrun would.
 
-    Raises InputError when the number cannot be read from accelerate's command line.
+    Returns the exit code of the process that failed first, or 0. When one fails, or this process
+    is told to end, the others are ended. Raises InputError when the number of processes cannot be
+    read from accelerate's command line.
     """
     count = _asked_processes()
-    common = os.environ | {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "erase", *arguments],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable()  # the processes have said what is wrong
+    address, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT", "29500")
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id="erase",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{address}:{port}",
+        rdzv_configs={"rank": 0, "timeout": 900},
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
     try:
-        while any(process.poll() is None for process in ranks):
-            if failed := [process.returncode for process in ranks if process.returncode]:
-                return failed[0]
-            time.sleep(0.1)
-        return next((process.returncode for process in ranks if process.returncode), 0)
-    finally:
-        for process in ranks:  # the others would wait for the missing one for ever
-            process.terminate()
+        elastic_launch(launch, sys.executable)("-m", "erase", *arguments)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
 
 
 def _asked_processes() -> int:
@@ -78,24 +244,3 @@ def _asked_processes() -> int:
             "Start them with: torchrun --nproc-per-node N -m erase …",
         )
     return int(given.num_processes)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the global batch this process takes, in which micro-batches."""
-
-    batch_size: int
-    micro_batches: int = 1
-    process_index: int = 0
-    num_processes: int = 1
-
-    @property
-    def total(self) -> int:
-        """Samples of each set in one optimizer step, over all processes."""
-        return self.batch_size * self.micro_batches * self.num_processes
-
-    def slices(self) -> list[slice]:
-        """This process's micro-batches as slices of the global batch."""
-        first = self.process_index * self.micro_batches
-        starts = [(first + index) * self.batch_size for index in range(self.micro_batches)]
-        return [slice(start, start + self.batch_size) for start in starts]

@@ -1,5 +1,7 @@
 """`record.json`: what ran, from which sources, on which versions, how long, how it ended."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.metadata
 import platform
@@ -9,10 +11,13 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import erase
 from erase.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = (
     "torch",
@@ -31,11 +36,11 @@ RECORD = "record.json"
 
 def versions() -> dict[str, str]:
     """Versions of erase, Python and the libraries that can change a result."""
-    found = {"erase": erase.__version__, "python": platform.python_version()}
+    result = {"erase": erase.__version__, "python": platform.python_version()}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            result[name] = importlib.metadata.version(name)
+    return result
 
 
 def git_commit() -> str | None:
@@ -61,9 +66,23 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_peak(device: torch.device) -> int | None:
+    """Most memory that tensors took on a GPU, in bytes; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def now() -> str:
     """Current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record that a folder holds; empty when it has none."""
+    path = folder / RECORD
+    content = read_json(path) if path.exists() else {}
+    return content if isinstance(content, dict) else {}
 
 
 class RunRecord:
@@ -75,7 +94,7 @@ class RunRecord:
 
     def __init__(self, folder: Path, **fields: Any) -> None:
         self.path = folder / RECORD
-        previous = read_json(self.path) if self.path.exists() else {}
+        previous = read_record(folder)
         self._before = float(previous.get("wall_time_s", 0.0))
         self._start = time.monotonic()
         self.content: dict[str, Any] = {

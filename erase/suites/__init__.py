@@ -17,7 +17,9 @@ A suite is a module whose docstring's first line describes it in one sentence, a
 * `unusable(protocol: Protocol, prompts: Path) -> list[Unusable]`: rows of a prompt table that had
   to be left out; absent for suites without a table;
 * `HUB: tuple[str, str]`: hub data set and file its prompts come from when no file is given; absent
-  when there is none.
+  when there is none;
+* `DATASETS: tuple[str, ...]`: public data sets (`erase.artifacts.datasets`) that `erase fetch
+  --suite` brings; absent when there are none.
 
 `prompts` is the root of the prompt files, or a CSV table that the user gave (`erase.data.
 prompt_table`). A suite imports neither another suite nor a metric.

@@ -11,6 +11,7 @@ from erase.data.prompt_table import class_samples
 from erase.scoring.samples import Protocol, Sample
 
 VERSION = 1
+DATASETS = ("cifar10",)
 CLASSES = (
     "airplane",
     "automobile",

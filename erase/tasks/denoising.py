@@ -33,9 +33,9 @@ def two_gradients(
     """
     step = _step(task, retain, forget, reduce)
     retain_loss = step.retain()
-    retain_gradient = step.take()
+    retain_gradient = step.pop_grads()
     forget_loss = step.forget()
-    forget_gradient = step.take()
+    forget_gradient = step.pop_grads()
     stats = step.measure((retain_loss, forget_loss), (retain_gradient, forget_gradient))
     return retain_gradient, forget_gradient, stats
 
@@ -50,7 +50,7 @@ def forget_gradient(
     """
     step = _step(task, losses, losses, reduce)
     loss = step.forget()
-    gradient = step.take()
+    gradient = step.pop_grads()
     norm = step.measure((loss, loss), (gradient, gradient)).forget_grad_norm
     return gradient, Stats(float("nan"), loss, norm or 0.0, forget_grad_norm=norm)
 

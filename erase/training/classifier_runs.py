@@ -10,7 +10,6 @@ import click
 import torch
 from torch import Tensor
 
-from erase.config.base import Config
 from erase.config.classifier import ClassifierConfig, TrainConfig, check_ranges, fill
 from erase.config.replay import Replay
 from erase.data.classification import (
@@ -32,9 +31,7 @@ from erase.models.classifiers import (
     import_weights,
     save_classifier,
 )
-from erase.runs.checkpoint import find_checkpoint
-from erase.runs.folder import CONFIG, clear_run_folder, is_finished, open_run_folder
-from erase.runs.record import RECORD, RunRecord
+from erase.runs.run_folder import RunFolder
 from erase.training.classifier import Original, described, open_original, run_method
 
 FORGET, METRICS = "forget.json", "metrics.json"
@@ -85,17 +82,24 @@ def train_original(
     if config.weights:
         import_weights(start, Path(config.weights))
         run = run.replace(epochs=0)
-    if not _open(output, config, "train classifier", overwrite, resume):
+    folder = RunFolder(
+        output,
+        "train classifier",
+        config,
+        overwrite=overwrite,
+        resume=resume,
+        inputs=(config.data_dir, config.weights),
+    )
+    state = folder.state()
+    if state.finished:
         return output
-    record = RunRecord(output, kind="train classifier", seed=config.seed, device=str(where))
-    with _failing(record):
+    with folder.hold(seed=config.seed, device=str(where)) as record:
         kept = torch.ones(len(data.train), dtype=torch.bool)
         kept[torch.tensor(description.validation, dtype=torch.long)] = False
         original = Original(start.to(where), description, data.to(where), kept.nonzero().flatten())
         none = torch.zeros(0, dtype=torch.long)
-        checkpoint = find_checkpoint(output, resume) if resume else None
         if run.epochs:
-            out = run_method(original, none, run, folder=output, resume=checkpoint, show=show)
+            out = run_method(original, none, run, folder=output, resume=state.checkpoint, show=show)
             model, seconds = out.model, out.seconds
         else:
             model, seconds = original.model.eval(), 0.0
@@ -106,7 +110,8 @@ def train_original(
             "seed": config.seed,
         }
         save_classifier(output, *described(original, model, **facts))
-    record.finish(seconds=round(seconds, 3), **facts)
+        if record:
+            record.finish(seconds=round(seconds, 3), **facts)
     return output
 
 
@@ -183,23 +188,29 @@ def erase_classifier(
         config = filled(replay.without_defaults(config, filled))
         if note := replay.left_out(config):
             click.echo(f"Warning: {note}.", err=True)
-    if not _open(output, config, "classifier", overwrite, resume):
-        found = read_json(output / METRICS)
-        return output, Scores(**found["scores"])
-    write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
-    record = RunRecord(
+    folder = RunFolder(
         output,
-        kind="classifier",
+        "classifier",
+        config,
+        overwrite=overwrite,
+        resume=resume,
+        inputs=(config.model, config.data_dir),
+    )
+    state = folder.state()
+    if state.finished:
+        return output, Scores(**read_json(output / METRICS)["scores"])
+    with folder.hold(
         method=config.method,
         base_model=config.model,
         base_sha256=hash_file(Path(config.model) / WEIGHTS),
         seed=config.seed,
         device=str(original.device),
         threads=torch.get_num_threads(),
-    )
-    with _failing(record):
-        checkpoint = find_checkpoint(output, resume) if resume else None
-        out = run_method(original, forget, config, folder=output, resume=checkpoint, show=show)
+    ) as record:
+        write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
+        out = run_method(
+            original, forget, config, folder=output, resume=state.checkpoint, show=show
+        )
         began = time.perf_counter()
         scores = score(original, out.model, forget, config)
         facts = {"method": config.method, "forget": config.forget}
@@ -207,7 +218,9 @@ def erase_classifier(
         protocol = {"attack": "SVC(C=3, rbf, gamma auto) on true-class confidence"}
         content = {"scores": scores.to_dict(), "rte_s": round(out.seconds, 3), "protocol": protocol}
         write_json(output / METRICS, content)
-    record.finish(rte_s=round(out.seconds, 3), scoring_s=round(time.perf_counter() - began, 3))
+        if record:
+            scoring = round(time.perf_counter() - began, 3)
+            record.finish(rte_s=round(out.seconds, 3), scoring_s=scoring)
     return output, scores
 
 
@@ -245,30 +258,3 @@ def score(
         without=without,
         autocast=autocast(config.mixed_precision, original.device),
     )
-
-
-def _open(output: Path, config: Config, kind: str, overwrite: bool, resume: str | None) -> bool:
-    """Make the run folder ready; False when the run in it is finished already."""
-    continued = open_run_folder(output, config, kind=kind, overwrite=overwrite, resume=resume)
-    if continued and is_finished(output):
-        return False
-    if not continued:
-        clear_run_folder(output)
-        write_json(output / RECORD, {"kind": kind})  # what the folder is, should the run end here
-    config.write(output / CONFIG)
-    return True
-
-
-class _failing:  # noqa: N801 - reads as a phrase
-    """Writes the reason of a failure into the record."""
-
-    def __init__(self, record: RunRecord) -> None:
-        self.record = record
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Keep whatever ended the run, an interruption or a fault included."""
-        if error is not None:
-            self.record.fail(str(error) or type(error).__name__)

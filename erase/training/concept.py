@@ -1,6 +1,5 @@
 """`erase concept`: forget and retain sets, cached latents, the loop, and a complete pipeline."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,13 @@ from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
 from erase.models.modelspec import provenance
 from erase.report.card import model_card
-from erase.runs.folder import deciding, replacing_parts
-from erase.runs.launch import make_accelerator, recorded_run, shard_of, start_run
+from erase.runs.processes import Distributed, Shard, make_accelerator
+from erase.runs.record import device_peak
+from erase.runs.run_folder import RunFolder, deciding, replacing_parts
 from erase.tasks.denoiser import LatentCache
 from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
-from erase.training.plan import Plan, Run, plan
+from erase.training.plan import ConceptPlan, Run, plan
 from erase.training.sets import Images, render_set
 from erase.training.trained import trained_parameters
 from erase.training.validation import Validation
@@ -52,36 +52,32 @@ def erase_concept(
     _say(planned.notes)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
-    start = start_run(
+    folder = RunFolder(
         output,
+        KIND,
         planned.config,
-        accelerator,
-        kind=KIND,
         overwrite=overwrite,
         resume=resume,
         facts=facts,
         inputs=planned.inputs,
     )
-    if start.finished:
+    distributed = Distributed.of(accelerator)
+    state = distributed.on_main(folder.state)
+    if state.finished:
         accelerator.print(f"The run in {output} is finished; there is nothing to resume.")
         return output
-    with recorded_run(
-        output,
-        planned.config,
-        accelerator,
-        continued=start.continued,
-        **_provenance(planned, accelerator),
-        facts=facts,
-    ) as found:
-        seconds = _run(planned, output, accelerator, start.checkpoint)
-        found["train_seconds"] = round(seconds, 3)
+    with folder.hold(distributed, **_provenance(planned, accelerator), facts=facts) as record:
+        seconds = _run(planned, output, accelerator, state.checkpoint)
+        if record:
+            peak = device_peak(accelerator.device)
+            record.finish(train_seconds=round(seconds, 3), device_peak_memory_bytes=peak)
+    accelerator.end_training()
     return output
 
 
-def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
+def _provenance(planned: ConceptPlan, accelerator: Accelerator) -> dict[str, Any]:
     config, source, concept = planned.config, planned.source, planned.concept
     return {
-        "kind": KIND,
         "method": config.method,
         # A folder by its whole path: the record is read from other working directories too.
         "base_model": str(source.path.resolve()) if source.is_folder else source.name,
@@ -97,11 +93,13 @@ def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def _say(notes: Sequence[str]) -> None:
-    for note in notes if os.environ.get("RANK", "0") == "0" else ():
+    for note in notes if Distributed.launched().is_main else ():
         click.echo(f"Warning: {note}.", err=True)
 
 
-def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None) -> float:
+def _run(
+    planned: ConceptPlan, output: Path, accelerator: Accelerator, checkpoint: Path | None
+) -> float:
     """All of a run; the seconds that the method took, what it does beforehand included."""
     config, source = planned.config, planned.source
     cache = _latents(planned, output, accelerator)
@@ -118,7 +116,7 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
         scheduler=family.training_scheduler(pipeline),
         cache=cache,
         parameters=parameters,
-        shard=shard_of(config, accelerator),
+        shard=Shard.of(config, accelerator),
         seed=config.seed,
         steps=config.max_train_steps or 0,
         device=accelerator.device,
@@ -163,7 +161,7 @@ def _run(planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path
     return seconds
 
 
-def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCache:
+def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> LatentCache:
     """The cache of the run folder, made on first use: render or read both sets, encode once."""
     config, source, concept = planned.config, planned.source, planned.concept
     path = output / CACHE
@@ -190,7 +188,7 @@ def _latents(planned: Plan, output: Path, accelerator: Accelerator) -> LatentCac
 
 
 def _images(
-    planned: Plan, name: str, pipeline: Any, output: Path, accelerator: Accelerator
+    planned: ConceptPlan, name: str, pipeline: Any, output: Path, accelerator: Accelerator
 ) -> Images:
     """The images of a set: those that are given, or else rendered into the run folder."""
     if name in planned.sets:
@@ -209,7 +207,7 @@ def _images(
     )
 
 
-def _save(planned: Plan, unet: Any, output: Path) -> None:
+def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
     """Write the complete pipeline into the run folder, part by part, each by renaming.
 
     Adapters are written beside it, and added to the weights.

@@ -20,8 +20,9 @@ from erase.files import fingerprint, write_text
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 from erase.models.loading import save_pipeline
 from erase.runs.checks import check_device
-from erase.runs.folder import replacing_parts
-from erase.runs.launch import make_accelerator, recorded_run, shard_of, start_run
+from erase.runs.processes import Distributed, Shard, make_accelerator
+from erase.runs.record import device_peak
+from erase.runs.run_folder import RunFolder, replacing_parts
 from erase.tasks.class_conditional import (
     ClassConditionalTask,
     class_names,
@@ -36,7 +37,7 @@ METHOD = "retrain"  # fresh weights, then one loss: that of the retain set, whic
 
 
 @dataclass(frozen=True)
-class Plan:
+class DDPMPlan:
     """A training with nothing left open.
 
     `images` carry the labels of `classes`; those of `without` are known to the model, but it sees
@@ -65,7 +66,7 @@ class Plan:
         )
 
 
-def plan(config: DDPMConfig, device: str | None = None) -> Plan:
+def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
     """Fill in all defaults and read the data; writes nothing.
 
     Raises InputError for anything that cannot be used.
@@ -97,7 +98,7 @@ def plan(config: DDPMConfig, device: str | None = None) -> Plan:
     if without:
         images = split_by_class(images, names, without)["retain"]
     synonyms = {spelling: name for spelling, name in synonyms.items() if name in names}
-    planned = Plan(config, names, synonyms, without, images)
+    planned = DDPMPlan(config, names, synonyms, without, images)
     with torch.device("meta"), contextlib.suppress(NotImplementedError):
         planned.build()  # a size that the levels cannot halve shows before anything is written
     return planned
@@ -109,12 +110,12 @@ def _words(text: str | None) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        found = tuple(int(word) for word in _words(text))
+        numbers = tuple(int(word) for word in _words(text))
     except ValueError:
-        found = ()
-    if not found or min(found) < 1:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
         raise InputError(f"--multipliers is {text!r}.", "Give whole numbers, such as 1,2,2,2.")
-    return found
+    return numbers
 
 
 def _only(
@@ -152,27 +153,24 @@ def train_ddpm(
     planned = plan(config, device)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {"images": _hash(planned.images), "processes": accelerator.num_processes}
-    start = start_run(
+    folder = RunFolder(
         output,
+        KIND,
         planned.config,
-        accelerator,
-        kind=KIND,
         overwrite=overwrite,
         resume=resume,
         facts=facts,
         inputs=(planned.config.data_dir,),
     )
-    if start.finished:
+    distributed = Distributed.of(accelerator)
+    state = distributed.on_main(folder.state)
+    if state.finished:
         return output
-    with recorded_run(
-        output,
-        planned.config,
-        accelerator,
-        continued=start.continued,
-        **_provenance(planned, accelerator),
-        facts=facts,
-    ):
-        _run(planned, output, accelerator, start.checkpoint, show=show)
+    with folder.hold(distributed, **_provenance(planned, accelerator), facts=facts) as record:
+        _run(planned, output, accelerator, state.checkpoint, show=show)
+        if record:
+            record.finish(device_peak_memory_bytes=device_peak(accelerator.device))
+    accelerator.end_training()
     return output
 
 
@@ -181,10 +179,9 @@ def _hash(images: LabelledSet) -> str:
     return fingerprint([hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in tensors])
 
 
-def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
+def _provenance(planned: DDPMPlan, accelerator: Accelerator) -> dict[str, Any]:
     config = planned.config
     return {
-        "kind": KIND,
         "dataset": config.dataset,
         "classes": list(planned.classes),
         "without": list(planned.without),
@@ -197,7 +194,12 @@ def _provenance(planned: Plan, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def _run(
-    planned: Plan, output: Path, accelerator: Accelerator, checkpoint: Path | None, *, show: bool
+    planned: DDPMPlan,
+    output: Path,
+    accelerator: Accelerator,
+    checkpoint: Path | None,
+    *,
+    show: bool,
 ) -> None:
     config, pipeline = planned.config, planned.build()
     unet = pipeline.unet.to(accelerator.device)
@@ -211,7 +213,7 @@ def _run(
         scheduler=family.training_scheduler(pipeline),
         cache=encode_retained(pipeline, planned.images),
         parameters=parameters,
-        shard=shard_of(config, accelerator),
+        shard=Shard.of(config, accelerator),
         seed=config.seed,
         steps=config.max_train_steps or 0,
         device=accelerator.device,
@@ -263,7 +265,7 @@ training images come under hold for the model too.
 """
 
 
-def _card(planned: Plan, parameters: int) -> str:
+def _card(planned: DDPMPlan, parameters: int) -> str:
     config = planned.config
     lacking = f", made without any image of {', '.join(planned.without)}" if planned.without else ""
     return CARD.format(

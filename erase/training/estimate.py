@@ -28,7 +28,7 @@ from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
 from erase.tasks.protocol import Noised
 from erase.training.live_bytes import LiveBytes, peak_of, simulate
-from erase.training.plan import Plan
+from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
 from erase.training.trained import trained_parameters
 from erase.training.validation import validation_prompts
@@ -87,7 +87,7 @@ def _size(count: float) -> str:
     return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
 
 
-def estimate(planned: Plan, *, device: str | None = None) -> Estimate:
+def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     """Find out what a planned run needs; touches nothing.
 
     Args:
@@ -112,14 +112,14 @@ def estimate(planned: Plan, *, device: str | None = None) -> Estimate:
     return Estimate(phases, base, _disk(planned, trained), slack)
 
 
-def _share(planned: Plan) -> float:
+def _share(planned: ConceptPlan) -> float:
     """What the C library's heap keeps, as a share of the tensors that come and go."""
     if planned.config.gradient_checkpointing:
         return SLACK["checkpointing"]
     return SLACK["adapters" if planned.config.lora_rank else "else"]
 
 
-def _phases(planned: Plan, counted: LiveBytes) -> tuple[dict[str, int], int]:
+def _phases(planned: ConceptPlan, counted: LiveBytes) -> tuple[dict[str, int], int]:
     """Peaks by phase, and how many parameters are trained."""
     config, source, family = planned.config, planned.source, planned.family
     model = family.model.from_config(family.model.load_config(str(source.path / family.component)))
@@ -138,7 +138,7 @@ def _phases(planned: Plan, counted: LiveBytes) -> tuple[dict[str, int], int]:
     return phases, trained
 
 
-def _sets(planned: Plan, model: Any, counted: LiveBytes) -> dict[str, int]:
+def _sets(planned: ConceptPlan, model: Any, counted: LiveBytes) -> dict[str, int]:
     """Peaks while the sets are rendered and encoded, with the whole pipeline in memory."""
     config, source, family = planned.config, planned.source, planned.family
     task = _task(planned, model, dict(model.named_parameters()))
@@ -165,7 +165,7 @@ def _sets(planned: Plan, model: Any, counted: LiveBytes) -> dict[str, int]:
     return phases
 
 
-def _train(planned: Plan, task: DenoiserTask, counted: LiveBytes) -> int:
+def _train(planned: ConceptPlan, task: DenoiserTask, counted: LiveBytes) -> int:
     """The most that preparing and one step take, with the optimizer's states in place."""
     config = planned.config
     parameters = list(task.parameters.values())
@@ -199,7 +199,7 @@ def _train(planned: Plan, task: DenoiserTask, counted: LiveBytes) -> int:
     return max(peak, peak_of(counted, step))
 
 
-def _task(planned: Plan, model: Any, parameters: Any) -> DenoiserTask:
+def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
     """The run's task on sets of two batches: their whole size is added apart."""
     config, family = planned.config, planned.family
     bf16 = config.mixed_precision == "bf16"
@@ -229,7 +229,7 @@ def _task(planned: Plan, model: Any, parameters: Any) -> DenoiserTask:
     return task
 
 
-def _shape(planned: Plan) -> tuple[int, int, int]:
+def _shape(planned: ConceptPlan) -> tuple[int, int, int]:
     """Channels, height and width of what the denoiser sees."""
     source = planned.source
     network = read_json(source.path / planned.family.component / "config.json")
@@ -237,7 +237,7 @@ def _shape(planned: Plan) -> tuple[int, int, int]:
     return int(network["in_channels"]), size, size
 
 
-def _conditions(planned: Plan, rows: int) -> dict[str, Tensor]:
+def _conditions(planned: ConceptPlan, rows: int) -> dict[str, Tensor]:
     """What the denoiser is shown, of the shapes that the family has, without content."""
     path = planned.source.path
     network = read_json(path / planned.family.component / "config.json")
@@ -264,7 +264,7 @@ def _conditions(planned: Plan, rows: int) -> dict[str, Tensor]:
     raise NotImplementedError(kind)
 
 
-def _cache(planned: Plan, counts: dict[str, int]) -> LatentCache:
+def _cache(planned: ConceptPlan, counts: dict[str, int]) -> LatentCache:
     shape = _shape(planned)
     sets = {}
     for name, count in counts.items():
@@ -286,7 +286,7 @@ def _noised(task: DenoiserTask, count: int) -> Noised:
     return Noised(sample, sample, sample, rows, rows, rows)
 
 
-def _images(planned: Plan) -> dict[str, int]:
+def _images(planned: ConceptPlan) -> dict[str, int]:
     """How many images each set has."""
     found = {}
     for name in build_method(planned.config, planned.family.task.family).sets:
@@ -303,12 +303,12 @@ def _length(images: Images) -> int:
     return len(images.paths) if isinstance(images, CaptionedImages) else len(images)
 
 
-def _renders(planned: Plan) -> int:
+def _renders(planned: ConceptPlan) -> int:
     """How many images the run renders for its sets."""
     return sum(count for name, count in _images(planned).items() if name not in planned.sets)
 
 
-def _cache_bytes(planned: Plan) -> int:
+def _cache_bytes(planned: ConceptPlan) -> int:
     """Size of the cached sets and conditions."""
     channels, height, width = _shape(planned)
     moments = 1 if planned.source.latent_factor() == 1 else 2
@@ -335,7 +335,7 @@ def _parameters(folder: Path) -> int:
     return count
 
 
-def _disk(planned: Plan, trained: int) -> dict[str, int]:
+def _disk(planned: ConceptPlan, trained: int) -> dict[str, int]:
     """What the run's folder holds at the most, by what it is."""
     config, path = planned.config, planned.source.path
     side = config.resolution or planned.source.resolution()

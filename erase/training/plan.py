@@ -60,7 +60,7 @@ Run = TypeVar("Run", bound=ConceptConfig)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConceptPlan:
     """A run of `erase concept` with nothing left open.
 
     `facts` are what, beside the settings, decides the result: a run is resumed only where they
@@ -89,7 +89,7 @@ def plan(
     *,
     device: str | None = None,
     fetch: bool = True,
-) -> Plan:
+) -> ConceptPlan:
     """Resolve the model, the concept and all defaults; writes nothing.
 
     `replay` is the file that the configuration was read from, where that is of another method.
@@ -138,7 +138,7 @@ def plan(
         *((config.data, config.data_dir) if isinstance(config, ClassConfig) else ()),
         config.anchor_images,
     )
-    return Plan(config, source, concept, sets, facts, inputs, notes)
+    return ConceptPlan(config, source, concept, sets, facts, inputs, notes)
 
 
 def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str, Images]]:

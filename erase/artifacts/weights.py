@@ -2,17 +2,18 @@
 
 Every file is pinned by its SHA-256 and checked each time before it is read, and it is read without
 unpickling (`weights_only=True`). The addresses are the libraries' own. Looked for, in this order:
-`weights/` in the cache folder (`cache_root`), and torch hub's folder of checkpoints.
+`weights/` in the cache folder (`cache_folder`), and torch hub's folder of checkpoints.
 """
 
 import importlib
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from erase.artifacts import hub
+from erase.artifacts.cache import cache_folder, torch_checkpoints
+from erase.artifacts.download import Progress, download
 from erase.errors import InputError, RunError
 from erase.files import hash_file
 
@@ -96,19 +97,15 @@ CLIP_PATTERNS = ["*.json", "*.txt", "model.safetensors"]
 CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 
 
-def cache_root() -> Path:
-    """Where erase keeps what it fetched: `ERASE_CACHE`, else `erase` in the user's cache folder."""
-    if given := os.environ.get("ERASE_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "erase"
+def weight_names() -> list[str]:
+    """Names of all weights: of `WEIGHTS`, and `clip-NAME` for those of `CLIP`."""
+    return [*WEIGHTS, *(f"clip-{name}" for name in CLIP)]
 
 
 def places(name: str) -> list[Path]:
     """Where a file of `WEIGHTS` may lie; what is fetched goes to the first."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
-    file = _known(name).file
-    return [cache_root() / "weights" / file, torch_home / "hub" / "checkpoints" / file]
+    file = _spec(name).file
+    return [cache_folder("weights") / file, torch_checkpoints() / file]
 
 
 def find_weights(name: str) -> Path:
@@ -117,7 +114,7 @@ def find_weights(name: str) -> Path:
     InputError names the file and the command that fetches it when it is missing, and the file when
     it is another one than the one that is pinned.
     """
-    spec, candidates = _known(name), places(name)
+    spec, candidates = _spec(name), places(name)
     for file in candidates:
         if file.is_file():
             check_sha256(file, spec.sha256)
@@ -169,7 +166,7 @@ def address(name: str) -> str:
 
     RunError when the installed library names another file than the one that is pinned.
     """
-    spec = _known(name)
+    spec = _spec(name)
     module, path = spec.address
     value: Any = importlib.import_module(module)
     for attribute in path.split("."):
@@ -182,12 +179,17 @@ def address(name: str) -> str:
     return str(value)
 
 
+def fetch_weights(name: str, progress: Progress | None = None) -> None:
+    """Download a file of `WEIGHTS` into the cache, and check it; RunError when that fails."""
+    download(address(name), places(name)[0], _spec(name).sha256, progress=progress)
+
+
 def find_clip(name: str) -> Path:
     """Folder of a CLIP model of `CLIP` on this machine; InputError as for `find_weights`."""
     if name not in CLIP:
         raise InputError(f"There is no CLIP model {name!r}.", f"Known: {', '.join(CLIP)}.")
     for revision in (CLIP_REVISIONS[name], None):
-        folder = local_snapshot(CLIP[name], revision)
+        folder = hub.local_snapshot(CLIP[name], revision)
         if folder and all((folder / file).is_file() for file in CLIP_FILES):
             return folder
     raise InputError(
@@ -196,62 +198,12 @@ def find_clip(name: str) -> Path:
     )
 
 
-def local_snapshot(repository: str, revision: str | None) -> Path | None:
-    """The folder of a hub model in the hub's cache, whole or not; None when it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(repository, revision=revision, local_files_only=True)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-        return None
-    return Path(found)
+def fetch_clip(name: str) -> None:
+    """Download a CLIP model of `CLIP` into the hub's cache; HubError when that fails."""
+    hub.snapshot(CLIP[name], CLIP_REVISIONS[name], patterns=CLIP_PATTERNS)
 
 
-def fetch_snapshot(
-    repository: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str] = ()
-) -> Path:
-    """Download a hub model into the hub's cache; what is there already is not fetched again.
-
-    RunError, in one line, when the hub cannot be reached or refuses.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=list(patterns),
-            ignore_patterns=list(ignored),
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise hub_failure(repository, error) from error
-    return Path(found)
-
-
-def hub_failure(repository: str, error: Exception, kind: str = "models") -> RunError:
-    """What to say when the hub could not be read; `kind` is `models` or `datasets`."""
-    import huggingface_hub.constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        why, remedy = "HF_HUB_OFFLINE is set", "Unset it."
-    elif isinstance(error, GatedRepoError):
-        why, remedy = "it asks for terms to be accepted", "Accept them on the hub, then log in."
-    elif isinstance(error, RepositoryNotFoundError):
-        why, remedy = "the hub knows no such repository", "Check the name, or log in."
-    else:
-        why, remedy = f"the hub cannot be reached ({type(error).__name__})", "Check the network."
-    folder = f"{kind}--{repository.replace('/', '--')}"
-    return RunError(
-        f"{repository} was not fetched: {why}.",
-        f"{remedy} Or fetch it elsewhere, and copy {folder} to"
-        f" {huggingface_hub.constants.HF_HUB_CACHE}.",
-    )
-
-
-def _known(name: str) -> WeightFile:
+def _spec(name: str) -> WeightFile:
     if name not in WEIGHTS:
         raise InputError(f"There are no weights {name!r}.", f"Known: {', '.join(WEIGHTS)}.")
     return WEIGHTS[name]

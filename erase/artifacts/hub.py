@@ -1,0 +1,128 @@
+"""The hub: the only module that imports its library, and the only one that reads its errors."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from erase.errors import RunError
+
+
+class HubError(RunError):
+    """What was asked for is not in the hub's cache, or could not be fetched from the hub.
+
+    `reason` is the name of the library's error, for messages.
+    """
+
+    def __init__(self, message: str, remedy: str, reason: str) -> None:
+        super().__init__(message, remedy)
+        self.reason = reason
+
+
+def snapshot(
+    repository: str,
+    revision: str | None = None,
+    *,
+    patterns: Sequence[str] | None = None,
+    ignored: Sequence[str] = (),
+    local: bool = False,
+) -> Path:
+    """The folder of a hub model in the hub's cache; what is there is not fetched again.
+
+    Args:
+        repository: `owner/name`.
+        revision: commit, branch or tag; None is the main branch.
+        patterns: of the files that are wanted; None is all.
+        ignored: patterns of files that are left out.
+        local: look in the cache only; the folder may then lack files.
+
+    Raises HubError when it is not there and cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    return _read(
+        lambda: snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=None if patterns is None else list(patterns),
+            ignore_patterns=list(ignored) or None,
+            local_files_only=local,
+        ),
+        repository,
+        "models",
+    )
+
+
+def dataset_file(repository: str, file: str, *, local: bool = False) -> Path:
+    """A file of a hub data set in the hub's cache; HubError as for `snapshot`."""
+    from huggingface_hub import hf_hub_download
+
+    return _read(
+        lambda: hf_hub_download(repository, file, repo_type="dataset", local_files_only=local),
+        repository,
+        "datasets",
+    )
+
+
+def first_of(ways: Iterable[Callable[[], Path]]) -> Path:
+    """The answer of the first way that has one; the last way's HubError when none has."""
+    failure: HubError | None = None
+    for way in ways:
+        try:
+            return way()
+        except HubError as error:
+            failure = error
+    assert failure is not None
+    raise failure
+
+
+def local_snapshot(repository: str, revision: str | None) -> Path | None:
+    """The folder of a hub model in the hub's cache, whole or not; None when it is not there."""
+    try:
+        return snapshot(repository, revision, local=True)
+    except HubError:
+        return None
+
+
+def is_offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` forbids the hub's library to use the network."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def hub_cache() -> str:
+    """The hub's own cache folder, which other programs share."""
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+def _read(get: Callable[[], str], repository: str, kind: str) -> Path:
+    """Call the hub's library; its errors become HubErrors.
+
+    `kind` is the beginning of the folder's name in the hub's cache: `models` or `datasets`.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(get())
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        why, remedy = _explain(error)
+        raise HubError(
+            f"{repository} was not fetched: {why}.",
+            f"{remedy} Or fetch it elsewhere, and copy {kind}--{repository.replace('/', '--')} to"
+            f" {hub_cache()}.",
+            type(error).__name__,
+        ) from error
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """Why the hub could not be read, and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if is_offline():
+        return "HF_HUB_OFFLINE is set", "Unset it."
+    if isinstance(error, GatedRepoError):
+        return "it asks for terms to be accepted", "Accept them on the hub, then log in."
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub knows no such repository", "Check the name, or log in."
+    return f"the hub cannot be reached ({type(error).__name__})", "Check the network."

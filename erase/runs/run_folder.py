@@ -1,0 +1,184 @@
+"""The folder of a training run: whether it is new, resumed or replaced, and what may differ."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erase.config.base import Config
+from erase.errors import InputError
+from erase.files import atomic_directory, read_json, read_yaml
+from erase.runs.checkpoint import find_checkpoint
+from erase.runs.folder import CONFIG, ResultFolder
+
+RUN_CONTROL = frozenset(
+    {
+        *("checkpointing_steps", "checkpoints_total_limit", "report_to"),
+        *("validation_prompts", "validation_steps"),
+    }
+)
+"""Settings that may differ between a run and its resumption: they do not change the result."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far the run in a folder is."""
+
+    finished: bool
+    """Whether nothing is left to do."""
+    checkpoint: Path | None
+    """Where to go on from."""
+
+
+class RunFolder(ResultFolder):
+    """The folder of a training run, which is resumed or replaced only when that is asked for.
+
+    Args:
+        path: the folder.
+        kind: the kind of run, as its record names it.
+        config: the run's settings; those that change the result must not differ on resuming.
+        overwrite: whether a run in the folder may be replaced.
+        resume: `latest`, a checkpoint, or None.
+        facts: what else must be as it was for a run to be resumed, as its record holds it; None
+            leaves that open.
+        inputs: files and folders that the run reads: none may lie in a folder to be replaced.
+    """
+
+    config: Config
+    leftovers = (
+        *("data", "latents.safetensors", "log.jsonl", "README.md", "checkpoint-*", "evaluation-*"),
+        *("evaluation", "model_index.json", "model.safetensors", "model.json", "forget.json"),
+        *("lora", "validation", "metrics.json", "tensorboard", ".pipeline", ".*partial-*"),
+        *(".*old-*", CONFIG),
+    )
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        config: Config,
+        *,
+        overwrite: bool,
+        resume: str | None,
+        facts: Mapping[str, Any] | None = None,
+        inputs: Iterable[str | Path | None] = (),
+    ) -> None:
+        super().__init__(path, kind, config=config, overwrite=overwrite)
+        self.resume = resume
+        self.facts = facts
+        self.inputs = tuple(inputs)
+
+    def state(self) -> RunState:
+        """How far the run is; InputError as in `check`, or for a checkpoint that is not there."""
+        continued = self.check()
+        if not (self.resume and continued):
+            return RunState(finished=False, checkpoint=None)
+        checkpoint = find_checkpoint(self.path, self.resume)
+        return RunState(self.record().get("status") == "finished", checkpoint)
+
+    def check(self) -> bool:
+        """Whether the folder holds this very run, begun earlier; changes nothing.
+
+        Raises InputError for a folder that holds something else, settings or facts that differ,
+        an input that would be deleted, or a checkpoint to resume from where there is no run.
+        """
+        if super().check():
+            return True
+        if self.is_empty():
+            if self.resume not in (None, "latest"):
+                raise InputError(
+                    f"There is no run in {self.path} to continue from {self.resume}.",
+                    "Give the --output of the run that the checkpoint belongs to.",
+                )
+            return False
+        for path in self.inputs:
+            if path and Path(path).resolve().is_relative_to(self.path.resolve()):
+                raise InputError(
+                    f"{path} lies in {self.path}, which --overwrite would delete.",
+                    "Give another --output.",
+                )
+        return False
+
+    def continues(self) -> bool:
+        """Whether the run is to be resumed and is the same; InputError where it is another."""
+        if self.resume is None or not (self.path / CONFIG).is_file():
+            return False
+        saved = read_yaml(self.path / CONFIG)
+        self._check_same(deciding(self.config), saved, RUN_CONTROL)
+        if self.facts is not None:
+            self._check_same(self.facts, self.record().get("facts", {}))
+        return True
+
+    def replaces(self) -> bool:
+        """Whether a run may be replaced: with `resume`, one killed before it had done anything."""
+        return self.overwrite or self.resume is not None
+
+    def foreign(self) -> InputError:
+        """The refusal of a folder that holds no run of this kind, by what was asked for."""
+        if self.resume is not None:
+            return InputError(
+                f"{self.path} holds no {self.kind} run to resume.",
+                "Give the --output of an interrupted run, or leave out --resume-from-checkpoint.",
+            )
+        if not self.overwrite:
+            return self.occupied()
+        return InputError(
+            f"{self.path} is no erase run of this kind, so --overwrite does not touch it.",
+            "Give another --output, or empty the folder yourself.",
+        )
+
+    def occupied(self) -> InputError:
+        """The refusal of a folder that is not empty, without --overwrite."""
+        return InputError(
+            f"{self.path} is not empty.",
+            "Give another --output, --resume-from-checkpoint latest, or --overwrite.",
+        )
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, the parts of its pipeline included."""
+        index = self.path / "model_index.json"
+        for part in tuple(read_json(index)) if index.is_file() else ():
+            shutil.rmtree(self.path / part, ignore_errors=True)
+        super().clear()
+
+    def _check_same(
+        self,
+        now: Mapping[str, Any],
+        before: Mapping[str, Any],
+        free: frozenset[str] = frozenset(),
+    ) -> None:
+        for name in sorted({*before, *now} - free):
+            if before.get(name) != now.get(name):
+                raise InputError(
+                    f"The run in {self.path} was started with {name} = {_short(before.get(name))},"
+                    f" not {_short(now.get(name))}.",
+                    f"Resume with what it was started with (--config {self.path / CONFIG}), or"
+                    " start anew in another --output.",
+                )
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The settings that decide what a run ends with."""
+    return {k: v for k, v in config.to_dict().items() if k not in RUN_CONTROL}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+@contextmanager
+def replacing_parts(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill; on success each of its items replaces that of the run folder."""
+    filled = folder / ".pipeline"
+    with atomic_directory(filled) as aside:
+        yield aside
+    for part in sorted(filled.iterdir()):
+        target = folder / part.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        part.replace(target)
+    filled.rmdir()
