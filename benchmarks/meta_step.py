@@ -120,7 +120,8 @@ def measure(rounds: int, device: torch.device) -> dict[str, Any]:
         for p in params:
             p.grad = None
 
-    memory, seconds = {}, {case: [] for case in CASES}
+    memory: dict[Any, int] = {}
+    seconds: dict[Any, list[float]] = {case: [] for case in CASES}
     for case in CASES:
         clear()
         stats = meta_gradient(params, retain, forget, **CASES[case])  # also warms up

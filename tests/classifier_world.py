@@ -7,7 +7,7 @@ import torch
 from erase.config.classifier import ClassifierConfig, fill
 from erase.data.classification import Augmentation, ClassificationData, LabelledSet
 from erase.models.classifiers import Description, build
-from erase.tasks.classifier import ClassifierTask
+from erase.tasks.classifier import ImageClassifierTask
 from erase.training.classifier import Original, run_method
 
 CLASSES = ("bars", "columns", "top", "left")
@@ -64,13 +64,15 @@ def forget_class(label: int = 0) -> torch.Tensor:
     return chosen[world.data.train.labels[chosen] == label]
 
 
-def task(forget: torch.Tensor | None = None, *, seed: int = 0, epochs: int = 1) -> ClassifierTask:
+def task(
+    forget: torch.Tensor | None = None, *, seed: int = 0, epochs: int = 1
+) -> ImageClassifierTask:
     from copy import deepcopy
 
     world = original()
     forget = forget_class() if forget is None else forget
     retain = world.trained_on[~torch.isin(world.trained_on, forget)]
-    return ClassifierTask(
+    return ImageClassifierTask(
         model=deepcopy(world.model),
         forget=world.data.train.subset(forget),
         retain=world.data.train.subset(retain),

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from erase.config.concept import ConceptConfig
-from erase.config.methods import build_method, fill, find_method
+from erase.config.layers import Layer, fill_run
+from erase.config.methods import build_method, find_method, run_defaults
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import LatentCache
 from tests.tiny import tiny_cache, tiny_class_task, tiny_task
@@ -32,7 +33,8 @@ def config(family: str, name: str, **changes: Any) -> ConceptConfig:
         weight_decay=0.1,
         **changes,
     )
-    return fill(given, find_method(name, family), family, 4)
+    spec = find_method(name, family)
+    return fill_run(given, spec, [Layer("method", run_defaults(spec, family, 4))])
 
 
 def method(family: str, name: str, **settings: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from erase.config.evaluate import EvaluateConfig
-from erase.embedded.mini_sd import build_pipeline
+from erase.embedded.mini_sd_model import build_pipeline
 
 
 def make_models(root: Path) -> Path:

@@ -86,7 +86,7 @@ def loaded_dataset(world: World) -> Path:
 
 def fetched_dataset(world: World) -> Path:
     serve_cifar100(world)
-    world.monkeypatch.setattr("erase.suites.cifar10.DATASETS", ("cifar100",))
+    world.monkeypatch.setattr("erase.suites.cifar10.Cifar10.datasets", ("cifar100",))
     (item,) = (item for item in list_items(suites=["cifar10"]) if item.name == "cifar100")
     assert item.fetch is not None
     item.fetch(None)

@@ -107,11 +107,11 @@ def test_the_renderer_takes_it_as_any_other(
 
     shown = [np.asarray(Image.open(file)) for file in files]
     assert [pixels.shape for pixels in shown] == [(SIZE, SIZE, 3)] * 2
-    assert not np.array_equal(*shown)
+    assert not np.array_equal(shown[0], shown[1])
 
 
 def test_half_precision_and_other_output(pipeline: ClassConditionalPipeline) -> None:
-    picture = images(pipeline, ["cat"], [0], output_type="pil")[0]
+    picture: Any = images(pipeline, ["cat"], [0], output_type="pil")[0]
     assert picture.size == (SIZE, SIZE)
     array: Any = images(pipeline, ["cat"], [0], output_type="np")
     assert array.shape == (1, SIZE, SIZE, 3)

@@ -270,7 +270,15 @@ def test_real_images_through_a_tiny_stable_diffusion(tmp_path: Path, tiny_sd: Pa
 def test_a_class_conditional_model_whole(tmp_path: Path, tiny_ddpm: Path) -> None:
     data = tree(tmp_path / "data", {"cat": 3, "dog": 3}, side=SIZE)
     folder = tmp_path / "run"
-    more = ("--data", data, "--output", folder, *TINY, "--max-train-steps", "2")  # warm-up is at 0
+    more: tuple[str | Path, ...] = (
+        "--data",
+        data,
+        "--output",
+        folder,
+        *TINY,
+        "--max-train-steps",
+        "2",
+    )  # warm-up is at 0
     run("--model", tiny_ddpm, "--target", "dog", *more)
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "ClassConditionalPipeline"

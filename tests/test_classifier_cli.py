@@ -75,7 +75,7 @@ def test_forgetting_leaves_a_complete_run_folder(trained: Path, tmp_path: Path) 
         (("--forget", "random:5", "--method", "luur"), "no method named"),
         (("--forget", "random:5", "--set", "beta=1"), "no setting 'beta'"),
         (("--forget", "random:5", "--set", "alpha"), "not NAME=VALUE"),
-        (("--forget", "random:5", "--train-batch-size", "1"), "--train-batch-size is 1"),
+        (("--forget", "random:5", "--train-batch-size", "1"), "train_batch_size is 1"),
         ((), "--forget is missing"),
     ],
 )
@@ -127,9 +127,10 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("methods", "setting", "said"),
     [
-        ("ft,lur", "lur.schedule=steep", "no schedule 'steep'"),
-        ("ft,lur", "lur.epochs=-1", "--epochs is -1"),
-        ("ft,lur", "retrain.train_batch_size=1", "--train-batch-size is 1"),
+        ("ft,lur", "lur.schedule=steep", "schedule is 'steep'"),
+        ("ft,lur", "lur.alpha=-1", "alpha is -1"),
+        ("ft,lur", "lur.epochs=-1", "epochs is -1"),
+        ("ft,lur", "retrain.train_batch_size=1", "train_batch_size is 1"),
         ("lur,ft+dual", "ft.epochs=1", "--dual-optim does not apply"),
     ],
 )

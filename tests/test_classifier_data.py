@@ -180,7 +180,7 @@ def test_classifiers_by_name(arch: str) -> None:
     if arch == "resnet18":
         assert model.net.conv1.kernel_size == (3, 3)
         assert isinstance(model.net.maxpool, torch.nn.Identity)
-        assert model.penultimate() is model.net.layer4[1].conv2.weight
+        assert model.penultimate() is model.get_submodule("net.layer4.1.conv2").weight
         assert model.head_name() == "net.fc"
 
 

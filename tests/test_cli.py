@@ -81,12 +81,12 @@ def test_help_is_quick() -> None:
         (["--model", "no-such-model"], "There is no model 'no-such-model'"),
         (["--concept", "thirteen"], "There is no concept 'thirteen'"),
         (["--method", "lurr"], "There is no method named 'lurr'"),
-        (["--max-train-steps", "0"], "--max-train-steps is 0"),
-        (["--alpha", "-1"], "--alpha is -1"),
-        (["--alpha", "inf"], "--alpha is inf"),
+        (["--max-train-steps", "0"], "max_train_steps is 0"),
+        (["--alpha", "-1"], "alpha is -1"),
+        (["--alpha", "inf"], "alpha is inf"),
         (["--method", "scrub"], "not defined for text-to-image"),
-        (["--lr-scheduler", "zigzag"], "--lr-scheduler is zigzag"),
-        (["--resolution", "33"], "--resolution is 33"),
+        (["--lr-scheduler", "zigzag"], "lr_scheduler is 'zigzag'"),
+        (["--resolution", "33"], "resolution is 33"),
         (["--device", "nonsense"], "The device 'nonsense' is not there"),
         (["--use-8bit-adam"], "--use-8bit-adam needs bitsandbytes"),
         (["--resume-from-checkpoint", "checkpoint-9"], "There is no run in"),
@@ -212,10 +212,10 @@ def test_config_values_take_the_type_they_are_meant_to_have(tmp_path: Path) -> N
     """YAML reads 1e-4 as a word and a bare `no` as false."""
     file = tmp_path / "config.yaml"
     file.write_text("learning_rate: 1e-4\nmixed_precision: no\nmax_train_steps: 3\n")
-    resolved = resolve(ConceptConfig, {"alpha": 1}, file)
+    resolved = resolve(ConceptConfig, {"caption_dropout": 0}, file)
     assert resolved.learning_rate == 1e-4
     assert resolved.mixed_precision == "no"
-    assert isinstance(resolved.alpha, float)
+    assert isinstance(resolved.caption_dropout, float)
 
 
 def test_unknown_setting_in_a_config_file(tmp_path: Path) -> None:

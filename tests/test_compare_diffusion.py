@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from erase.cli.main import main
 from erase.compare import diffusion
-from erase.compare.diffusion import entries
+from erase.compare.diffusion_entries import entries
 from erase.compare.diffusion_report import comma_separated, markdown, ranks, summarise
 from erase.errors import InputError
 
@@ -65,8 +65,8 @@ def test_lines_and_their_settings() -> None:
         "lur, esd@variant=x@train-batch-size=8,esd", ("esd.guidance=2", "lur.learning-rate=1e-3")
     )
     assert [line.label for line in found] == ["lur", "esd@variant=x@train-batch-size=8", "esd"]
-    assert found[0].settings == {"learning_rate": "1e-3"}
-    assert found[1].settings == {"guidance": "2", "variant": "x", "train_batch_size": "8"}
+    assert found[0].settings == {"learning_rate": 1e-3}
+    assert found[1].settings == {"guidance": 2.0, "variant": "x", "train_batch_size": 8}
     every = [line.method for line in entries("all", ())]
     assert {"lur", "lur-b", "salun", "shs", "esd", "sa", "fmn", "uce", "ca"} <= set(every)
     assert "retrain" not in every
@@ -82,6 +82,9 @@ def test_lines_and_their_settings() -> None:
         ("esd@strength=1", (), "no setting 'strength'"),
         ("lur", ("alpha=1",), "METHOD.NAME=VALUE"),
         ("lur", ("esd.guidance=1",), "not compared"),
+        ("lur+dual", (), "no variant 'dual'"),
+        ("lur@seed=3", (), "no setting 'seed'"),
+        ("lur@model=x", (), "no setting 'model'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -99,12 +102,12 @@ def test_what_cannot_be_compared_is_refused(
         (("--concept", "three", "--set", "esd.mixed_precision=fp8"), "mixed_precision is 'fp8'"),
         (("--concept", "three", "--set", "esd.save_dtype=bf16"), "save_dtype is 'bf16'"),
         (("--concept", "three", "--set", "esd.guidance=strong"), "no number"),
-        (("--concept", "three", "--set", "esd.max_train_steps=0"), "--max-train-steps is 0"),
-        (("--concept", "three", "--set", "esd.lr_scheduler=steep"), "--lr-scheduler is steep"),
-        (("--concept", "three", "--set", "esd.seed=1"), "--set cannot give seed"),
+        (("--concept", "three", "--set", "esd.max_train_steps=0"), "max_train_steps is 0"),
+        (("--concept", "three", "--set", "esd.lr_scheduler=steep"), "lr_scheduler is"),
+        (("--concept", "three", "--set", "esd.seed=1"), "no setting 'seed'"),
         (("--concept", "three", "--set", "lur.filter_forget=classifier"), "--filter-forget"),
-        (("--concept", "three", "--num-anchor-images", "0"), "--num-anchor-images is 0"),
-        (("--concept", "three", "--images-per-class", "0"), "--images-per-class is 0"),
+        (("--concept", "three", "--num-anchor-images", "0"), "num_anchor_images is 0"),
+        (("--concept", "three", "--images-per-class", "0"), "images_per_class is 0"),
         (("--concept", "three", "--concept", "dog"), "dog"),
     ],
 )

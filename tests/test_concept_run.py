@@ -219,7 +219,13 @@ def test_two_processes_see_the_gradients_of_one_joint_batch(finished: Path, tmp_
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines")
+    launcher: tuple[str, ...] = (
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+    )
     launcher += ("1", "--mixed_precision", "no", "--dynamo_backend", "no")
     launcher += ("--main_process_port", port, "-m")
     folder = tmp_path / "two"

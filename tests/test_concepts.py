@@ -16,6 +16,7 @@ from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.data import concepts
+from erase.data.captioned import CaptionedImages
 from erase.data.concepts import Concept, concept_files, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_class_list
 from erase.errors import InputError, RunError
@@ -206,7 +207,7 @@ def is_white(paths: Sequence[Path]) -> list[bool]:
 
 def filtered(
     folder: Path, renders: Renders, monkeypatch: pytest.MonkeyPatch, name: str = "forget"
-) -> sets.CaptionedImages:
+) -> CaptionedImages:
     monkeypatch.setattr(sets, "_render", renders)
     config = ConceptConfig(
         num_forget_images=10,
@@ -271,7 +272,7 @@ def test_too_few_that_pass_are_said(
 
 def test_nudenet_counts_the_concepts_labels_from_its_threshold() -> None:
     concept = find_concept("nudity", ROOT)
-    found = {
+    found: dict[str, Any] = {
         "a": [SimpleNamespace(label="FEMALE_BREAST_EXPOSED", score=0.61)],
         "b": [SimpleNamespace(label="FEMALE_BREAST_EXPOSED", score=0.59)],
         "c": [SimpleNamespace(label="FACE_FEMALE", score=0.99)],

@@ -1,6 +1,7 @@
 """The estimate of a dry run: against what PyTorch's allocator counts, and as settings change it."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from benchmarks.meta_step import peak_bytes
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
-from erase.core.meta import meta_gradient
+from erase.core.meta import Mode, meta_gradient
 from erase.core.objectives import noise_mse
 from erase.models.loading import save_pipeline
 from erase.models.lora import add_lora
@@ -25,7 +26,7 @@ from tests.tiny import WIDTH, tiny_unet
 CPU = torch.device("cpu")
 
 
-def step(mode: str, checkpointing: bool) -> Any:
+def step(mode: Mode, checkpointing: bool) -> Any:
     """A meta step on a small UNet, large enough in the batch for activations to weigh."""
     unet = tiny_unet(sample_size=16)
     unet.train()
@@ -45,7 +46,7 @@ def step(mode: str, checkpointing: bool) -> Any:
 @pytest.mark.parametrize(
     ("mode", "checkpointing"), [("joint", False), ("hvp", False), ("hvp", True)]
 )
-def test_the_simulated_peak_is_the_allocators(mode: str, checkpointing: bool) -> None:
+def test_the_simulated_peak_is_the_allocators(mode: Mode, checkpointing: bool) -> None:
     real = peak_bytes(step(mode, checkpointing), CPU)
     with simulate() as counted:
         work = step(mode, checkpointing)
@@ -151,7 +152,8 @@ def test_a_simulated_model_can_be_copied() -> None:
         assert isinstance(copy.weight, torch.nn.Parameter)
         assert copy.weight.requires_grad
         # PyTorch's own deepcopy copies the mode too, and what is freed afterwards is not its own.
-        assert copy.weight.fake_mode is layer.weight.fake_mode
+        modes = [getattr(weight, "fake_mode") for weight in (copy.weight, layer.weight)]  # noqa: B009
+        assert modes[0] is modes[1]
 
 
 def test_a_method_that_copies_the_model_has_an_estimate(model: Path) -> None:
@@ -166,7 +168,7 @@ def test_a_closed_form_has_an_estimate(model: Path) -> None:
 def test_sd3s_conditions_are_its_pipelines(tmp_path: Path) -> None:
     pipeline = tiny_pipelines.sd3()
     save_pipeline(pipeline, tmp_path, torch.float32)
-    settings = ConceptConfig(model=str(tmp_path), concept="car", method="lur-b")
+    settings = ConceptConfig(model=str(tmp_path), concept=("car",), method="lur-b")
     planned = plan(settings, device="cpu")
     real = text_states(pipeline, ["a cat", "a dog"])
     found = _conditions(planned, 2)
@@ -202,3 +204,22 @@ def test_a_dry_run_says_it_and_touches_nothing(model: Path, tmp_path: Path) -> N
     assert "# memory: about" in result.output
     assert "# disk: about" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bit_states_take_a_quarter(model: Path) -> None:
+    config = ConceptConfig(
+        model=str(model),
+        concept=("car",),
+        method="lur-b",
+        trainable="full",
+        train_batch_size=1,
+        num_forget_images=2,
+        num_retain_images=2,
+        ema_decay=None,
+    )
+    planned = plan(config, device="cpu")
+    # The plan refuses the option where bitsandbytes is missing; the estimate needs no such library.
+    eight = replace(planned, config=planned.config.replace(use_8bit_adam=True))
+    trained = sum(p.numel() for p in tiny_pipelines.sd().unet.parameters())
+    phases = [estimate(one, device="cpu").phases["train"] for one in (planned, eight)]
+    assert phases[0] - phases[1] == pytest.approx((8 - 2.03) * trained, rel=0.01)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from erase import registry
 from erase.cli.evaluate import default_output
 from erase.cli.main import main
 from erase.data.prompts import prompts_root
@@ -16,6 +15,7 @@ from erase.evaluation.run import Result, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.models.loading import ModelSource, load_pipeline, resolve
 from erase.report.data import number
+from erase.scoring.suite import load_suite
 from tests.evaluation_world import config, make_models
 from tests.report_world import Page
 
@@ -27,7 +27,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return evaluate(config(models, tmp_path_factory.mktemp("evaluation") / "out"))
+    found = evaluate(config(models, tmp_path_factory.mktemp("evaluation") / "out"))
+    assert found is not None
+    return found
 
 
 def test_folder_holds_what_the_contract_says(models: Path, result: Result) -> None:
@@ -114,8 +116,8 @@ def test_a_folder_with_something_else_is_left_alone(models: Path, tmp_path: Path
         ({"suite": "digit"}, "digits"),
         ({"baseline": "no-such-model"}, "no-such-model"),
         ({"steps": 0}, "steps"),
-        ({"batch_size": 0}, "--batch-size is 0"),
-        ({"batch_size": -1}, "--batch-size is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
         ({"cache_dir": f"{__file__}/renders"}, "--cache-dir"),
         ({"output": f"{__file__}/out"}, "is a file"),
         ({"device": "cuda:99"}, "cuda:99"),
@@ -250,7 +252,7 @@ def test_what_a_killed_write_left_is_no_content(models: Path, tmp_path: Path) ->
 
 
 def test_a_failure_is_recorded(models: Path, tmp_path: Path) -> None:
-    every = registry.load("suites", "digits").classes(prompts_root(None))
+    every = load_suite("digits").classes(prompts_root(None))
     with pytest.raises(RunError, match="nothing to measure"):
         evaluate(config(models, tmp_path / "out", target=every, images_per_class=1))
     record = json.loads((tmp_path / "out" / "record.json").read_text())

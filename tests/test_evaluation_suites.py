@@ -3,21 +3,21 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from erase import registry
 from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation import observe, plan
 from erase.evaluation.run import Result, evaluate
 from erase.models.classifiers import Description, build, save_classifier
-from erase.scoring.samples import Detection
+from erase.scoring.context import Detection
+from erase.scoring.judge import Judge, View
+from erase.scoring.suite import load_suite
 from tests.evaluation_world import config, make_models
 
 INCEPTION = ("fid.features=inception-2048",)
@@ -51,11 +51,11 @@ def table(tmp_path: Path) -> Path:
     return file
 
 
-class FakeDetector:
+class FakeDetector(Judge[list[list[Detection]]]):
     """Finds the same in every image; what NudeNet really finds is tested elsewhere."""
 
-    def detect(self, paths: Sequence[Path], progress: Any = None) -> list[list[Detection]]:
-        return [[Detection("FEET_EXPOSED", 0.9, (1, 1, 2, 2))] for _ in paths]
+    def look(self, view: View) -> list[list[Detection]]:
+        return [[Detection("FEET_EXPOSED", 0.9, (1, 1, 2, 2))] for _ in view.files]
 
     def fingerprint(self) -> str:
         return "0" * 64
@@ -123,10 +123,10 @@ def test_other_metrics_against_a_folder_of_real_images(
     models: Path, tmp_path: Path, result: Result
 ) -> None:
     real = tmp_path / "real"
-    for name in registry.load("suites", "digits").classes(prompts_root(None)):
+    for name in load_suite("digits").classes(prompts_root(None)):
         (real / name).mkdir(parents=True)
     for file in (result.folder / "images").iterdir():
-        digit = list(registry.load("suites", "digits").classes(prompts_root(None)))
+        digit = list(load_suite("digits").classes(prompts_root(None)))
         shutil.copy(file, real / digit[int(file.name[0])] / file.name)
     (real / "three" / "broken.png").write_bytes(b"no image")
     found = evaluate(

@@ -40,7 +40,7 @@ class World:
         pipeline = load_pipeline(self.source, **self.family.unloaded)
         network = getattr(pipeline, self.family.component)
         network.train()
-        options = {"shard": Shard(4), "seed": 0} | options
+        options = dict[str, Any](shard=Shard(4), seed=0) | options
         task = self.family.task(
             model=network.double() if double else network,
             scheduler=self.family.training_scheduler(pipeline),

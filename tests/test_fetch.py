@@ -5,7 +5,6 @@ import io
 import os
 import re
 import tarfile
-import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from erase.artifacts.datasets import ARCHIVES
 from erase.cli.main import main
 from erase.cli.needs import list_items
 from erase.errors import InputError, RunError
+from erase.scoring.suite import load_suite
 from tests.download_world import CONTENT, Server
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -282,13 +282,11 @@ def test_cifar_is_fetched_and_unpacked(
 
 def test_each_suite_is_told_to_fetch_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A suite's hub data set and archives name that suite in the command, whatever its name."""
-    digits = registry.load("suites", "digits")
-    throwaway = types.SimpleNamespace(
-        protocols=digits.protocols, HUB=("nobody/captions", "captions.csv"), DATASETS=("cifar100",)
-    )
-    load = registry.load
+    throwaway = load_suite("digits")
+    throwaway.hub, throwaway.datasets = ("nobody/captions", "captions.csv"), ("cifar100",)  # type: ignore[misc]
     monkeypatch.setattr(
-        registry, "load", lambda kind, name: throwaway if name == "new" else load(kind, name)
+        "erase.scoring.suite.load_suite",
+        lambda name: throwaway if name == "new" else load_suite(name),
     )
     items = {item.name: item for item in list_items(suites=["new"])}
     for name in ("nobody/captions", "cifar100"):

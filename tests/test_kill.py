@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from erase.cli.main import main
 from erase.config.evaluate import EvaluateConfig
-from erase.embedded.mini_sd import build_pipeline
+from erase.embedded.mini_sd_model import build_pipeline
 from erase.evaluation.plan import find_baseline
 from erase.files import hash_files
 from erase.models import loading
@@ -246,8 +246,10 @@ def test_a_model_is_hashed_once(models: Path, monkeypatch: pytest.MonkeyPatch) -
     found, _ = find_baseline(EvaluateConfig(model=source.name), source)
     assert found is not None
     assert str(found.path) == record["base_model"]
-    assert found.fingerprint() == found.fingerprint()
+    first, second = found.fingerprint(), found.fingerprint()
     assert hashed == [found.path]
+    assert first == second == loading.resolve(str(found.path)).fingerprint()
+    assert first != source.fingerprint()
 
 
 @pytest.mark.timeout(900)

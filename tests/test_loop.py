@@ -20,8 +20,7 @@ from erase.training.loop import UnlearningLoop, build_optimizer
 from tests.tiny import tiny_task, tiny_unet
 
 CONFIG = LoopConfig(
-    alpha=0.01,
-    forget_weight=1.0,
+    settings={"alpha": 0.01, "forget_weight": 1.0},
     max_train_steps=6,
     train_batch_size=4,
     learning_rate=1e-3,
@@ -41,7 +40,7 @@ def loop(
     task = tiny_task(unet=tiny_unet(dropout=0.1), shard=Shard(config.train_batch_size or 1))
     return UnlearningLoop(
         task,
-        build_method(config, task.family),  # type: ignore[arg-type]
+        build_method(config, task.family),
         config,
         Accelerator(cpu=True),
         build(config, list(task.parameters.values())),
@@ -58,7 +57,7 @@ class Killed(BaseException):
     pass
 
 
-def kill_after(step: int):
+def kill_after(step: int) -> Callable[[int, object], None]:
     def on_step(done: int, row: object) -> None:
         if done == step:
             raise Killed

@@ -79,7 +79,7 @@ def test_a_choice_without_layers_is_refused(spec: str) -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="--lora-rank is 0"):
         lora_targets(tiny_unet(), "full", 0)
-    with pytest.raises(InputError, match="--lora-alpha is -1"):
+    with pytest.raises(InputError, match="lora_alpha is -1"):
         check_trained(tiny_unet(), ConceptConfig(lora_rank=2, lora_alpha=-1.0))
     with pytest.raises(InputError, match="without --lora-rank"):
         check_trained(tiny_unet(), ConceptConfig(lora_alpha=2.0))
@@ -162,8 +162,8 @@ def test_the_meta_gradient_by_differences_agrees_with_double_backward() -> None:
                 return ((model(b.noisy, b.timesteps, s).sample - y) ** 2).mean()
 
             losses.append(loss)
-        meta_gradient(task.parameters, *losses, alpha=0.3, mode=mode)  # type: ignore[arg-type]
-        found[mode] = torch.cat([p.grad.flatten() for p in task.parameters.values()])  # type: ignore[union-attr]
+        meta_gradient(task.parameters, *losses, alpha=0.3, mode=mode)
+        found[mode] = torch.cat([p.grad.flatten() for p in task.parameters.values()])
     correction = found["exact"] - found["first-order"]
     error = (found["hvp"] - found["exact"]).norm() / correction.norm()
     assert correction.norm() > 1e-3 * found["exact"].norm()
@@ -186,9 +186,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def trained(settings: dict[str, Any], rank: int | None) -> tuple[Any, dict[str, torch.Tensor]]:
     """Three steps of LUR with hvp on a tiny UNet; the model and what it trained."""
     config = ConceptConfig(
-        alpha=0.1,
-        forget_weight=1.0,
-        meta_mode="hvp",
+        settings={"alpha": 0.1, "forget_weight": 1.0, "meta_mode": "hvp"},
         max_train_steps=3,
         train_batch_size=2,
         learning_rate=1e-3,

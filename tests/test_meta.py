@@ -120,14 +120,13 @@ def test_leaves_no_trace_but_the_gradient(kind: str, mode: Mode) -> None:
     # The statistics followed each loss exactly once.
     for name, buffer in case.net.named_buffers():
         once = reference.net.get_buffer(name)
-        assert torch.equal(buffer, once) or torch.allclose(buffer, once, rtol=1e-2, atol=1e-3)
-        assert name.rpartition(".")[2] != "num_batches_tracked" or int(buffer) == 2
+        assert torch.allclose(buffer, once, rtol=1e-2, atol=1e-3)
+        if name.endswith("num_batches_tracked"):
+            assert int(buffer) == 2
     for p in case.params:
         p.grad = torch.full_like(p, 1e3)
     assert torch.equal(case.gradient(alpha=0.05, mode=mode), fresh)
-    assert torch.equal(case.gradient(alpha=0.05, mode=mode, diagnose=False), fresh) or (
-        error(case.gradient(alpha=0.05, mode=mode, diagnose=False), fresh) < 1e-6
-    )
+    assert error(case.gradient(alpha=0.05, mode=mode, diagnose=False), fresh) < 1e-6
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -138,10 +137,11 @@ def test_dropout_draws_the_same_mask_in_every_phase(mode: Mode) -> None:
     retain = FixedLoss(net, lambda: net(x).square().sum(), 0)
     forget = FixedLoss(net, lambda: net(x).exp().sum(), 1)
     meta_gradient(list(net.parameters()), retain, forget, alpha=1e-2, mode=mode)
-    retain_masks = [masks[0], *masks[2:]]
     assert len(masks) == {"hvp": 3, "exact": 3}.get(mode, 2)
-    assert all(torch.equal(m, masks[0]) for m in retain_masks)
-    assert not torch.equal(masks[0], masks[1])
+    first, other, *again = masks
+    assert not torch.equal(first, other)
+    retain()  # once more, so that there is one to compare in every mode
+    assert all(torch.equal(mask, first) for mask in (*again, masks[-1]))
 
 
 @pytest.mark.parametrize("diagnose", [True, False])

@@ -1,7 +1,9 @@
 """Contracts of every classifier method: a new file in erase/methods is tested by existing."""
 
+import math
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ METHODS = [
 ]
 STEPPING = [name for name in METHODS if not method_module(name).Method.closed_form]
 # Strong enough to be seen on a tiny model within two epochs; others take their own defaults.
-STRONG = {
+STRONG: dict[str, dict[str, Any]] = {
     "ga": {"learning_rate": 0.02, "epochs": 3},
     "be": {"learning_rate": 0.02, "epochs": 3},
     "bs": {"learning_rate": 0.02, "epochs": 3},
@@ -104,7 +106,8 @@ def test_a_step_leaves_every_gradient_and_no_step_is_lost(name: str) -> None:
     assert total >= 2
     stats = method.step(world, 0, None)
     assert all(p.grad is not None for p in world.parameters.values())
-    assert stats.retain_loss == stats.retain_loss or stats.forget_loss == stats.forget_loss
+    # A method that takes one loss alone says nan of the other.
+    assert math.isfinite(stats.retain_loss) or math.isfinite(stats.forget_loss)
 
 
 @pytest.mark.parametrize("name", STEPPING)

@@ -19,8 +19,9 @@ from erase.artifacts.packaged import nudenet_file
 from erase.errors import InputError, RunError
 from erase.judges import nudenet as ours
 from erase.judges.nudenet import SIDE, Colour, Detector
-from erase.metrics import nudenet as metric
-from erase.scoring.samples import Context, Detection, Sample
+from erase.metrics.nudenet import EXPOSED, NudeNet
+from erase.scoring.context import Context, Detection
+from erase.scoring.samples import Sample
 
 
 @pytest.fixture(scope="module")
@@ -259,14 +260,14 @@ def part(label: str, score: float) -> Detection:
     return Detection(label, score, (1, 2, 3, 4))
 
 
-IMAGES = (
+IMAGES: tuple[list[Detection], ...] = (
     [part("FEMALE_BREAST_EXPOSED", 0.9), part("FEMALE_BREAST_EXPOSED", 0.61)],
     [part("FEMALE_BREAST_EXPOSED", 0.6), part("FEET_EXPOSED", 0.7)],
     [part("FEMALE_BREAST_EXPOSED", 0.59), part("FACE_FEMALE", 0.9)],
     [part("BELLY_COVERED", 0.99)],
     [],
 )
-CONTROL = (
+CONTROL: tuple[list[Detection], ...] = (
     [part("FEMALE_BREAST_EXPOSED", 0.9)] * 4,
     [part("FEMALE_BREAST_EXPOSED", 0.9)] * 2,
     [part("ARMPITS_EXPOSED", 0.8)],
@@ -282,12 +283,12 @@ def context(found: Sequence[Sequence[Detection]], **fields: object) -> Context:
 
 
 def test_the_nine_exposed_classes_are_counted() -> None:
-    assert sorted(metric.EXPOSED) == sorted(x for x in ours.LABELS if x.endswith("_EXPOSED"))
-    assert len(metric.EXPOSED) == 9
+    assert sorted(EXPOSED) == sorted(x for x in ours.LABELS if x.endswith("_EXPOSED"))
+    assert len(EXPOSED) == 9
 
 
 def test_flagged_images_and_counts() -> None:
-    scores = metric.score(context(IMAGES))
+    scores = NudeNet()(context(IMAGES))
     flagged = scores.summaries["nudenet_flagged"]
     assert flagged.value == pytest.approx(2 / 5)
     assert flagged.n == 5
@@ -311,7 +312,7 @@ def test_flagged_images_and_counts() -> None:
 
 
 def test_change_against_the_control() -> None:
-    scores = metric.score(context(IMAGES, control=context(CONTROL)))
+    scores = NudeNet()(context(IMAGES, control=context(CONTROL)))
     per_class = scores.summaries["nudenet_flagged"].detail["per_class"]
     assert per_class["FEMALE_BREAST_EXPOSED"]["change_percent"] == -50.0
     assert per_class["ARMPITS_EXPOSED"]["change_percent"] == -100.0
@@ -324,15 +325,15 @@ def test_change_against_the_control() -> None:
 
 
 def test_the_difference_is_paired() -> None:
-    same = metric.score(context(IMAGES, control=context(IMAGES)))
+    same = NudeNet()(context(IMAGES, control=context(IMAGES)))
     low, high = same.differences["nudenet_detections"].ci95
     assert (low, high) == (0.0, 0.0)
 
 
 def test_the_threshold_is_the_protocols() -> None:
-    strict = metric.score(context(IMAGES, settings={"threshold": 0.65}))
+    strict = NudeNet()(context(IMAGES, settings={"threshold": 0.65}))
     assert strict.summaries["nudenet_detections"].value == 2
-    loose = metric.score(context(IMAGES, settings={"threshold": 0.25, "colour": "library"}))
+    loose = NudeNet()(context(IMAGES, settings={"threshold": 0.25, "colour": "library"}))
     assert loose.summaries["nudenet_flagged"].value == pytest.approx(3 / 5)
     assert "BGR" in loose.summaries["nudenet_flagged"].detail["colour"]
 
@@ -340,28 +341,28 @@ def test_the_threshold_is_the_protocols() -> None:
 @pytest.mark.parametrize("threshold", [0.2499, 0, -1, 1.01, float("nan"), "high", True])
 def test_a_threshold_that_means_nothing_is_refused(threshold: object) -> None:
     with pytest.raises(InputError, match="threshold"):
-        metric.score(context(IMAGES, settings={"threshold": threshold}))
+        NudeNet()(context(IMAGES, settings={"threshold": threshold}))
 
 
 def test_an_unknown_colour_is_refused() -> None:
     with pytest.raises(InputError, match="cmyk"):
-        metric.score(context(IMAGES, settings={"colour": "cmyk"}))
+        NudeNet()(context(IMAGES, settings={"colour": "cmyk"}))
 
 
 def test_nothing_to_look_at_is_an_error() -> None:
     with pytest.raises(RunError, match="no images"):
-        metric.score(context([]))
+        NudeNet()(context([]))
     with pytest.raises(RunError, match="detections"):
-        metric.score(context(IMAGES, detections=None))
+        NudeNet()(context(IMAGES, detections=None))
     with pytest.raises(RunError, match="detections"):
-        metric.score(context(IMAGES, detections=IMAGES[:2]))
+        NudeNet()(context(IMAGES, detections=IMAGES[:2]))
     blind = dataclasses.replace(context(CONTROL), detections=None)
     with pytest.raises(RunError, match="detections"):
-        metric.score(context(IMAGES, control=blind))
+        NudeNet()(context(IMAGES, control=blind))
 
 
 def test_images_of_one_count_have_no_interval_of_the_total() -> None:
-    summary = metric.score(context([[], []])).summaries["nudenet_detections"]
+    summary = NudeNet()(context([[], []])).summaries["nudenet_detections"]
     assert summary.value == 0
     assert summary.ci95 is None
     summary.to_json()

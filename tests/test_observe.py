@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from erase import registry
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation.observe import find_observers
 from erase.evaluation.protocols import change, find_protocol
 from erase.judges.reference import real_images
+from erase.scoring.suite import load_suite
 from tests.evaluation_world import pictures
 
 
@@ -63,7 +63,7 @@ def test_reference_that_cannot_be_used_is_one_clear_error(tmp_path: Path) -> Non
 def test_what_is_missing_is_said_at_once(
     tmp_path: Path, suite: str, changes: dict[str, Any], options: dict[str, Any], said: str
 ) -> None:
-    module = registry.load("suites", suite)
+    module = load_suite(suite)
     protocol = change(module, find_protocol(module, "default"), **changes)
     prompts = prompts_root(None)
     with pytest.raises(InputError) as caught:
@@ -85,7 +85,7 @@ def test_missing_weights_name_the_file_and_the_command(
 ) -> None:
     for name in ("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path))
-    module = registry.load("suites", suite)
+    module = load_suite(suite)
     protocol = change(module, find_protocol(module, "default"), **changes)
     with pytest.raises(InputError) as caught:
         find_observers(module, protocol, prompts_root(None), control=True)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from erase import registry
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
 from erase.judges import clip, inception, lpips, zoo
@@ -19,7 +18,9 @@ from erase.judges.classifier import NetworkJudge, load_judge
 from erase.judges.images import batches, square, to_bytes, to_unit, unreadable
 from erase.judges.zoo import Network, imagenet_classes, network_from
 from erase.models.classifiers import Description, build, save_classifier
+from erase.scoring.judge import View
 from erase.scoring.samples import Sample
+from erase.scoring.suite import load_suite
 from tests.evaluation_world import pictures
 
 
@@ -94,10 +95,10 @@ def test_fid_from_files_equals_torchmetrics(
     ours = inception.Inception(features)
     first = pictures(tmp_path / "a", 6)
     second = pictures(tmp_path / "b", 6, seed=1)
-    found = ours.observe(first)
+    found = ours.look(View((), first))
     assert found.network == str(features)
     assert found.values.shape == (6, features)
-    value = frechet_distance(found.values, ours.look(second))
+    value = frechet_distance(found.values, ours.values(second))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchmetrics.image.fid import FrechetInceptionDistance
@@ -176,7 +177,7 @@ def test_clip_similarity_equals_transformers_logits(
     files = pictures(tmp_path, 5)
     captions = ["a", "a cat", "the dog", "a b c", "x" * 50]
     samples = [Sample(str(i), text, i) for i, text in enumerate(captions)]
-    found = clip.Clip(str(tiny_clip)).observe(samples, files)
+    found = clip.Clip(str(tiny_clip)).look(View(samples, files))
     assert found.network == "tiny_clip"
     assert found.detail == {"captions_cut_at_tokens": 20, "captions_cut": 1}
     model = CLIPModel.from_pretrained(tiny_clip).eval()
@@ -215,8 +216,8 @@ def test_lpips_equals_torchmetrics_on_the_same_backbone(
     monkeypatch.setattr(lpips, "load_weights", lambda _: backbone.state_dict())
     files = pictures(tmp_path / "a", 3, (64, 64))
     others = pictures(tmp_path / "b", 3, (64, 64), seed=1)
-    found = lpips.Lpips("alex").observe(files, others)
-    assert (lpips.Lpips("alex").observe(files, files).values == 0).all()
+    found = lpips.Lpips("alex").look(View((), files, others))
+    assert (lpips.Lpips("alex").look(View((), files, files)).values == 0).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchmetrics.functional.image.lpips import _LPIPS
@@ -248,18 +249,18 @@ def test_folder_of_a_trained_classifier_judges(tmp_path: Path, trained: Path) ->
 
     files = pictures(tmp_path / "images", 5, (32, 32))
     judge = load_judge(str(trained), ("owl", "cat"))
-    verdicts = judge.verdicts(files)
-    assert (verdicts.classifier, verdicts.classes) == ("cnn_toy", ("cat", "dog", "owl"))
+    predictions = judge.predict(files)
+    assert (predictions.classifier, predictions.classes) == ("cnn_toy", ("cat", "dog", "owl"))
     model, _ = load_classifier(trained)
     images = torch.stack([to_unit(Image.open(file)) for file in files])
     with torch.no_grad():
         expected = model(images).softmax(1).numpy()
         head = model.get_submodule(model.head_name())
-        logits = head(torch.from_numpy(verdicts.features).float())
-    np.testing.assert_allclose(verdicts.probabilities, expected, atol=1e-6)
+        logits = head(torch.from_numpy(predictions.features).float())
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-6)
     np.testing.assert_allclose(logits.softmax(1), expected, atol=1e-6)  # the features are its input
     assert judge.fingerprint() == load_judge(str(trained), ("cat",)).fingerprint()
-    narrow = load_judge(str(trained), ("owl", "cat"), {"among": "suite"}).verdicts(files)
+    narrow = load_judge(str(trained), ("owl", "cat"), {"among": "suite"}).predict(files)
     assert narrow.classes == ("owl", "cat")
     np.testing.assert_allclose(
         narrow.probabilities[:, 0] / narrow.probabilities[:, 1],
@@ -283,7 +284,8 @@ def test_weight_file_by_the_name_of_its_architecture(tmp_path: Path) -> None:
     network = network_from(str(file), tuple("abcdefghij"))
     images = torch.rand(2, 3, 32, 32)
     weights = {k: v for k, v in network.net.state_dict().items() if k.endswith("fc.weight")}
-    assert torch.equal(*weights.values(), model.net.fc.weight)
+    (weight,) = weights.values()
+    assert torch.equal(weight, model.state_dict()["net.fc.weight"])
     assert network.net(images).shape == (2, 10)
     with pytest.raises(InputError, match="classes"):
         network_from(str(file), ())
@@ -302,13 +304,13 @@ def test_torchvision_weight_file_judges_imagenet(tmp_path: Path) -> None:
     torch.save(net.state_dict(), file)
     files = pictures(tmp_path / "images", 2, (64, 64))
     judge = load_judge(str(file), ("tench", "english Springer"))
-    verdicts = judge.verdicts(files)
-    assert verdicts.probabilities.shape == (2, 1000)
-    assert (verdicts.classes[0], verdicts.classes[217]) == ("tench", "english Springer")
+    predictions = judge.predict(files)
+    assert predictions.probabilities.shape == (2, 1000)
+    assert (predictions.classes[0], predictions.classes[217]) == ("tench", "english Springer")
     transform = torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()
     with torch.no_grad():
         expected = net.eval()(torch.stack([transform(Image.open(f)) for f in files])).softmax(1)
-    np.testing.assert_allclose(verdicts.probabilities, expected, atol=2e-3)
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=2e-3)
     torch.save({"fc.weight": torch.zeros(1)}, file)
     with pytest.raises(InputError, match="fit"):
         network_from(str(file), ())
@@ -330,15 +332,15 @@ def test_timm_model_is_taken_as_timm_prepares_it(
     )
     monkeypatch.setattr(zoo, "_package", lambda name: stub if name == "timm" else None)
     judge = NetworkJudge(network_from("timm:tiny_net", ()), ("golf ball",))
-    verdicts = judge.verdicts(pictures(tmp_path, 2))
-    assert verdicts.classes[574] == "golf ball"
-    assert verdicts.probabilities.sum(axis=1) == pytest.approx([1, 1])
+    predictions = judge.predict(pictures(tmp_path, 2))
+    assert predictions.classes[574] == "golf ball"
+    assert predictions.probabilities.sum(axis=1) == pytest.approx([1, 1])
 
 
 def test_imagenet_names_are_distinct() -> None:
     names = imagenet_classes()
     assert len(set(names)) == len(names) == 1000
-    suite = registry.load("suites", "imagenette")
+    suite = load_suite("imagenette")
     for name in suite.classes(prompts_root(None)):
         assert name in names
 
@@ -357,4 +359,4 @@ def test_a_network_without_linear_layers_is_refused(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     network = Network("pool", net, ("r", "g", "b"), to_unit, "0", "")
     with pytest.raises(InputError, match="linear"):
-        NetworkJudge(network, ()).verdicts(pictures(tmp_path, 1))
+        NetworkJudge(network, ()).predict(pictures(tmp_path, 1))

@@ -1,6 +1,5 @@
 """From a named protocol and the user's changes to what is used, and what is refused."""
 
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,14 +8,15 @@ from erase import registry
 from erase.errors import InputError
 from erase.evaluation.protocols import change, find_protocol, parse
 from erase.scoring.samples import Protocol
+from erase.scoring.suite import Suite, load_suite
 
 
 @pytest.fixture
-def imagenette() -> ModuleType:
-    return registry.load("suites", "imagenette")
+def imagenette() -> Suite:
+    return load_suite("imagenette")
 
 
-def changed(suite: ModuleType, name: str = "default", **changes: Any) -> Protocol:
+def changed(suite: Suite, name: str = "default", **changes: Any) -> Protocol:
     return change(suite, find_protocol(suite, name), **changes)
 
 
@@ -32,7 +32,7 @@ def test_settings_are_yaml_by_section() -> None:
             parse([bad])
 
 
-def test_deviations_name_what_was_changed(imagenette: ModuleType) -> None:
+def test_deviations_name_what_was_changed(imagenette: Suite) -> None:
     named = find_protocol(imagenette, "salun")
     used = change(
         imagenette, named, steps=50, settings=["fid.features=inception-2048"], classifier="vgg16"
@@ -43,7 +43,7 @@ def test_deviations_name_what_was_changed(imagenette: ModuleType) -> None:
     assert changed(imagenette, "salun").deviations(named) == {}
 
 
-def test_other_metrics_bring_their_own_settings(imagenette: ModuleType) -> None:
+def test_other_metrics_bring_their_own_settings(imagenette: Suite) -> None:
     used = changed(imagenette, metrics=["clip", "kid", "clip"])
     assert used.metrics == ("clip", "kid")
     assert used.settings["clip"] == {"model": "vit-l-14"}
@@ -68,7 +68,7 @@ def test_other_metrics_bring_their_own_settings(imagenette: ModuleType) -> None:
     ],
 )
 def test_what_cannot_be_used_is_one_clear_error(
-    imagenette: ModuleType, changes: dict[str, Any], said: str
+    imagenette: Suite, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         changed(imagenette, **changes)
@@ -76,7 +76,7 @@ def test_what_cannot_be_used_is_one_clear_error(
 
 
 def test_numbers_keep_their_type() -> None:
-    i2p = registry.load("suites", "i2p")
+    i2p = load_suite("i2p")
     used = changed(i2p, settings=["nudenet.threshold=1", "i2p.min_nudity=50"])
     assert repr(used.settings["nudenet"]["threshold"]) == "1.0"
     for bad in ("nudenet.threshold=high", "nudenet.threshold=true", "i2p.row_guidance=1"):
@@ -86,7 +86,7 @@ def test_numbers_keep_their_type() -> None:
 
 def test_every_protocol_names_known_settings() -> None:
     for name in registry.names("suites"):
-        suite = registry.load("suites", name)
+        suite = load_suite(name)
         for protocol in suite.protocols():
             used = find_protocol(suite, protocol)
             allowed = {*used.metrics, name, "classifier"}

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from erase.embedded.mini_sd import build_pipeline
+from erase.embedded.mini_sd_model import build_pipeline
 from erase.errors import InputError, RunError
 from erase.evaluation.ahead import AheadDetector, while_rendering
 from erase.judges.nudenet import Detector
 from erase.render.render import render, render_fingerprint, rendered, use_scheduler
-from erase.scoring.samples import Detection, Sample
+from erase.scoring.context import Detection
+from erase.scoring.samples import Sample
 
 SAMPLES = [Sample(f"s{i}", f"a handwritten {i}", 100 + i, guidance=3.0) for i in range(7)]
 
@@ -163,7 +165,8 @@ def test_progress_counts_images(pipeline: Any, tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_refused(pipeline: Any, tmp_path: Path) -> None:
-    for options in ({"batch_size": 0}, {"steps": 0}):
+    bad: tuple[dict[str, Any], ...] = ({"batch_size": 0}, {"steps": 0})
+    for options in bad:
         with pytest.raises(InputError):
             content(pipeline, tmp_path, **options)
     with pytest.raises(ValueError, match="unique"):
@@ -193,7 +196,8 @@ def test_scheduler_keeps_the_noise_schedule(pipeline: Any) -> None:
 
 def test_fingerprint_sees_what_changes_images() -> None:
     base = render_fingerprint("w", SAMPLES, steps=2)
-    assert base == render_fingerprint("w", list(SAMPLES), steps=2, device="cpu")
+    copies = [replace(sample) for sample in SAMPLES]
+    assert base == render_fingerprint("w", copies, steps=2, device="cpu")
     others = {
         render_fingerprint("v", SAMPLES, steps=2),
         render_fingerprint("w", SAMPLES[1:], steps=2),

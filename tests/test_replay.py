@@ -11,11 +11,14 @@ from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.cli.options import resolve_run
 from erase.config.concept import ClassConfig, ConceptConfig
+from erase.config.replay import MOVED, upgraded
+from erase.config.values import parse_pairs
 from erase.models.loading import ModelSource
 from erase.training import plan as planning
 from erase.training.plan import ConceptPlan, plan
 
 THREE: dict[str, Any] = {"model": "mini-sd", "concept": ("three",)}
+LUR = {"alpha": 0.02, "forget_weight": 0.3}
 
 
 def filled(**given: Any) -> ConceptConfig:
@@ -24,7 +27,7 @@ def filled(**given: Any) -> ConceptConfig:
 
 def replayed(file: Path, *settings: str, **given: Any) -> ConceptPlan:
     """As `erase concept --config FILE` with these options plans it."""
-    return plan(*resolve_run(ConceptConfig, given, settings, file), device="cpu")
+    return plan(*resolve_run(ConceptConfig, given, parse_pairs(settings), file), device="cpu")
 
 
 def written(folder: Path, config: ConceptConfig) -> Path:
@@ -45,7 +48,7 @@ def test_what_nobody_chose_is_as_in_a_run_of_the_other_method(
 
 def test_what_the_user_had_chosen_stays_and_the_methods_own_goes(tmp_path: Path) -> None:
     chosen = {"learning_rate": 3e-4, "seed": 7, "num_retain_images": 9, "trainable": "xattn"}
-    file = written(tmp_path, filled(method="lur", alpha=0.02, forget_weight=0.3, **chosen))
+    file = written(tmp_path, filled(method="lur", settings=LUR, **chosen))
     planned = replayed(file, method="salun")
     assert planned.config == filled(method="salun", **chosen)
     (note,) = planned.notes
@@ -53,12 +56,13 @@ def test_what_the_user_had_chosen_stays_and_the_methods_own_goes(tmp_path: Path)
 
 
 def test_what_is_given_now_goes_first(tmp_path: Path) -> None:
-    file = written(tmp_path, filled(method="lur", alpha=0.02, forget_weight=0.3))
-    now = {"forget_weight": 0.3, "max_train_steps": 150}  # as in the file, and yet the user's
-    planned = replayed(file, "mask=0.4", method="salun", **now)
-    assert planned.config == filled(method="salun", settings={"mask": "0.4"}, **now)
+    file = written(tmp_path, filled(method="lur", settings=LUR))
+    own = {"forget_weight": "0.3", "sparsity": "0.9"}
+    now = {"max_train_steps": 150}  # forget_weight and this as in the file, and yet the user's
+    planned = replayed(file, *(f"{name}={text}" for name, text in own.items()), method="shs", **now)
+    assert planned.config == filled(method="shs", settings=own, **now)
     (note,) = planned.notes
-    assert note.endswith("for salun: alpha, trim_layers")
+    assert note.endswith("for shs: alpha, trim_layers")
 
 
 def test_a_variant_takes_what_it_trains_with_it(tmp_path: Path) -> None:
@@ -70,10 +74,11 @@ def test_a_variant_takes_what_it_trains_with_it(tmp_path: Path) -> None:
 
 
 def test_the_files_own_method_by_any_name_changes_nothing(tmp_path: Path) -> None:
-    file = written(tmp_path, filled(method="lur-b", forget_weight=0.3, learning_rate=1e-3))
+    chosen: dict[str, Any] = {"settings": {"forget_weight": 0.3}, "learning_rate": 1e-3}
+    file = written(tmp_path, filled(method="lur-b", **chosen))
     for name in ("lur-b", "joint"):
         planned = replayed(file, method=name)
-        assert planned.config == filled(method="lur-b", forget_weight=0.3, learning_rate=1e-3)
+        assert planned.config == filled(method="lur-b", **chosen)
         assert not planned.notes
 
 
@@ -92,9 +97,32 @@ def test_a_method_of_captions_alone_leaves_what_decides_images(tmp_path: Path) -
 
 def test_a_file_that_names_no_method_is_taken_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text("{model: mini-sd, concept: three, forget_weight: 0.3, settings: {mask: 0.4}}")
-    expected = filled(method="salun", forget_weight=0.3, settings={"mask": 0.4})
+    file.write_text("{model: mini-sd, concept: three, seed: 3, settings: {mask: 0.4}}")
+    expected = filled(method="salun", seed=3, settings={"mask": 0.4})
     assert replayed(file, method="salun").config == expected
+
+
+@pytest.mark.parametrize("method", ["lur", "lur-b", "esd"])
+def test_a_file_of_an_earlier_version_is_read_as_it_was_meant(tmp_path: Path, method: str) -> None:
+    """Three settings of methods stood beside `settings`, null where a method had none such."""
+    now = filled(method=method)
+    older = now.to_dict()
+    older |= {name: older["settings"].pop(name, None) for name in MOVED}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(older))
+    assert replayed(file).config == now
+    assert upgraded(yaml.safe_load(file.read_text())) == now.to_dict()  # a run can be resumed
+    again = replayed(file, method="salun")
+    assert again.config == filled(method="salun")
+
+
+def test_what_an_earlier_version_ignored_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    text = "{model: mini-sd, concept: three, alpha: 0.1, forget_weight: 0.3, meta_mode: null}"
+    file.write_text(text)
+    assert replayed(file, method="esd").config == filled(method="esd")
+    own = {"alpha": 0.1, "forget_weight": 0.3}
+    assert replayed(file, method="lur").config == filled(method="lur", settings=own)
 
 
 def test_a_method_that_is_not_for_the_model_tells_nothing_of_its_values(tmp_path: Path) -> None:
@@ -124,7 +152,7 @@ def test_the_steps_of_a_class_follow_the_other_methods_batches(
 
     def again(method: str) -> ConceptConfig:
         return plan(
-            *resolve_run(ClassConfig, {"method": method}, (), tmp_path / "config.yaml"),
+            *resolve_run(ClassConfig, {"method": method}, {}, tmp_path / "config.yaml"),
             device="cpu",
         ).config
 
@@ -156,7 +184,11 @@ def test_the_commands_say_it(tmp_path: Path) -> None:
         note = f"# warning: {file} is of lur; left out of it for salun: alpha, forget_weight"
         assert note in said
         now = yaml.safe_load(said)
-        assert (now["seed"], now["alpha"], now["settings"]["mask"]) == (7, None, 0.4)
+        assert (now["seed"], now["settings"].get("alpha"), now["settings"]["mask"]) == (
+            7,
+            None,
+            0.4,
+        )
 
 
 def test_a_classifiers_run_with_another_method(tmp_path: Path) -> None:
@@ -166,12 +198,19 @@ def test_a_classifiers_run_with_another_method(tmp_path: Path) -> None:
         return result.output
 
     def config(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
-        return found
+        values: dict[str, Any] = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        return values
 
     short = ("--epochs", "1", "--limit", "300", "--dataset", "digits")
     erase("train", "classifier", *short, "--output", tmp_path / "original")
-    task = ("--model", tmp_path / "original", "--forget", "random:10%", "--seed", "3")
+    task: tuple[str | Path, ...] = (
+        "--model",
+        tmp_path / "original",
+        "--forget",
+        "random:10%",
+        "--seed",
+        "3",
+    )
     task += ("--train-batch-size", "100")
     erase("classifier", *task, "--method", "lur", "--alpha", "0.02", "--output", tmp_path / "lur")
     file = tmp_path / "lur" / "config.yaml"

@@ -79,7 +79,7 @@ def test_figure_4a_counts_and_changes(evaluation: Path) -> None:
 def test_a_control_that_shows_nothing_has_no_percentage(tmp_path: Path) -> None:
     data = load_evaluation(make(tmp_path / "run"))
     for row in data.rows:
-        row["baseline"] |= {"detections": [], "flagged": False}
+        row["baseline"].update(detections=[], flagged=False)
     assert {row["base"] for row in detection_rows(data)} == {0}
     assert {row["change"] for row in detection_rows(data)} == {None}
 

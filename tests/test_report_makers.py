@@ -2,6 +2,7 @@
 
 import csv
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from rich.console import Console
 
 from erase.report.contact_sheet import GAP, LINE, contact_sheet, headed_sheet, png
 from erase.report.figures import figure, saved
-from erase.report.tables import Cell, csv_text, escaped, markdown, terminal
+from erase.report.tables import Cell, Rows, csv_text, escaped, markdown, terminal
 
 HEADS = ("method", "UA", "FID")
-ROWS = [
+ROWS: Rows = [
     ("lur", Cell("98.0", 1), Cell("3.1", 2, " (3.0 to 3.2)")),
     ("[esd]", Cell("97.0", 2), Cell("2.9", 1)),
     ("uce", "–", "–"),
@@ -47,7 +48,7 @@ def test_a_row_of_another_length_is_no_row() -> None:
 
 
 def test_csv_and_markdown_survive_what_names_contain() -> None:
-    rows = [{"a": 'x,"y"\n', "b": None}, {"b": 0.1}]
+    rows: list[dict[str, Any]] = [{"a": 'x,"y"\n', "b": None}, {"b": 0.1}]
     assert list(csv.DictReader(io.StringIO(csv_text(("a", "b"), rows)))) == [
         {"a": 'x,"y"\n', "b": ""},
         {"a": "", "b": "0.1"},
@@ -72,5 +73,5 @@ def test_the_same_picture_is_the_same_file() -> None:
     assert files[0] == files[1]
     with Image.open(io.BytesIO(files[0])) as image:
         assert image.size == (100, 50)
-    image = Image.new("RGB", (4, 4))
-    assert png(image) == png(image)
+    plain = Image.new("RGB", (4, 4))
+    assert png(plain) == png(plain)

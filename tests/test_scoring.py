@@ -5,16 +5,8 @@ import numpy as np
 import pytest
 
 from erase.errors import InputError, RunError
-from erase.scoring.samples import (
-    Difference,
-    Protocol,
-    Sample,
-    Summary,
-    mean_difference,
-    rate,
-    rate_difference,
-    subset,
-)
+from erase.scoring.results import Difference, Summary, mean_difference, rate, rate_difference
+from erase.scoring.samples import Protocol, Sample, subset
 from erase.scoring.statistics import bootstrap, paired_rate_interval, wilson
 
 PROTOCOL = Protocol("default", "digits", 1, ("ua",), steps=25, guidance=3.0, images=50)
@@ -103,10 +95,12 @@ def test_pairing_narrows_the_interval_of_a_mean() -> None:
         Difference(float("nan"), 1, (0.0, 0.0), "").to_json()
 
 
-def test_told_settings_win() -> None:
-    told = PROTOCOL.told({"a": {"x": 1, "y": 2}}).told({"a": {"y": 3}, "b": {"z": 4}})
-    assert told.settings == {"a": {"x": 1, "y": 3}, "b": {"z": 4}}
-    assert set(told.deviations(PROTOCOL)) == {"settings"}
+def test_given_settings_win() -> None:
+    changed = PROTOCOL.with_settings({"a": {"x": 1, "y": 2}}).with_settings(
+        {"a": {"y": 3}, "b": {"z": 4}}
+    )
+    assert changed.settings == {"a": {"x": 1, "y": 3}, "b": {"z": 4}}
+    assert set(changed.deviations(PROTOCOL)) == {"settings"}
 
 
 def test_summary_json_is_finite() -> None:

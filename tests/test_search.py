@@ -10,7 +10,7 @@ import torch
 from erase.compare.classifier_problem import ClassifierProblem
 from erase.compare.entries import Entry, entry
 from erase.compare.search import FAILED, RUNG, State, bracket, search, state
-from erase.config.classifier import CompareConfig, parse_method_settings
+from erase.config.compare import CompareConfig, settings_by_line
 from erase.errors import InputError
 from tests.classifier_world import original
 
@@ -58,7 +58,7 @@ def test_states() -> None:
 
 
 def problem(budget: int, **more: object) -> ClassifierProblem:
-    settings = parse_method_settings(["retrain.epochs=2", *more.pop("fixed", ())])  # type: ignore[misc]
+    settings = settings_by_line(["retrain.epochs=2", *more.pop("fixed", ())])  # type: ignore[misc]
     config = CompareConfig(search=budget, epochs=1, trials=1, settings=settings, **more)  # type: ignore[arg-type]
     return ClassifierProblem(config, original(), "base", "random:10%")
 
@@ -154,4 +154,4 @@ def test_a_variant_has_its_methods_settings_and_its_own(tmp_path: Path) -> None:
 )
 def test_settings_that_no_method_has(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        parse_method_settings([text])
+        settings_by_line([text])

@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
@@ -11,6 +10,7 @@ from erase.errors import InputError
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.score import choose_samples
 from erase.scoring.samples import subset
+from erase.scoring.suite import Suite, load_suite
 
 PROMPTS = prompts_root(None)
 TABLE = """case_number,prompt,categories,nudity_percentage,evaluation_seed,class
@@ -23,8 +23,8 @@ NEEDS_TABLE = ("coco", "custom", "i2p")
 
 
 @pytest.fixture(params=registry.names("suites"))
-def suite(request: pytest.FixtureRequest) -> ModuleType:
-    return registry.load("suites", request.param)
+def suite(request: pytest.FixtureRequest) -> Suite:
+    return load_suite(request.param)
 
 
 @pytest.fixture
@@ -34,18 +34,14 @@ def table(tmp_path: Path) -> Path:
     return file
 
 
-def name_of(suite: ModuleType) -> str:
-    return suite.__name__.rpartition(".")[2].replace("_", "-")
-
-
-def test_suite_contract(suite: ModuleType) -> None:
-    name = name_of(suite)
+def test_suite_contract(suite: Suite) -> None:
+    name = suite.name
     assert registry.summary("suites", name).endswith(".")
-    assert isinstance(suite.VERSION, int)
+    assert isinstance(suite.version, int)
     protocols = suite.protocols()
     assert "default" in protocols
     for key, protocol in protocols.items():
-        assert (protocol.name, protocol.suite, protocol.version) == (key, name, suite.VERSION)
+        assert (protocol.name, protocol.suite, protocol.version) == (key, name, suite.version)
         assert protocol.metrics
         assert protocol.source
         for metric in protocol.metrics:
@@ -55,25 +51,24 @@ def test_suite_contract(suite: ModuleType) -> None:
         assert json.loads(json.dumps(used.to_json(), allow_nan=False)) == used.to_json()
 
 
-def test_samples_are_distinct_and_the_same_each_time(suite: ModuleType, table: Path) -> None:
+def test_samples_are_distinct_and_the_same_each_time(suite: Suite, table: Path) -> None:
     protocol = suite.protocols()["default"]
-    prompts = table if name_of(suite) in NEEDS_TABLE else PROMPTS
+    prompts = table if suite.name in NEEDS_TABLE else PROMPTS
     samples = suite.samples(protocol, prompts)
     assert samples
     assert samples == suite.samples(protocol, prompts)
     assert len({s.id for s in samples}) == len({s.seed for s in samples}) == len(samples)
     classes = suite.classes(prompts)
-    assert {s.target for s in samples} <= {*classes, ""} or not classes
-    assert not classes or {s.target for s in samples} == set(classes)
+    if classes:
+        assert {s.target for s in samples} == set(classes)
     other = suite.samples(protocol.replace(seed=1), prompts)
     assert not {s.seed for s in samples} & {s.seed for s in other}
-    aliases = getattr(suite, "aliases", lambda _: {})(prompts)
-    assert set(aliases.values()) <= set(classes)
+    assert set(suite.aliases(prompts).values()) <= set(classes)
 
 
-def test_suites_that_need_a_table_say_so(suite: ModuleType) -> None:
+def test_suites_that_need_a_table_say_so(suite: Suite) -> None:
     protocol = suite.protocols()["default"]
-    if name_of(suite) not in NEEDS_TABLE:
+    if suite.name not in NEEDS_TABLE:
         assert suite.samples(protocol, PROMPTS)
         return
     with pytest.raises(InputError) as caught:
@@ -81,8 +76,9 @@ def test_suites_that_need_a_table_say_so(suite: ModuleType) -> None:
     assert "--prompts FILE" in caught.value.remedy
 
 
-def test_no_row_of_a_table_vanishes(suite: ModuleType, table: Path) -> None:
-    if not hasattr(suite, "unusable"):
+def test_no_row_of_a_table_vanishes(suite: Suite, table: Path) -> None:
+    if suite.name in ("cifar10", "digits"):  # they take no table
+        assert suite.unusable(suite.protocols()["default"], table) == []
         return
     protocol = suite.protocols()["default"].replace(images=1)
     left_out = suite.unusable(protocol, table)
@@ -108,31 +104,31 @@ PUBLISHED = {
 def test_published_protocols(suite_name: str, protocol: str) -> None:
     import diffusers
 
-    used = find_protocol(registry.load("suites", suite_name), protocol)
+    used = find_protocol(load_suite(suite_name), protocol)
     found = (used.scheduler, used.steps, used.guidance, used.images)
     assert found == PUBLISHED[suite_name, protocol]
     assert hasattr(diffusers, str(used.scheduler))
 
 
 def test_published_thresholds_features_and_counts() -> None:
-    i2p = registry.load("suites", "i2p")
+    i2p = load_suite("i2p")
     for name in i2p.protocols():
         assert find_protocol(i2p, name).settings["nudenet"]["threshold"] == 0.6
-    imagenette = registry.load("suites", "imagenette")
+    imagenette = load_suite("imagenette")
     for name in ("salun", "paper"):
         used = find_protocol(imagenette, name)
         assert used.settings["fid"]["features"] == "inception-64"
         assert used.classifier == "resnet50"
     assert find_protocol(imagenette, "default").settings["fid"]["features"] == "inception-2048"
-    coco = registry.load("suites", "coco").protocols()
+    coco = load_suite("coco").protocols()
     assert (coco["10k"].limit, coco["30k"].limit) == (10_000, 30_000)
 
 
 def test_i2p_selects_by_category_and_nudity(table: Path) -> None:
-    i2p = registry.load("suites", "i2p")
+    i2p = load_suite("i2p")
 
     def prompts(**settings: object) -> list[str]:
-        protocol = i2p.protocols()["default"].told({"i2p": settings})
+        protocol = i2p.protocols()["default"].with_settings({"i2p": settings})
         return [sample.prompt for sample in i2p.samples(protocol, table)]
 
     assert prompts() == ["one", "two", "three"]
@@ -148,17 +144,17 @@ def test_i2p_selects_by_category_and_nudity(table: Path) -> None:
 
 
 def test_i2p_needs_the_columns_it_selects_by(tmp_path: Path) -> None:
-    i2p = registry.load("suites", "i2p")
+    i2p = load_suite("i2p")
     file = tmp_path / "bare.csv"
     file.write_text("prompt\none\n")
     assert len(i2p.samples(i2p.protocols()["default"], file)) == 1
     for settings, column in (({"categories": "sexual"}, "categories"), ({"min_nudity": 1}, "nud")):
         with pytest.raises(InputError, match=f"no column {column}"):
-            i2p.samples(i2p.protocols()["default"].told({"i2p": settings}), file)
+            i2p.samples(i2p.protocols()["default"].with_settings({"i2p": settings}), file)
 
 
 def test_imagenette_takes_captions_or_a_table(table: Path, tmp_path: Path) -> None:
-    imagenette = registry.load("suites", "imagenette")
+    imagenette = load_suite("imagenette")
     protocol = imagenette.protocols()["default"].replace(images=2)
     own = imagenette.samples(protocol, PROMPTS)
     assert len(own) == 20
@@ -176,22 +172,22 @@ def test_imagenette_takes_captions_or_a_table(table: Path, tmp_path: Path) -> No
 
 
 def test_cifar10_renders_fewer_images_of_forgotten_classes() -> None:
-    cifar = registry.load("suites", "cifar10")
+    cifar = load_suite("cifar10")
     protocol = find_protocol(cifar, "paper").replace(images=7)
-    protocol = protocol.told({"cifar10": {"forget_images": 3}})
+    protocol = protocol.with_settings({"cifar10": {"forget_images": 3}})
     samples = choose_samples(cifar, protocol, PROMPTS, frozenset({"cat"}))
-    counts = {name: sum(s.target == name for s in samples) for name in cifar.CLASSES}
-    assert counts == {name: 3 if name == "cat" else 7 for name in cifar.CLASSES}
+    counts = {name: sum(s.target == name for s in samples) for name in cifar.classes(PROMPTS)}
+    assert counts == {name: 3 if name == "cat" else 7 for name in cifar.classes(PROMPTS)}
     assert all(sample.prompt == sample.target for sample in samples)
 
 
 def test_custom_classes_are_the_tables_targets(table: Path) -> None:
-    custom = registry.load("suites", "custom")
+    custom = load_suite("custom")
     assert custom.classes(table) == ("tench", "french horn", "church")
 
 
 def test_digits_use_each_evaluation_caption_equally() -> None:
-    digits = registry.load("suites", "digits")
+    digits = load_suite("digits")
     samples = digits.samples(digits.protocols()["default"], PROMPTS)
     assert len(samples) == 500
     content = yaml.safe_load((PROMPTS / "digits.yaml").read_text())
@@ -207,7 +203,7 @@ def test_digits_use_each_evaluation_caption_equally() -> None:
 
 def test_more_images_keep_the_first_ones() -> None:
     for name in ("digits", "imagenette", "cifar10"):
-        suite = registry.load("suites", name)
+        suite = load_suite(name)
         protocol = suite.protocols()["default"]
         few = suite.samples(protocol.replace(images=3), PROMPTS)
         assert set(few) <= set(suite.samples(protocol, PROMPTS))
@@ -218,6 +214,6 @@ def test_more_images_keep_the_first_ones() -> None:
 @pytest.mark.parametrize("content", ["classes: []", "- a", "classes: [{name: one}]", "a: ["])
 def test_broken_prompts_are_one_clear_error(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / f"{name}.yaml").write_text(content)
-    suite = registry.load("suites", name)
+    suite = load_suite(name)
     with pytest.raises(InputError, match=rf"{name}\.yaml"):
         suite.samples(suite.protocols()["default"], tmp_path)

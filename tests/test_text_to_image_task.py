@@ -51,7 +51,7 @@ def test_unknown_prediction_type_is_refused() -> None:
     task = tiny_task()
     task.scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(InputError, match="'flow'"):
-        task.losses(0).retain[0]().retain[0]()
+        task.losses(0).retain[0]()
 
 
 def test_forget_loss_is_zero_when_the_anchor_is_the_caption() -> None:

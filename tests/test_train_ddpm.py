@@ -78,7 +78,8 @@ def test_the_weights_saved_are_the_moving_average(trained: Path) -> None:
 
 
 def config(**changes: Any) -> DDPMConfig:
-    return DDPMConfig(**({"dataset": "digits", "channels": 8} | changes))
+    given: dict[str, Any] = {"dataset": "digits", "channels": 8}
+    return DDPMConfig(**(given | changes))
 
 
 def test_without_a_class_there_is_no_image_of_it_but_it_keeps_its_label() -> None:
@@ -107,8 +108,8 @@ def test_only_some_classes_are_numbered_as_they_are_named() -> None:
         ({"multipliers": "1,x"}, "--multipliers is '1,x'"),
         ({"multipliers": "1,1,1,1,1"}, "cannot halve 8 pixels"),
         ({"image_size": 12}, "--image-size is 12"),
-        ({"dropout": 1.0}, "--dropout is 1.0"),
-        ({"label_dropout": -0.1}, "--label-dropout is -0.1"),
+        ({"dropout": 1.0}, "^dropout is 1"),
+        ({"label_dropout": -0.1}, "^label_dropout is -0.1"),
         ({"dataset": "cifar10", "data_dir": "nowhere"}, "cifar"),
     ],
 )

@@ -21,7 +21,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from erase.data.captioned import CaptionedImages
-from erase.embedded.digit_tokenizer import MAX_TOKENS, build_tokenizer
+from erase.embedded.mini_sd_model import MAX_TOKENS, build_tokenizer
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 
 WORDS = ("a", "cat", "dog", "photo", "of", "red", "car")

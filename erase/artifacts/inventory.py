@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from erase import registry
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
 from erase.artifacts.datasets import ARCHIVES, fetch_dataset, find_dataset
@@ -87,14 +86,16 @@ def list_items(
 
 
 def _suite_items(name: str) -> list[Item]:
-    suite = registry.load("suites", name)
+    from erase.scoring.suite import load_suite  # scipy takes its time
+
+    suite = load_suite(name)
     protocol = suite.protocols()["default"]
     command = f"erase fetch --suite {name}"
     items: list[Item] = []
-    if hasattr(suite, "HUB"):
-        repository, file = suite.HUB
+    if suite.hub:
+        repository, file = suite.hub
         items.append(_table(repository, file, command))
-    items += [_dataset(dataset, command) for dataset in getattr(suite, "DATASETS", ())]
+    items += [_dataset(dataset, command) for dataset in suite.datasets]
     if protocol.classifier in WEIGHTS:
         items.append(_weights(protocol.classifier))
     for metric in protocol.metrics:
@@ -103,12 +104,14 @@ def _suite_items(name: str) -> list[Item]:
 
 
 def _metric_items(name: str, given: Mapping[str, Any]) -> list[Item]:
-    metric = registry.load("metrics", name)
+    from erase.scoring.metric import load_metric  # scipy takes its time
+
+    metric = load_metric(name)
     defaults = {
         key: value[0] if isinstance(value, tuple) else value
-        for key, value in getattr(metric, "SETTINGS", {}).items()
+        for key, value in metric.settings.items()
     }
-    settings, needs = {**defaults, **given}, metric.NEEDS
+    settings, needs = {**defaults, **given}, metric.requires
     if "nudenet" in needs:
         return [Item("nudenet", "NudeNet's detector", nudenet_file)]
     if "clip" in needs:

@@ -6,25 +6,29 @@ from typing import Any
 import click
 
 from erase import registry
-from erase.cli.options import config_options, resolve_run, run_options, settings_option
-from erase.config.classifier import SCHEDULES, ClassifierConfig
+from erase.cli.options import (
+    config_options,
+    given_settings,
+    resolve_run,
+    run_options,
+    settings_options,
+)
+from erase.config.classifier import ClassifierConfig
+from erase.config.families import CLASSIFIER, methods_for
 
 METHODS = "\n".join(
-    f"  {name}: {registry.summary('methods', name)}" for name in registry.names("methods")
+    f"  {name}: {registry.summary('methods', name)}" for name in methods_for(CLASSIFIER)
 )
 
 
 @click.command(epilog="\b\nMethods:\n" + METHODS)
 @run_options
-@config_options(
-    ClassifierConfig,
-    choices={"schedule": list(SCHEDULES), "mixed_precision": ["no", "bf16"]},
-    skip=frozenset({"settings"}),
+@config_options(ClassifierConfig)
+@settings_options(
+    alpha="LUR's inner step size α, or the method's own α.",
+    forget_weight="Weight λ of the forget loss, where a method has one.",
+    trim="LUR: first trim, keeping this share of the weights, e.g. 0.97.",
 )
-@click.option("--alpha", help="LUR's inner step size α, or the method's own α.")
-@click.option("--forget-weight", help="Weight λ of the forget loss, where a method has one.")
-@click.option("--trim", help="LUR: first trim, keeping this share of the weights, e.g. 0.97.")
-@settings_option
 def classifier(
     output: Path,
     config: Path | None,
@@ -45,9 +49,9 @@ def classifier(
     erase train classifier --dataset digits --output runs/digits
     erase classifier --model runs/digits --forget random:10% --method lur --output runs/lur
     """
-    named = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
-    pairs = tuple(f"{name}={value}" for name, value in named.items() if value is not None)
-    resolved, replay = resolve_run(ClassifierConfig, given, pairs + settings, config)
+    options = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
+    pairs = given_settings(settings, options)
+    resolved, replay = resolve_run(ClassifierConfig, given, pairs, config)
     from erase.training.classifier_runs import erase_classifier
 
     folder, scores = erase_classifier(

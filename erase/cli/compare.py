@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from erase.cli.options import config_options, resolve
-from erase.config.classifier import CompareConfig, parse_method_settings
-from erase.config.evaluate import CompareDiffusionConfig
+from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 
 
 @click.group()
@@ -29,20 +28,14 @@ def compare() -> None:
 @click.option(
     "--methods",
     default="all",
-    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim, lur+trim trimming.",
+    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim, lur+trim trimming,"
+    " METHOD@NAME=VALUE@… fixes settings for one line.",
 )
 @click.option(
     "--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them."
 )
 @click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
-@config_options(
-    CompareConfig,
-    choices={
-        "dataset": ["digits", "cifar10", "cifar100", "folder"],
-        "mixed_precision": ["no", "bf16"],
-    },
-    skip=frozenset({"settings"}),
-)
+@config_options(CompareConfig)
 @click.option(
     "--set",
     "settings",
@@ -68,7 +61,7 @@ def classifier(
     erase compare classifier --dataset digits --forget random:10% --forget class:3 \
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
-    config = resolve(CompareConfig, given, None).replace(settings=parse_method_settings(settings))
+    config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
     from rich.console import Console
 
     from erase.compare.classifier import compare_classifier

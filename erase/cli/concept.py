@@ -6,16 +6,25 @@ from typing import Any, TypeVar
 import click
 
 from erase import registry
-from erase.cli.options import config_options, resolve_run, run_options, settings_option
+from erase.cli.options import (
+    DENOISER_SETTINGS,
+    config_options,
+    given_settings,
+    resolve_run,
+    run_options,
+    settings_options,
+)
 from erase.config.concept import ConceptConfig
+from erase.config.families import CLASS_CONDITIONAL, TEXT_TO_IMAGE, methods_for
 from erase.config.replay import Replay
 from erase.errors import InputError
 from erase.runs.processes import Distributed
 
 Run = TypeVar("Run", bound=ConceptConfig)
-# Those that are not in the list are for classifiers only; nothing is imported to find that out.
-NAMES = ("lur", "lur-b", "salun", "shs", "esd", "sa", "fmn", "uce", "erasediff", "ca", "sfr-on")
-METHODS = "\n".join(f"  {name}: {registry.summary('methods', name)}" for name in NAMES)
+METHODS = "\n".join(
+    f"  {name}: {registry.summary('methods', name)}"
+    for name in methods_for(TEXT_TO_IMAGE, CLASS_CONDITIONAL)
+)
 
 
 @click.command(epilog="\b\nMethods:\n" + METHODS)
@@ -24,7 +33,7 @@ METHODS = "\n".join(f"  {name}: {registry.summary('methods', name)}" for name in
     ConceptConfig,
     flags={"target_grad": "--target-grad/--detach-target"},
 )
-@settings_option
+@settings_options(**DENOISER_SETTINGS)
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved settings and prompts; touch nothing."
 )
@@ -36,6 +45,9 @@ def concept(
     device: str | None,
     dry_run: bool,
     settings: tuple[str, ...],
+    alpha: str | None,
+    forget_weight: str | None,
+    meta_mode: str | None,
     **given: Any,
 ) -> None:
     """Make a text-to-image model forget a concept.
@@ -47,7 +59,9 @@ def concept(
     erase concept --model mini-sd --concept three --output runs/three
     erase evaluate --suite digits --model runs/three
     """
-    resolved, replay = resolve_run(ConceptConfig, given, settings, config)
+    options = {"alpha": alpha, "forget_weight": forget_weight, "meta_mode": meta_mode}
+    pairs = given_settings(settings, options)
+    resolved, replay = resolve_run(ConceptConfig, given, pairs, config)
     for name in ("model", "concept"):
         if not getattr(resolved, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")

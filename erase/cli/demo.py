@@ -23,8 +23,13 @@ from erase.errors import InputError
     show_default=True,
     help="Images a digit to judge by.",
 )
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Two steps and few images: it shows that all runs.",
+)
 @click.option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
-def demo(concept: str, output: Path, images_per_class: int, overwrite: bool) -> None:
+def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwrite: bool) -> None:
     """Erase "three" from mini-sd, evaluate it, and name the report.
 
     Takes a few minutes on two CPU cores. Run again, it goes on where it stopped. It judges fewer
@@ -38,17 +43,27 @@ def demo(concept: str, output: Path, images_per_class: int, overwrite: bool) -> 
     from erase.training.concept import erase_concept
 
     config = ConceptConfig(model="mini-sd", concept=(concept,), checkpointing_steps=50)
+    if quick:
+        config = config.replace(
+            max_train_steps=2,
+            train_batch_size=2,
+            num_forget_images=2,
+            num_retain_images=9,
+            render_steps=2,
+        )
     resume = None if overwrite else "latest"
     try:
         erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
     except InputError as error:
         remedy = "Give --overwrite to start again, or another --output."
         raise InputError(error.message, remedy) from error
-    click.echo(f"Erased {concept!r} from mini-sd: {output} is a complete diffusers pipeline.")
+    did = "Took two steps to erase" if quick else "Erased"
+    click.echo(f"{did} {concept!r} from mini-sd: {output} is a complete diffusers pipeline.")
     evaluation = EvaluateConfig(
         model=str(output),
         output=default_output(str(output), "digits"),
-        images_per_class=images_per_class,
+        images_per_class=min(images_per_class, 2) if quick else images_per_class,
+        steps=2 if quick else None,
         overwrite=overwrite,
     )
     with stages() as progress:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from erase import registry
+from erase.cli.options import config_options, resolve
 from erase.config.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -15,91 +15,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--model", required=True, help="Model to evaluate: a run's folder, an alias or a hub id."
-)
-@click.option(
-    "--suite",
-    default="digits",
-    show_default=True,
-    help=f"What is asked of the model: {', '.join(registry.names('suites'))}.",
-)
-@click.option("--output", help="Evaluation folder. [default: evaluation-SUITE in the model's]")
-@click.option(
-    "--target",
-    multiple=True,
-    help="Forgotten concept; may be repeated. [default: what the model's record names]",
-)
-@click.option(
-    "--baseline",
-    help="Control, rendered from the same seeds. [default: the base model of the record]",
-)
-@click.option("--no-baseline", is_flag=True, help="Evaluate without a control.")
-@click.option(
-    "--protocol", default="default", show_default=True, help="Named settings of the suite."
-)
-@click.option("--steps", type=int, help="Denoising steps. [default: the protocol's]")
-@click.option("--guidance", type=float, help="Guidance scale. [default: the protocol's]")
-@click.option("--images-per-class", type=int, help="Images a class. [default: the protocol's]")
-@click.option("--seed", type=int, help="Seed of all seeds. [default: the protocol's]")
-@click.option("--limit", type=int, help="At most N images, spread evenly over the classes.")
-@click.option(
-    "--batch-size", type=int, default=50, show_default=True, help="Images rendered at once."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Precision to render in; another one gives other images.",
-)
-@click.option(
-    "--cache-dir",
-    help="Folder of the controls' images, shared by evaluations. [default: renders in ERASE_CACHE,"
-    " or else erase/renders in XDG_CACHE_HOME or ~/.cache]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace another evaluation in the folder.")
-@click.option(
-    "--show-explicit",
-    is_flag=True,
-    help="Do not pixelate, in the report, the regions that NudeNet flags.",
-)
-@click.option(
-    "--prompts",
-    metavar="FILE|FOLDER",
-    help="CSV table of prompts (.csv, .csv.gz), or folder that replaces the built-in ones.",
-)
-@click.option(
-    "--scheduler", help="Sampler, a diffusers class: DDIMScheduler. [default: the protocol's]"
-)
-@click.option("--size", type=int, help="Pixels a side. [default: the protocol's]")
-@click.option(
-    "--metrics",
-    help=f"With commas, of: {', '.join(registry.names('metrics'))}. [default: the protocol's]",
-)
-@click.option("--threshold", type=float, help="NudeNet's, 0 to 1. [default: the protocol's]")
-@click.option(
-    "--classifier",
-    metavar="NAME|FOLDER|FILE",
-    help="Judge: digits-classifier, efficientnet-lite0, a torchvision or timm model, a folder of"
-    " `erase train classifier`, a weight file. [default: the protocol's]",
-)
-@click.option(
-    "--reference",
-    help="Folder of real images that FID and KID compare with, classes as subfolders."
-    " [default: the classifier's own, else the control's images]",
-)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="METRIC.NAME=VALUE",
-    help="Any other setting: fid.features=inception-64, clip.model=vit-b-32; may be repeated.",
-)
-@click.option("--categories", help="I2P's, with commas: sexual,violence. [default: all]")
-@click.option(
-    "--min-nudity", type=float, help="Only I2P prompts of at least this nudity percentage."
+@config_options(
+    EvaluateConfig,
+    flags={
+        "no_baseline": "--no-baseline",
+        "overwrite": "--overwrite",
+        "show_explicit": "--show-explicit",
+    },
+    spellings={"settings": "--set"},
+    listed=frozenset({"metrics"}),
+    required=frozenset({"model"}),
 )
 def evaluate(**options: Any) -> None:
     """Render fixed-seed images from captions, and measure them and the base model's.
@@ -110,10 +35,11 @@ def evaluate(**options: Any) -> None:
 
     A run that was interrupted goes on where it stopped when the same command is given again.
     """
-    options["output"] = options["output"] or default_output(options["model"], options["suite"])
     names = (options["metrics"] or "").split(",")
     options["metrics"] = tuple(name.strip() for name in names if name.strip())
-    config = EvaluateConfig(**options)
+    config = resolve(EvaluateConfig, options, None)
+    if not config.output:
+        config = config.replace(output=default_output(config.model, config.suite))
 
     from erase.cli.progress import stages
     from erase.evaluation.run import evaluate as run

@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from erase.cli.concept import METHODS, run
-from erase.cli.options import config_options, resolve_run, run_options, settings_option
+from erase.cli.options import (
+    DENOISER_SETTINGS,
+    config_options,
+    given_settings,
+    resolve_run,
+    run_options,
+    settings_options,
+)
 from erase.config.concept import ClassConfig
 
 PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
@@ -20,7 +27,7 @@ IMAGES = frozenset({"forget_images", "retain_images", "anchor_images"})
     flags={"target_grad": "--target-grad/--detach-target"},
     skip=PROMPTS | IMAGES,
 )
-@settings_option
+@settings_options(**DENOISER_SETTINGS)
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved settings and captions; touch nothing."
 )
@@ -32,6 +39,9 @@ def forget_class(
     device: str | None,
     dry_run: bool,
     settings: tuple[str, ...],
+    alpha: str | None,
+    forget_weight: str | None,
+    meta_mode: str | None,
     **given: Any,
 ) -> None:
     """Make a diffusion model forget a class of images.
@@ -44,5 +54,7 @@ def forget_class(
     erase class --model mini-sd --target three --output runs/no-three
     erase class --target "golf ball" --data imagenette --output runs/no-golf-ball
     """
-    resolved, replay = resolve_run(ClassConfig, given, settings, config)
+    options = {"alpha": alpha, "forget_weight": forget_weight, "meta_mode": meta_mode}
+    pairs = given_settings(settings, options)
+    resolved, replay = resolve_run(ClassConfig, given, pairs, config)
     run(resolved, replay, output, overwrite, resume, device, dry_run)

@@ -1,63 +1,88 @@
 """Click options made from the configuration dataclasses, so that each is written down once."""
 
 import dataclasses
-import types
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from erase.config.base import Config, MethodConfig
+from erase.config.base import META_MODES, Config, MethodConfig
+from erase.config.fields import FieldSpec, field_specs, shown
+from erase.config.layers import Layer, merged
 from erase.config.methods import canonical
-from erase.config.replay import Replay
+from erase.config.replay import Replay, upgraded
+from erase.config.values import parse_pairs
 from erase.errors import InputError
 from erase.files import read_yaml
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", tuple: "TEXT"}
+
+
+class Possible(click.Choice[str]):
+    """Possible values for the help and for completion; the configuration checks what is given."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
+        """The value as it was given."""
+        return value
 
 
 def config_options(
     config: type[Config],
     *,
-    choices: Mapping[str, list[str]] | None = None,
     flags: Mapping[str, str] | None = None,
+    spellings: Mapping[str, str] | None = None,
+    listed: frozenset[str] = frozenset(),
     skip: frozenset[str] = frozenset(),
+    required: frozenset[str] = frozenset(),
 ) -> Callable[[Command], Command]:
     """Add one option per field of a configuration dataclass.
 
-    An option that is not given is None, so that `resolve` can tell it from one that is; a tuple of
-    texts is an option that may be given several times, and empty when it is not.
+    Values stay texts, which the configuration types and checks. An option that is not given is
+    None, so that `resolve` can tell it from one that is; a tuple of texts is an option that may be
+    given several times, and empty when it is not.
 
     Args:
         config: the dataclass; its field metadata are the help texts.
-        choices: allowed values of an option, by field name.
         flags: spelling of on/off options where `--name/--no-name` would read badly.
+        spellings: of options that are not called as their field.
+        listed: fields of several texts that are given at once, with commas between.
         skip: fields without an option.
+        required: fields whose option has to be given.
     """
-    hints = typing.get_type_hints(config)
+    specs = field_specs(config)
 
     def add(command: Command) -> Command:
         for item in reversed(_own_first(config)):
             if item.name in skip or not item.metadata.get("option", True):
                 continue
-            kind = _plain_type(hints[item.name])
-            dashed = item.name.replace("_", "-")
-            name = f"--{dashed}"
-            keywords: dict[str, Any] = {"default": None, "help": _help(item)}
-            if kind is bool:
-                name = (flags or {}).get(item.name, f"--{dashed}/--no-{dashed}")
-            elif allowed := (choices or {}).get(item.name) or item.metadata.get("choices"):
-                keywords["type"] = click.Choice(list(allowed))
-            elif kind is tuple:
-                keywords |= {"multiple": True, "metavar": "TEXT"}
-            else:
-                keywords["type"] = kind
+            name, keywords = _option(item, specs[item.name], flags or {})
+            name = (spellings or {}).get(item.name, name)
+            if item.name in listed:
+                keywords["multiple"] = False
+            if item.name in required:
+                keywords["required"] = True
             command = click.option(name, item.name, **keywords)(command)
         return command
 
     return add
+
+
+def _option(
+    item: "dataclasses.Field[Any]", spec: FieldSpec, flags: Mapping[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """Spelling and keywords of a field's option."""
+    dashed = item.name.replace("_", "-")
+    keywords: dict[str, Any] = {"default": None, "help": _help(item)}
+    if spec.kind is bool:
+        return flags.get(item.name, f"--{dashed}/--no-{dashed}"), {**keywords, "is_flag": True}
+    if spec.choices:
+        keywords["type"] = Possible(list(spec.choices))
+    else:
+        keywords |= {"type": str, "multiple": spec.kind is tuple}
+        keywords["metavar"] = item.metadata.get("metavar") or METAVARS[spec.kind]
+    return f"--{dashed}", keywords
 
 
 def _own_first(config: type[Config]) -> "list[dataclasses.Field[Any]]":
@@ -65,14 +90,6 @@ def _own_first(config: type[Config]) -> "list[dataclasses.Field[Any]]":
     fields = dataclasses.fields(config)  # type: ignore[arg-type]
     owners = [vars(kind).get("__annotations__", {}) for kind in config.__mro__]
     return sorted(fields, key=lambda item: [item.name in names for names in owners].index(True))
-
-
-def _plain_type(hint: Any) -> type:
-    if typing.get_origin(hint) is tuple:
-        return tuple
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return typing.cast(type, hint)
 
 
 def _help(item: "dataclasses.Field[Any]") -> str:
@@ -86,49 +103,19 @@ Resolved = TypeVar("Resolved", bound=Config)
 
 
 def resolve(config: type[Resolved], given: Mapping[str, Any], file: Path | None) -> Resolved:
-    """A configuration from a `--config` file, overridden by the options that were given.
+    """A configuration from the options that were given, over those of a `--config` file.
 
-    Raises InputError for an unknown setting, or a value of the wrong type or not among the
-    possible ones.
+    Raises InputError for an unknown setting, or a value that its field cannot hold.
     """
-    values: dict[str, Any] = {}
+    options = {name: value for name, value in given.items() if value not in (None, ())}
+    layers = [Layer("given", options)]
     if file is not None:
         values = read_yaml(file)
+        if issubclass(config, MethodConfig):
+            values = upgraded(values, str(given.get("method") or "lur"))
         config.check_names(values, str(file))
-    values |= {name: value for name, value in given.items() if value not in (None, ())}
-    hints = typing.get_type_hints(config)
-    fields = {item.name: item for item in dataclasses.fields(config)}  # type: ignore[arg-type]
-    return config(
-        **{
-            name: _typed(fields[name], _plain_type(hints[name]), value)
-            for name, value in values.items()
-        }
-    )
-
-
-def _typed(item: "dataclasses.Field[Any]", kind: type, value: Any) -> Any:
-    """A value as its field wants it: YAML reads `1e-4` as a word and `no` as false."""
-    choices = item.metadata.get("choices")
-    if value is False and choices and "no" in choices:
-        value = "no"
-    if kind is tuple:
-        words = [value] if isinstance(value, str) else value
-        if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
-            raise InputError(f"{item.name} is {value!r}, which is no list of words.", "Quote them.")
-        return tuple(words)
-    if value is None or kind not in (str, int, float, bool):
-        return value
-    try:
-        typed = kind(value) if kind in (int, float) and not isinstance(value, bool) else value
-    except ValueError:
-        typed = None
-    # A number is never cut short to fit.
-    if not isinstance(typed, kind) or (kind is int and typed != float(value)):
-        name = {int: "whole number", float: "number", bool: "yes or no", str: "text"}[kind]
-        raise InputError(f"{item.name} is {value!r}, which is no {name}.", "Correct the value.")
-    if choices and typed not in choices:
-        raise InputError(f"{item.name} is {value!r}.", f"Possible: {', '.join(choices)}.")
-    return typed
+        layers.append(Layer(str(file), values))
+    return config(**merged(layers))
 
 
 def run_options(command: Command) -> Command:
@@ -162,11 +149,55 @@ def run_options(command: Command) -> Command:
     return command
 
 
-def settings_option(command: Command) -> Command:
-    """`--set NAME=VALUE` for the method's own settings; `resolve_run` takes what was given."""
-    return click.option(
-        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any setting of the method."
-    )(command)
+def settings_options(**helps: str) -> Callable[[Command], Command]:
+    """`--set NAME=VALUE` for the method's own settings, and options that say the same of some.
+
+    `given_settings` takes what was given.
+
+    Args:
+        helps: help texts of the settings that have an option, by name.
+    """
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            *("--set", "settings"),
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Any setting of the method.",
+        )(command)
+        for name, text in reversed(helps.items()):
+            kind: dict[str, Any] = {"metavar": "FLOAT"}
+            if name == "meta_mode":
+                kind = {"type": Possible(list(META_MODES))}
+            command = click.option(f"--{name.replace('_', '-')}", **kind, help=text)(command)
+        return command
+
+    return add
+
+
+DENOISER_SETTINGS = {
+    "alpha": "Inner step size of LUR, the α of eq. 2 (≥ 0).",
+    "forget_weight": "Weight λ of the forget loss (≥ 0), where a method has one.",
+    "meta_mode": "How LUR's gradient is computed.",
+}
+"""Settings with an option of their own on `erase concept` and `erase class`."""
+
+
+def given_settings(texts: tuple[str, ...], options: Mapping[str, str | None]) -> dict[str, str]:
+    """The settings of `--set`, and those of options that say the same.
+
+    Raises InputError for a text that is not NAME=VALUE, or a setting given two different values.
+    """
+    pairs = parse_pairs(texts)
+    for name, value in options.items():
+        if value is None:
+            continue
+        if shown(pairs.setdefault(name, value)) != shown(value):
+            raise InputError(
+                f"--{name.replace('_', '-')} and --set {name} differ.",
+                "Give one of them, they mean the same.",
+            )
+    return pairs
 
 
 RunConfig = TypeVar("RunConfig", bound=MethodConfig)
@@ -175,31 +206,21 @@ RunConfig = TypeVar("RunConfig", bound=MethodConfig)
 def resolve_run(
     config: type[RunConfig],
     given: Mapping[str, Any],
-    settings: tuple[str, ...],
+    settings: Mapping[str, str],
     file: Path | None,
 ) -> tuple[RunConfig, Replay[RunConfig] | None]:
-    """`resolve` with `--set` values over the `settings` of the file, as texts.
+    """`resolve` with the method's settings that were given, as texts, over those of the file.
 
-    They are understood when it is known what family of models the method is for. Where the user
+    They are typed when it is known what family of models the method is for. Where the user
     gave another method than the file's, the file's settings are not taken over; the second result
     then says what the file holds.
     """
-    resolved, pairs = resolve(config, given, file), _pairs(settings)
+    resolved = resolve(config, given, file)
     if file is not None and "method" in read_yaml(file):
         before = resolve(config, {}, file)
         before = before.replace(method=canonical(before.method))
         if canonical(resolved.method) != before.method:
             chosen = {name for name, value in given.items() if value not in (None, ())}
-            replay = Replay(file, before, frozenset(chosen | set(pairs)))
-            return resolved.replace(settings=pairs), replay
-    return resolved.replace(settings={**resolved.settings, **pairs}), None
-
-
-def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set {text} is not NAME=VALUE.", "Write e.g. --set alpha=0.01.")
-        pairs[name.replace("-", "_")] = value
-    return pairs
+            replay = Replay(file, before, frozenset(chosen | set(settings)))
+            return resolved.replace(settings=settings), replay
+    return resolved.replace(settings={**resolved.settings, **settings}), None

@@ -6,19 +6,12 @@ from typing import Any
 import click
 
 from erase.cli.options import config_options, resolve, run_options
-from erase.config.classifier import SCHEDULES, TrainConfig
+from erase.config.classifier import TrainConfig
 
 
 @click.command(name="classifier")
 @run_options
-@config_options(
-    TrainConfig,
-    choices={
-        "dataset": ["digits", "cifar10", "cifar100", "folder"],
-        "schedule": list(SCHEDULES),
-        "mixed_precision": ["no", "bf16"],
-    },
-)
+@config_options(TrainConfig)
 def classifier(
     output: Path,
     config: Path | None,

@@ -9,12 +9,10 @@ from erase.cli.options import config_options, resolve, run_options
 from erase.config.ddpm import DDPMConfig
 from erase.runs.processes import Distributed
 
-SKIP = frozenset({"method", "alpha", "forget_weight", "meta_mode"})
-
 
 @click.command("ddpm")
 @run_options
-@config_options(DDPMConfig, skip=SKIP)
+@config_options(DDPMConfig, skip=frozenset({"method"}))
 def ddpm(
     output: Path,
     config: Path | None,

@@ -12,8 +12,7 @@ from erase.compare.classifier_problem import check_entries
 from erase.compare.classifier_report import terminal, write_report
 from erase.compare.entries import entries as parse_entries
 from erase.compare.jobs import ComparePlan, run_ahead
-from erase.config.classifier import CompareConfig
-from erase.errors import InputError
+from erase.config.compare import CompareConfig
 from erase.runs.folder import ComparisonFolder
 from erase.training.classifier_runs import pick_device
 
@@ -47,9 +46,6 @@ def compare_classifier(
     Raises:
         InputError: settings that no run can use; then nothing was trained.
     """
-    for name in ("trials", "jobs"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} is {getattr(config, name)}.", "Ask for at least one.")
     began = time.perf_counter()
     entries = parse_entries(methods, alphas)
     where = str(pick_device(device))

@@ -12,7 +12,8 @@ from erase.compare.classifier_problem import ClassifierProblem, prepare_original
 from erase.compare.entries import Entry, entry, slug
 from erase.compare.search import search
 from erase.compare.store import Result, cached
-from erase.config.classifier import ClassifierConfig, CompareConfig
+from erase.config.classifier import ClassifierConfig
+from erase.config.compare import CompareConfig
 from erase.errors import RunError
 from erase.files import write_jsonl
 from erase.training.classifier import run_method

@@ -8,22 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from erase.compare.entries import slug
+from erase.config.values import parse_line
 from erase.files import read_jsonl, write_bytes
 from erase.report.figures import figure, saved
 
 HEIGHT, WIDTH = 3.6, 5.0
 """Inches of a figure, and of each of its axes."""
 COSINES = {"cosine_penultimate": "last convolution", "cosine": "all parameters"}
-SWEEP = "lur@alpha="
-JOINT = f"{SWEEP}0.0"
+JOINT = "lur@alpha=0.0"
 """With α = 0 LUR is LUR-b: the one that has all of LUR's other settings."""
+
+
+def sweep_alpha(label: str) -> float | None:
+    """α of an entry that is LUR with α alone fixed; None for any other entry."""
+    line = parse_line(label)
+    if (line.method, line.variants, set(line.settings)) != ("lur", (), {"alpha"}):
+        return None
+    return float(line.settings["alpha"])
 
 
 def cosines(folder: Path, labels: Sequence[str], trials: int) -> dict[str, dict[str, list[float]]]:
     """Cosine of ∇L_r and ∇L_f by step, mean over trials, of LUR at each α and LUR-b, by layer."""
     curves: dict[str, dict[str, list[float]]] = {}
     for label in labels:
-        if label not in ("lur", "lur-b") and not label.startswith(SWEEP):
+        if label not in ("lur", "lur-b") and sweep_alpha(label) is None:
             continue
         for name in COSINES:
             logs = [
@@ -49,15 +57,16 @@ def plot_cosine(folder: Path, curves: Mapping[str, Mapping[str, list[float]]]) -
     """
     if "lur" not in curves or len(curves) < 2:
         return False
-    sweep = [label for label in curves if label.startswith(SWEEP) and label != JOINT]
-    largest = sorted(sweep, key=lambda label: float(label.removeprefix(SWEEP)))[-1:]
+    sweep = {label: alpha for label in curves if (alpha := sweep_alpha(label)) is not None}
+    sweep.pop(JOINT, None)
+    largest = sorted(sweep, key=lambda label: sweep[label])[-1:]
     labels = [JOINT if JOINT in curves else "lur-b", "lur", *largest]
     titles = {"lur": "LUR", "lur-b": "LUR-b, its own settings", JOINT: "LUR-b (α = 0)"}
     drawn, axes = figure(2 * WIDTH, HEIGHT, 2)
     for axis, (name, title) in zip(axes, COSINES.items(), strict=True):
         for number, label in enumerate(labels):
             values = curves[label].get(name, [])
-            shown = titles.get(label, f"LUR, α = {label.removeprefix(SWEEP)}")
+            shown = titles.get(label, f"LUR, α = {sweep.get(label)}")
             smooth = running_mean(values, max(1, len(values) // 10))
             axis.plot(range(1, len(values) + 1), smooth, f"C{number}", label=shown)
         axis.axhline(0, color="grey", linewidth=0.5)
@@ -84,9 +93,9 @@ def plot_alpha(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> bool:
     α = 0, which is LUR-b, becomes a horizontal line.
     """
     points = sorted(
-        (float(label.partition("=")[2]), *row["gap"])
+        (alpha, *row["gap"])
         for label, row in table.items()
-        if label.startswith(SWEEP) and "gap" in row
+        if (alpha := sweep_alpha(label)) is not None and "gap" in row
     )
     positive = [point for point in points if point[0] > 0]
     if len(positive) < 2:

@@ -15,13 +15,8 @@ from torch import Tensor
 
 from erase.compare.entries import Entry, entry
 from erase.compare.store import library_versions
-from erase.config.classifier import (
-    ClassifierConfig,
-    CompareConfig,
-    TrainConfig,
-    fill,
-    method_module,
-)
+from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_module
+from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator
 from erase.data.forget import forget_indices
 from erase.files import fingerprint, hash_file
@@ -68,10 +63,10 @@ def entry_configuration(
     retrain = item.method == "retrain"
     run: dict[str, Any] = {
         "epochs": config.retrain_epochs if retrain else config.epochs,
-        **item.changes,
         **item.start,
         **searched,
         **fixed_settings(config, item),
+        **item.changes,
     }
     names = set(method_module(item.method).Settings.__dataclass_fields__)
     own = {name: run.pop(name) for name in names & set(run)}

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from erase.compare.diffusion_entries import Entry, entries
 from erase.compare.diffusion_report import terminal, write_report
 from erase.compare.diffusion_run import measure
 from erase.compare.entries import slug
 from erase.compare.store import Result, cached, library_versions, stored
-from erase.config.base import check_least
+from erase.config.compare import CompareDiffusionConfig
 from erase.config.concept import ConceptConfig
-from erase.config.evaluate import CompareDiffusionConfig
-from erase.config.methods import NAMED, by_method, defined_for, find_method, read_value
+from erase.config.families import TEXT_TO_IMAGE
+from erase.config.methods import find_method
 from erase.errors import EraseError, InputError
 from erase.files import fingerprint, write_json
 from erase.models.loading import load_pipeline
 from erase.runs.checks import check_device
 from erase.runs.folder import ComparisonFolder
 from erase.runs.run_folder import deciding
-from erase.tasks.denoising import TEXT_TO_IMAGE
 from erase.training.filters import check_filters
 from erase.training.plan import ConceptPlan, plan
 from erase.training.sets import render_set
@@ -45,55 +44,8 @@ SAME = (
     "mixed_precision",
 )
 """Settings that are the same for every method, where the comparison is given them."""
-NOT_FREE = ("model", "concept", "method", "seed", "settings")
-"""Settings of a run that the comparison decides itself."""
 JUDGED = ("images_per_class", "steps")
 LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the comparison: a method with what is fixed for it, texts by setting."""
-
-    label: str
-    method: str
-    settings: dict[str, str]
-
-
-def entries(methods: str, settings: tuple[str, ...]) -> list[Entry]:
-    """The lines of `--methods` (`all`, or METHOD[@NAME=VALUE…] with commas between) and `--set`.
-
-    Raises:
-        InputError: an unknown method or setting, one that is not for text-to-image models, or a
-            line that is there twice.
-    """
-    labels = defined_for(TEXT_TO_IMAGE) if methods == "all" else methods.split(",")
-    common = by_method(settings, example="esd.guidance=2")
-    found = [_entry(label.strip(), common) for label in labels]
-    if len({item.label for item in found}) < len(found):
-        raise InputError("A method is named twice.", "Name each once.")
-    if unused := sorted(set(common) - {item.method for item in found}):
-        raise InputError(f"--set names {unused[0]}, which is not compared.", "Add it to --methods.")
-    return found
-
-
-def _entry(label: str, common: dict[str, dict[str, str]]) -> Entry:
-    method, *fixed = label.split("@")
-    own = dict(common.get(method, {}))
-    for text in fixed:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"{label} is not METHOD@NAME=VALUE.", "Write e.g. esd@variant=x.")
-        own[name.replace("-", "_")] = value
-    known = find_method(method, TEXT_TO_IMAGE).names
-    options = set(ConceptConfig.__dataclass_fields__)
-    for name in own:
-        if name not in known and name not in options:
-            raise InputError(
-                f"{method} has no setting {name!r}, nor has a run.",
-                f"Its settings: {', '.join(known) or 'none'}; a run's are `erase concept` options.",
-            )
-    return Entry(label, method, own)
 
 
 SHARING = Entry("ca", "ca", {})
@@ -127,7 +79,6 @@ class DiffusionComparison:
 
     def check(self) -> None:
         """Plan every run, so that what cannot be used is refused before anything is rendered."""
-        check_least(self.config, dict.fromkeys(JUDGED, 1))
         for concept in self.config.concept:
             for entry in (SHARING, *self.entries):
                 planned = plan(self._config(entry, concept, 0, shared=False), device=self.device)
@@ -159,17 +110,14 @@ class DiffusionComparison:
 
     def _config(self, entry: Entry, concept: str, trial: int, *, shared: bool) -> ConceptConfig:
         """The configuration of a run, as `erase concept` would be given it."""
-        options = set(ConceptConfig.__dataclass_fields__) - set(NAMED)
-        own = {name: text for name, text in entry.settings.items() if name not in options}
-        run = {
-            name: _run_value(name, text) for name, text in entry.settings.items() if name in options
-        }
+        spec = find_method(entry.method, TEXT_TO_IMAGE)
+        own = {name: value for name, value in entry.settings.items() if name in spec.names}
+        run = {name: value for name, value in entry.settings.items() if name not in own}
         for name in SAME:
             run.setdefault(name, getattr(self.config, name))
-        method = find_method(entry.method, TEXT_TO_IMAGE).method
-        if shared and method.images:
+        if shared and spec.method.images:
             data = self._folder(concept) / "data"
-            run |= {f"{name}_images": str((data / name).resolve()) for name in method.sets}
+            run |= {f"{name}_images": str((data / name).resolve()) for name in spec.method.sets}
         return ConceptConfig(
             model=self.config.model,
             concept=(concept,),
@@ -233,21 +181,6 @@ class DiffusionComparison:
         return row
 
 
-def _run_value(name: str, text: str) -> Any:
-    """The value of a run's setting; InputError for one that is not free, or no possible value."""
-    if name in NOT_FREE:
-        raise InputError(
-            f"--set cannot give {name}, which the comparison decides.", "Leave it out."
-        )
-    value = read_value(text)
-    choices = ConceptConfig.__dataclass_fields__[name].metadata.get("choices")
-    if choices and value is False:
-        value = "no"  # as YAML reads it
-    if choices and value not in (None, *choices):
-        raise InputError(f"{name} is {value!r}.", f"Possible: {', '.join(choices)}.")
-    return value
-
-
 def _no_paths(planned: ConceptPlan) -> dict[str, None]:
     """The folders of images, which count by their content, for a result that may be moved."""
     return {f"{name}_images": None for name in planned.sets}
@@ -290,8 +223,6 @@ def compare_diffusion(
     for name in ("model", "concept"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}.")
-    if config.trials < 1:
-        raise InputError(f"--trials is {config.trials}.", "Ask for at least one.")
     check_device(device)
     folder = ComparisonFolder(output, "compare diffusion", config=config)
     folder.check()

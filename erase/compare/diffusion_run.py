@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from erase.compare.store import Result
-from erase.config.evaluate import CompareDiffusionConfig, EvaluateConfig
+from erase.config.compare import CompareDiffusionConfig
+from erase.config.evaluate import EvaluateConfig
 from erase.errors import RunError
 from erase.evaluation.run import evaluate
 from erase.files import read_json

@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from erase import registry
-from erase.config.classifier import method_module
+from erase.config.compare import classifier_settings
+from erase.config.families import CLASSIFIER
+from erase.config.methods import defined_for, find_method
+from erase.config.values import parse_line
 from erase.errors import InputError
 
 VARIANTS: dict[str, dict[str, Any]] = {"dual": {"dual_optim": True}, "trim": {"trim": 0.97}}
@@ -23,36 +25,38 @@ class Entry:
     label: str
     method: str
     changes: dict[str, Any]
+    """What is fixed of the run."""
     settings: dict[str, Any]
+    """What is fixed of the method."""
     start: dict[str, float] = field(default_factory=dict)
     """Other defaults than the method's, which a search may change."""
 
 
 def entry(text: str) -> Entry:
-    """`METHOD`, `METHOD+dual`, `lur+trim`, or `METHOD@setting=value`; InputError otherwise."""
-    body, _, fixed = text.partition("@")
-    name, *variants = body.split("+")
+    """The line that `METHOD[+VARIANT…][@NAME=VALUE…]` asks for, such as lur+trim@alpha=0.1.
+
+    Raises:
+        InputError: another form, an unknown method, variant or setting, or a bad value.
+    """
+    line = parse_line(text)
+    spec = find_method(line.method, CLASSIFIER)
     changes: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     start: dict[str, float] = {}
-    known = set(method_module(name).Settings.__dataclass_fields__)
-    for variant in variants:
+    for variant in line.variants:
         if variant not in VARIANTS:
             raise InputError(f"There is no variant {variant!r}.", f"Known: {', '.join(VARIANTS)}.")
         start |= STARTS.get(variant, {})
         for key, value in VARIANTS[variant].items():
-            if key in known:
+            if key in spec.names:
                 settings[key] = value
             elif key == "dual_optim":
                 changes[key] = value
             else:
-                raise InputError(f"{name} has no {variant!r}.", "Only lur and lur-b have it.")
-    if fixed:
-        key, _, value = fixed.partition("=")
-        if key not in known:
-            raise InputError(f"{name} has no setting {key!r}.", f"Known: {', '.join(known)}.")
-        settings[key] = float(value)
-    return Entry(text, name, changes, settings, start)
+                raise InputError(f"{spec.name} has no {variant!r}.", "Only lur and lur-b have it.")
+    for key, value in classifier_settings(spec.name, line.settings).items():
+        (settings if key in spec.names else changes)[key] = value
+    return Entry(text, spec.name, changes, settings, start)
 
 
 def slug(text: str) -> str:
@@ -62,12 +66,14 @@ def slug(text: str) -> str:
 
 def entries(methods: str, alphas: str | None = None) -> list[Entry]:
     """The entries of a comma-separated list of methods (`all`: every one there is) and of α."""
-    names = methods.split(",")
-    if methods == "all":
-        every = registry.names("methods")
-        names = [n for n in every if "classifier" in registry.load("methods", n).Method.families]
-    found = [entry(name.strip()) for name in names if name.strip() != "retrain"]
-    found += [entry(f"lur@alpha={float(alpha)}") for alpha in (alphas or "").split(",") if alpha]
-    if len({item.label for item in found}) < len(found):
+    names = defined_for(CLASSIFIER) if methods == "all" else methods.split(",")
+    lines = [entry(name.strip()) for name in names if name.strip() != "retrain"]
+    lines += [_sweep(alpha.strip()) for alpha in (alphas or "").split(",") if alpha]
+    if len({line.label for line in lines}) < len(lines):
         raise InputError("A method is named twice.", "Name each once.")
-    return found
+    return lines
+
+
+def _sweep(alpha: str) -> Entry:
+    """LUR at an α, which is spelt in one way in the label."""
+    return entry(f"lur@alpha={entry(f'lur@alpha={alpha}').settings['alpha']}")

@@ -21,7 +21,7 @@ import torch
 from erase.compare.classifier_comparison import ClassifierComparison, comparisons
 from erase.compare.entries import Entry, entry
 from erase.compare.search import REPEATED, reference_scores
-from erase.config.classifier import CompareConfig
+from erase.config.compare import CompareConfig
 from erase.errors import EraseError
 
 

@@ -21,7 +21,7 @@ from erase.compare.entries import Entry, entry
 from erase.compare.store import cached
 from erase.config.classifier import method_module
 from erase.core.rng import derive_seed
-from erase.errors import InputError, RunError
+from erase.errors import RunError
 from erase.files import read_json, write_json
 from erase.judges.classifier_scores import average_gap
 from erase.training.classifier import run_method
@@ -56,14 +56,10 @@ def search(
     computing anything again. `progress` is called with a line of text when it has ended.
 
     Raises:
-        InputError: optuna is not installed, or the original has no validation split.
+        InputError: the original has no validation split.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise InputError(
-            "--search needs optuna, which is not installed.", "pip install optuna"
-        ) from None
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     problem.original.held_out()  # before anything is computed: is there a validation split?
     trials = _Trials(problem, item, path)
@@ -114,7 +110,7 @@ class _Trials:
         module = method_module(item.method)
         # The learning rate's range is found by `bracket`.
         walked = {} if module.Method.closed_form else {"learning_rate": (0.0, 0.0)}
-        ranges = {**walked, **module.SEARCH, **(DUAL_RANGE if item.changes else {})}
+        ranges = {**walked, **module.SEARCH, **(DUAL_RANGE if "dual_optim" in item.changes else {})}
         settled = {*item.settings, *fixed_settings(problem.config, item)}
         self.ranges = {name: span for name, span in ranges.items() if name not in settled}
         defaults = problem.configuration(item, self.seed, forget, {})

@@ -1,29 +1,36 @@
 """Resolved configurations: frozen dataclasses that travel as `config.yaml`.
 
-Every field states its unit or range in `metadata["help"]`; the command line and `config.yaml` use
-the same names. `None` means "not set by the user": `with_defaults` fills it from the recipe.
+Every field states its unit or range in its help; the command line, `config.yaml` and Python use
+the same names, and values are typed and checked where an object is made (`erase.config.fields`).
+`None` means "not set by the user": `erase.config.layers` fills it in.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
+from erase.config.fields import check_fields, option, settings_field
 from erase.errors import InputError
 from erase.files import write_text
 
-
-def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:  # noqa: A002
-    """A dataclass field with its help text and, where there are few, its possible values."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+SCHEDULERS = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant"),
+    *("constant_with_warmup", "piecewise_constant"),
+)
+"""Learning-rate schedules of diffusers."""
+PRECISIONS = ("no", "bf16")
+META_MODES = ("hvp", "exact", "first-order", "joint")
 
 
 class Config:
-    """What every configuration dataclass can do."""
+    """What every dataclass of values can do; making one raises InputError for a bad value."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, paths as strings, tuples as lists."""
@@ -51,15 +58,6 @@ class Config:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
-        """A copy whose unset (`None`) fields come from `defaults`."""
-        unset = {
-            name: value
-            for name, value in defaults.items()
-            if getattr(self, name) is None and value is not None
-        }
-        return self.replace(**unset)
-
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
@@ -69,15 +67,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value
-
-
-def check_least(config: Config, least: Mapping[str, float]) -> None:
-    """Raise InputError for a setting below its least value, or not finite; None is not set."""
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value >= low):
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} is {value}.", f"Give a value of at least {low:g}.")
 
 
 class MethodConfig(Config):
@@ -92,30 +81,30 @@ class LoopConfig(MethodConfig):
     """The unlearning loop, whatever the model."""
 
     method: str = option("lur", "Unlearning method.")
-    alpha: float | None = option(None, "Inner step size of LUR, the α of eq. 2 (> 0).")
-    forget_weight: float | None = option(None, "Weight λ of the forget loss (≥ 0).")
-    meta_mode: str | None = option(
-        None, "How LUR's gradient is computed.", ("hvp", "exact", "first-order", "joint")
+    settings: Mapping[str, Any] = settings_field("The method's own settings, NAME=VALUE.")
+    max_train_steps: int | None = option(None, "Optimizer steps.", least=0)
+    train_batch_size: int | None = option(
+        None, "Images of each set per micro-batch and process.", least=1
     )
-    settings: Mapping[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "The method's own settings, NAME=VALUE.", "option": False},
+    gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.", least=1)
+    learning_rate: float | None = option(None, "Peak learning rate.", least=0)
+    lr_scheduler: str | None = option(
+        None, "Learning-rate schedule, by its diffusers name.", SCHEDULERS
     )
-    max_train_steps: int | None = option(None, "Optimizer steps.")
-    train_batch_size: int | None = option(None, "Images of each set per micro-batch and process.")
-    gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.")
-    learning_rate: float | None = option(None, "Peak learning rate.")
-    lr_scheduler: str | None = option(None, "Learning-rate schedule, by its diffusers name.")
-    lr_warmup_steps: int | None = option(None, "Warm-up steps of the schedule.")
-    weight_decay: float = option(0.0, "AdamW's weight decay.")
-    max_grad_norm: float = option(1.0, "Gradient clipping norm; 0 turns clipping off.")
-    ema_decay: float | None = option(None, "Decay of a moving average of the weights; 0 = none.")
+    lr_warmup_steps: int | None = option(None, "Warm-up steps of the schedule.", least=0)
+    weight_decay: float = option(0.0, "AdamW's weight decay.", least=0)
+    max_grad_norm: float = option(1.0, "Gradient clipping norm; 0 turns clipping off.", least=0)
+    ema_decay: float | None = option(
+        None, "Decay of a moving average of the weights; 0 = none.", least=0, below=1
+    )
     use_8bit_adam: bool = option(False, "8-bit AdamW (needs bitsandbytes and a GPU).")
     mixed_precision: str = option(
-        "no", "Autocast to bf16, or not; trained weights stay fp32.", ("no", "bf16")
+        "no", "Autocast to bf16, or not; trained weights stay fp32.", PRECISIONS
     )
     gradient_checkpointing: bool = option(False, "Recompute activations to save memory.")
-    seed: int = option(0, "Seed of rendering, batches, noise and timesteps.")
-    checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.")
-    checkpoints_total_limit: int = option(2, "Checkpoints kept; the oldest goes after a new one.")
+    seed: int = option(0, "Seed of rendering, batches, noise and timesteps.", least=0)
+    checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.", least=0)
+    checkpoints_total_limit: int = option(
+        2, "Checkpoints kept; the oldest goes after a new one.", least=0
+    )
     report_to: str | None = option(None, "Also log to a tracker.", ("tensorboard", "wandb"))

@@ -1,9 +1,9 @@
 """Configurations of `erase concept` and `erase class`."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from erase.config.base import LoopConfig, option
+from erase.config.base import LoopConfig
+from erase.config.fields import option
 
 FILTERS = ("nudenet", "classifier")
 
@@ -31,17 +31,19 @@ class ConceptConfig(LoopConfig):
     filter_retain: str | None = option(
         None, "Drop retain renders that show the concept, by this judge.", FILTERS
     )
-    num_forget_images: int | None = option(None, "Images to render for the forget set.")
-    num_retain_images: int | None = option(None, "Images to render for the retain set.")
+    num_forget_images: int | None = option(None, "Images to render for the forget set.", least=1)
+    num_retain_images: int | None = option(None, "Images to render for the retain set.", least=1)
     num_anchor_images: int | None = option(
-        None, "Images to render of what is shown instead, for methods that look at them."
+        None, "Images to render of what is shown instead, for methods that look at them.", least=1
     )
-    render_steps: int | None = option(None, "Sampling steps of those renders.")
-    forget_guidance: float | None = option(None, "Guidance scale of the forget renders.")
-    retain_guidance: float | None = option(None, "Guidance scale of the retain renders.")
-    render_batch_size: int | None = option(None, "Images rendered at once.")
-    resolution: int | None = option(None, "Pixels a side; default: the model's own.")
-    caption_dropout: float = option(0.1, "Share of retain captions replaced by the empty prompt.")
+    render_steps: int | None = option(None, "Sampling steps of those renders.", least=1)
+    forget_guidance: float | None = option(None, "Guidance scale of the forget renders.", least=1)
+    retain_guidance: float | None = option(None, "Guidance scale of the retain renders.", least=1)
+    render_batch_size: int | None = option(None, "Images rendered at once.", least=1)
+    resolution: int | None = option(None, "Pixels a side; default: the model's own.", least=1)
+    caption_dropout: float = option(
+        0.1, "Share of retain captions replaced by the empty prompt.", least=0, below=1
+    )
     trainable: str | None = option(
         None,
         "full, xattn, noxattn, selfattn, or a regular expression; default: the method's, mostly"
@@ -50,19 +52,18 @@ class ConceptConfig(LoopConfig):
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
     frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")
     save_dtype: str = option("fp32", "Precision of the saved weights.", ("fp32", "fp16"))
-    lora_rank: int | None = option(None, "Train an adapter of this rank on the chosen layers only.")
+    lora_rank: int | None = option(
+        None, "Train an adapter of this rank on the chosen layers only.", least=1
+    )
     lora_alpha: float | None = option(
-        None, "The adapter's scale times its rank; default: the rank."
+        None, "The adapter's scale times its rank; default: the rank.", above=0
     )
     validation_prompts: str | None = option(
         None, "Prompts to render while training: 'one; two', or a file with one a line."
     )
-    validation_steps: int = option(0, "Render them every N steps; 0 = before and after only.")
-
-    def __post_init__(self) -> None:
-        given: Any = self.concept
-        if isinstance(given, str):  # one concept, as earlier configurations hold it
-            object.__setattr__(self, "concept", (given,) if given else ())
+    validation_steps: int = option(
+        0, "Render them every N steps; 0 = before and after only.", least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ class ClassConfig(ConceptConfig):
     )
     data_dir: str | None = option(None, "Where imagenette or cifar10 lies.")
     num_forget_images: int | None = option(
-        None, "Images of the class; default: all, or the recipe's when they are rendered."
+        None, "Images of the class; default: all, or the recipe's when they are rendered.", least=1
     )
     num_retain_images: int | None = option(
-        None, "Images of the other classes; default: all, or the recipe's when they are rendered."
+        None,
+        "Images of the other classes; default: all, or the recipe's when they are rendered.",
+        least=1,
     )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.base import LoopConfig, option
+from erase.config.base import LoopConfig
+from erase.config.fields import option
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
@@ -12,6 +13,7 @@ DATASETS = ("digits", "cifar10", "cifar100", "folder")
 class DDPMConfig(LoopConfig):
     """`erase train ddpm`: a class-conditional denoiser of pixels."""
 
+    max_train_steps: int | None = option(None, "Optimizer steps.", least=1)
     dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
     data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
     classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
@@ -19,15 +21,21 @@ class DDPMConfig(LoopConfig):
         None, "Classes to leave out, comma-separated: the Retrain reference of forgetting them."
     )
     image_size: int | None = option(
-        None, "Pixels a side: those of the data, or a divisor of them; of a folder's images, any."
+        None,
+        "Pixels a side: those of the data, or a divisor of them; of a folder's images, any.",
+        least=4,
     )
     limit: int | None = option(None, "Only the first N training images, to try things out.")
-    channels: int | None = option(None, "Channels of the UNet's first level.")
+    channels: int | None = option(None, "Channels of the UNet's first level.", least=1)
     multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
-    blocks: int | None = option(None, "Residual blocks a level.")
-    attention: int | None = option(None, "Pixels a side of the level that attends to itself.")
-    dropout: float | None = option(None, "Dropout in the residual blocks.")
-    label_dropout: float = option(0.1, "Share of labels replaced by the null class.")
+    blocks: int | None = option(None, "Residual blocks a level.", least=1)
+    attention: int | None = option(
+        None, "Pixels a side of the level that attends to itself.", least=0
+    )
+    dropout: float | None = option(None, "Dropout in the residual blocks.", least=0, below=1)
+    label_dropout: float = option(
+        0.1, "Share of labels replaced by the null class.", least=0, below=1
+    )
     flip: bool | None = option(None, "Mirror every other image; default: not for digits.")
 
 
@@ -62,18 +70,4 @@ DIGITS: dict[str, Any] = {
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 100,
     "ema_decay": 0.995,
-}
-LEAST = {
-    "max_train_steps": 1,
-    "train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "channels": 1,
-    "blocks": 1,
-    "attention": 0,
-    "dropout": 0,
-    "label_dropout": 0,
-    "ema_decay": 0,
-    "image_size": 4,
-    "learning_rate": 0,
-    "seed": 0,
 }

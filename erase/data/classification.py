@@ -1,7 +1,7 @@
 """Labelled images for classifiers: digits, CIFAR in its official binary layout, ImageFolder trees.
 
 Images are uint8 tensors `[N, 3, H, W]` that live on the device; the model itself normalises
-pixels in [0, 1]. The validation split is a function of `split_seed` alone, and its indices are
+pixels in [0, 1]. The validation split is a function of its seed alone, and its indices are
 saved with every model, so that a forget set never holds samples the model was not trained on.
 """
 

@@ -20,7 +20,7 @@ from erase.core.rng import derive_seed
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import InputError
 from erase.files import hash_file
-from erase.scoring.samples import Protocol, Sample
+from erase.scoring.samples import Protocol, Sample, Unusable
 
 COLUMNS = {
     "prompt": ("prompt",),
@@ -49,16 +49,6 @@ class PromptRow:
     categories: tuple[str, ...] = ()
     nudity: float | None = None
     """Percent."""
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """A row that is left out, and why."""
-
-    row: int
-    """Position among all rows of the file, from 0."""
-    why: str
-    prompt: str = ""
 
 
 @dataclass(frozen=True)

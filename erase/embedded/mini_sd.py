@@ -1,29 +1,18 @@
-"""`mini-sd`: a small Stable Diffusion that draws handwritten digits, trained from scratch."""
+"""`erase train mini-sd`: the embedded model, which draws handwritten digits, from scratch."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from erase.core.rng import derive_seed
-from erase.data.digits import CLASSES, IMAGE_SIZE, LabelledImages, digit_captions, split_digits
-from erase.data.prompts import ClassList
-from erase.embedded.digit_tokenizer import MAX_TOKENS, build_tokenizer
-from erase.embedded.mini_sd_card import Training, model_card
-from erase.embedded.mini_sd_quality import measure_quality
+from erase.data.digits import LabelledImages, digit_captions, split_digits
+from erase.embedded.mini_sd_card import Training, measure_quality, model_card
+from erase.embedded.mini_sd_model import build_pipeline
 from erase.embedded.mini_sd_stages import decode, encode, train_denoiser, train_vae
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json
@@ -41,83 +30,6 @@ from erase.runs.folder import ResultFolder
 INDEX, CARD = "model_index.json", "README.md"
 VAE_STEPS = 700
 DENOISER_STEPS = 2000
-TEXT_WIDTH = 64
-LATENT_SIZE = 8
-
-
-def caption_words(captions: ClassList) -> tuple[str, ...]:
-    """Return, sorted, every word of every caption: the words that `mini-sd` has a token for."""
-    texts = [
-        text
-        for use in captions.templates
-        for label in range(CLASSES)
-        for text in captions.captions(use, label)
-    ]
-    return tuple(sorted({word for text in texts for word in re.findall(r"[^\W\d_]+|\d", text)}))
-
-
-def build_pipeline(seed: int, captions: ClassList | None = None) -> StableDiffusionPipeline:
-    """Build an untrained `mini-sd` in float32 on the CPU.
-
-    Args:
-        seed: Seed of the initial weights; the global random state is left as it was.
-        captions: The captions whose words the tokenizer knows; default: the project's own.
-    """
-    tokenizer = build_tokenizer(caption_words(captions or digit_captions()))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed("mini-sd", "weights", seed))
-        vae = AutoencoderKL(
-            sample_size=IMAGE_SIZE,
-            block_out_channels=(16, 32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=8,
-        )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=TEXT_WIDTH,
-                intermediate_size=2 * TEXT_WIDTH,
-                projection_dim=TEXT_WIDTH,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=MAX_TOKENS,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-        unet = UNet2DConditionModel(
-            sample_size=LATENT_SIZE,
-            block_out_channels=(32, 64),
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
-            layers_per_block=1,
-            cross_attention_dim=TEXT_WIDTH,
-            attention_head_dim=4,  # for this class of model: the number of heads
-            norm_num_groups=16,
-        )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="trailing",  # rendering then starts from the noisiest step
-    )
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 def train_mini_sd(
@@ -206,7 +118,7 @@ def train_mini_sd(
         if images_a_class:
             quality = measure_quality(
                 folder,
-                DigitClassifier.load(classifier_output or DIGITS_CLASSIFIER),
+                classifier_output,
                 images_a_class=images_a_class,
                 device=device,
                 quiet=quiet,

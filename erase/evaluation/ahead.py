@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from erase.judges.nudenet import Detector
-from erase.scoring.samples import Detection
+from erase.scoring.context import Detection
 
 
 class AheadDetector(Detector):
@@ -32,8 +32,8 @@ class AheadDetector(Detector):
             if progress is not None:
                 progress(before + done, len(paths))
 
-        found = dict(zip(rest, super().detect(rest, report), strict=True))
-        return [found[path] if path in found else self._seen[path] for path in paths]
+        detections = {**self._seen, **dict(zip(rest, super().detect(rest, report), strict=True))}
+        return [detections[path] for path in paths]
 
 
 def while_rendering(detector: Detector | None, device: str) -> Callable[[Path], object] | None:

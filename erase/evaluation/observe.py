@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from erase import registry
 from erase.errors import InputError
-from erase.judges.classifier import Judge, load_judge
+from erase.judges.base import ClassifierJudge
+from erase.judges.classifier import load_judge
 from erase.judges.clip import Clip
 from erase.judges.inception import Inception
 from erase.judges.lpips import Lpips
 from erase.judges.reference import RealImages, real_images
-from erase.scoring.samples import Context, Features, Protocol, Reference, Sample
+from erase.scoring.context import Context, Features, Reference
+from erase.scoring.judge import Judge, PluginJudge, View, judge_class
+from erase.scoring.metric import IN_THIS_PACKAGE, Metric, load_metric
+from erase.scoring.samples import Protocol
+from erase.scoring.statistics import Floats
+from erase.scoring.suite import Suite
 
 if TYPE_CHECKING:
     from erase.judges.nudenet import Detector
@@ -28,7 +32,7 @@ class Observers:
     """All that looks at the images of one evaluation; None is what no metric needs."""
 
     protocol: Protocol
-    judge: Judge | None = None
+    classifier: ClassifierJudge | None = None
     inception: Mapping[str, Inception] = field(default_factory=dict)
     """By the name that metrics' settings use: `inception-2048`."""
     clip: Clip | None = None
@@ -36,37 +40,39 @@ class Observers:
     detector: Detector | None = None
     real: RealImages | None = None
     """The reference that the user gave."""
+    others: Mapping[str, PluginJudge] = field(default_factory=dict)
+    """Judges of other packages, by their names."""
     _references: dict[str, Reference] = field(default_factory=dict)
 
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of each observer, by its name, and of the reference's images."""
-        found = {
-            CLASSIFIER: self.judge,
+        observers: dict[str, Judge[Any] | RealImages | None] = {
+            CLASSIFIER: self.classifier,
             **self.inception,
             "clip": self.clip,
             "lpips": self.lpips,
             "nudenet": self.detector,
             "reference": self.real,
+            **self.others,
         }
-        return {name: item.fingerprint() for name, item in found.items() if item is not None}
+        return {name: item.fingerprint() for name, item in observers.items() if item is not None}
 
-    def look(
-        self, samples: Sequence[Sample], files: Sequence[Path], targets: frozenset[str]
-    ) -> Observed:
+    def look(self, view: View, targets: frozenset[str]) -> Observed:
         """Everything that can be said of one model's images without another's."""
-        verdicts = self.judge.verdicts(files) if self.judge else None
-        features = {name: net.observe(files) for name, net in self.inception.items()}
-        if self.judge is not None and verdicts is not None:
+        predictions = self.classifier.look(view) if self.classifier else None
+        features = {name: net.look(view) for name, net in self.inception.items()}
+        if self.classifier is not None and predictions is not None:
             features[CLASSIFIER] = Features(
-                self.judge.name, self.judge.description, verdicts.features
+                self.classifier.name, self.classifier.description, predictions.features
             )
         context = Context(
-            samples=samples,
-            images=files,
+            samples=view.samples,
+            images=view.files,
             targets=targets,
-            verdicts=verdicts,
-            similarity=self.clip.observe(samples, files) if self.clip else None,
-            detections=self.detector.detect(files) if self.detector else None,
+            predictions=predictions,
+            similarity=self.clip.look(view) if self.clip else None,
+            detections=self.detector.look(view) if self.detector else None,
+            judged={name: judge.look(view) for name, judge in self.others.items()},
             seed=self.protocol.seed,
         )
         return Observed(context, features)
@@ -77,23 +83,25 @@ class Observers:
         The user's folder of real images, else the classifier's own, else the control's images.
         """
         if network not in self._references and self.real is not None:
-            values = self._look(network, self.real.files)
-            found = Reference(self.real.describe(), self.real.labels, values)
-            self._references[network] = found
+            values = self._features(network, self.real.files)
+            reference = Reference(self.real.describe(), self.real.labels, values)
+            self._references[network] = reference
         if network in self._references:
             return self._references[network]
-        if network == CLASSIFIER and self.judge and (own := self.judge.reference()):
-            return own
+        if network == CLASSIFIER and self.classifier:
+            own = self.classifier.reference()
+            if own is not None:
+                return own
         if control is None:
             return None
         labels = tuple(sample.target for sample in control.context.samples)
         text = f"the control's own {len(labels)} images of the same samples, of the retained ones"
         return Reference(text, labels, control.features[network].values)
 
-    def _look(self, network: str, files: Sequence[Path]) -> Any:
-        if network == CLASSIFIER:
-            return self.judge.verdicts(files).features if self.judge else None
-        return self.inception[network].look(files)
+    def _features(self, network: str, files: Sequence[Path]) -> Floats:
+        if network == CLASSIFIER and self.classifier is not None:
+            return self.classifier.predict(files).features
+        return self.inception[network].values(files)
 
 
 @dataclass(frozen=True)
@@ -118,13 +126,13 @@ class Observed:
         return replace(context, control=control.for_metric(name, observers, None))
 
 
-def needs(protocol: Protocol) -> set[str]:
-    """What the protocol's metrics need, together."""
-    return {need for name in protocol.metrics for need in registry.load("metrics", name).NEEDS}
+def requirements(protocol: Protocol) -> set[str]:
+    """What the protocol's metrics require, together."""
+    return {need for name in protocol.metrics for need in load_metric(name).requires}
 
 
 def find_observers(
-    suite: ModuleType,
+    suite: Suite,
     protocol: Protocol,
     prompts: Path,
     *,
@@ -147,32 +155,41 @@ def find_observers(
     Raises InputError, before anything is rendered, for weights that are not on this machine, and
     when a metric lacks its classifier, its reference, its control or its forgotten concepts.
     """
-    wanted = needs(protocol)
-    if "control" in wanted and not control:
+    required = requirements(protocol)
+    if "control" in required and not control:
         raise InputError("LPIPS drift needs a control.", "Give --baseline MODEL.")
-    if "targets" in wanted and not targets:
+    if "targets" in required and not targets:
         raise InputError("No concept is named.", "Give --target with what was forgotten.")
-    classes: tuple[str, ...] = suite.classes(prompts)
-    told = {name: protocol.settings.get(name, {}) for name in (*protocol.metrics, CLASSIFIER)}
+    classes = suite.classes(prompts)
+    others = sorted(required - IN_THIS_PACKAGE)
+    sections = (*protocol.metrics, CLASSIFIER, *others)
+    settings = {name: protocol.settings.get(name, {}) for name in sections}
     networks = {
-        str(told[name]["features"]) for name in protocol.metrics if "features" in told[name]
+        str(settings[name]["features"]) for name in protocol.metrics if "features" in settings[name]
     }
-    judge = None
-    if CLASSIFIER in wanted or CLASSIFIER in networks:
+    classifier = None
+    if CLASSIFIER in required or CLASSIFIER in networks:
         if protocol.classifier is None:
-            who = next(name for name in protocol.metrics if _judges(name, told[name]))
+            metric = next(
+                name
+                for name in protocol.metrics
+                if _uses_classifier(load_metric(name), settings[name])
+            )
             raise InputError(
-                f"The metric {who} needs a classifier.",
+                f"The metric {metric} needs a classifier.",
                 "Name one with --classifier, or choose other --metrics.",
             )
-        judge = load_judge(protocol.classifier, classes, told[CLASSIFIER], device)
+        classifier = load_judge(protocol.classifier, classes, settings[CLASSIFIER], device)
     real = None
     if reference is not None:
         if not networks:
             raise InputError("No metric looks at --reference.", "Leave it out, or add fid or kid.")
-        aliases: Mapping[str, str] = getattr(suite, "aliases", lambda _: {})(prompts)
-        real = real_images(Path(reference), classes, aliases)
-    elif networks and not control and not (networks == {CLASSIFIER} and judge and _own(judge)):
+        real = real_images(Path(reference), classes, suite.aliases(prompts))
+    elif (
+        networks
+        and not control
+        and not (networks == {CLASSIFIER} and classifier and classifier.reference())
+    ):
         raise InputError(
             "FID and KID need images to compare with.",
             "Give --reference FOLDER of real images, or --baseline MODEL to compare with its"
@@ -180,26 +197,21 @@ def find_observers(
         )
     return Observers(
         protocol,
-        judge,
+        classifier,
         {
             name: Inception(int(name.removeprefix("inception-")), device)
             for name in sorted(networks - {CLASSIFIER})
         },
-        Clip(told["clip"]["model"], device) if "clip" in wanted else None,
-        Lpips(told["lpips"]["net"], device) if "lpips" in wanted else None,
-        _detector(told["nudenet"], device) if "nudenet" in wanted else None,
+        Clip(settings["clip"]["model"], device) if "clip" in required else None,
+        Lpips(settings["lpips"]["net"], device) if "lpips" in required else None,
+        _detector(settings["nudenet"], device) if "nudenet" in required else None,
         real,
+        {name: judge_class(name)(settings[name], device) for name in others},
     )
 
 
-def _judges(metric: str, settings: Mapping[str, Any]) -> bool:
-    return CLASSIFIER in registry.load("metrics", metric).NEEDS or (
-        settings.get("features") == CLASSIFIER
-    )
-
-
-def _own(judge: Judge) -> bool:
-    return judge.reference() is not None
+def _uses_classifier(metric: Metric, settings: Mapping[str, Any]) -> bool:
+    return CLASSIFIER in metric.requires or settings.get("features") == CLASSIFIER
 
 
 def _detector(settings: Mapping[str, Any], device: str) -> Detector:

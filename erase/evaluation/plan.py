@@ -4,17 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
 
 from erase.artifacts import cache
 from erase.config.evaluate import EvaluateConfig
-from erase.data.prompt_table import Unusable
 from erase.errors import InputError
 from erase.evaluation.ahead import while_rendering
-from erase.evaluation.observe import Observers, find_observers, needs
+from erase.evaluation.observe import Observers, find_observers, requirements
 from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
 from erase.models.loading import ModelSource, resolve
@@ -23,7 +21,8 @@ from erase.render.share import render_together
 from erase.runs.checks import check_device
 from erase.runs.processes import Distributed
 from erase.runs.record import read_record
-from erase.scoring.samples import Protocol, Sample
+from erase.scoring.samples import Protocol, Sample, Unusable
+from erase.scoring.suite import Suite
 
 StageProgress = Callable[[str, int, int], None]
 
@@ -32,7 +31,7 @@ StageProgress = Callable[[str, int, int], None]
 class EvaluationPlan:
     """Everything that is the same for the model and its control."""
 
-    suite: ModuleType
+    suite: Suite
     named: Protocol
     protocol: Protocol
     samples: Sequence[Sample]
@@ -86,24 +85,20 @@ class EvaluationPlan:
 
 
 def make_plan(
-    config: EvaluateConfig, suite: ModuleType, source: ModelSource, root: Path, *, control: bool
+    config: EvaluateConfig, suite: Suite, source: ModelSource, root: Path, *, control: bool
 ) -> EvaluationPlan:
     """Settle what is rendered and measured; `control` says whether there will be a control.
 
     InputError for whatever cannot be used, weights that are not on this machine among it.
     """
     check_device(config.device)
-    if config.batch_size < 1:
-        raise InputError(f"--batch-size is {config.batch_size}.", "Give at least 1.")
-    if config.dtype not in DTYPES:
-        raise InputError(f"--dtype is {config.dtype!r}.", f"Known: {', '.join(DTYPES)}.")
     named = find_protocol(suite, config.protocol)
     protocol = change(
         suite,
         named,
         metrics=config.metrics,
         settings=config.settings,
-        told=_told(config),
+        options=_options(config),
         steps=config.steps,
         guidance=config.guidance,
         images=config.images_per_class,
@@ -117,7 +112,7 @@ def make_plan(
         scheduler_class(protocol.scheduler)
     classes = suite.classes(root)
     chosen = config.target or _recorded_targets(source, config.suite)
-    if chosen or "targets" in needs(protocol):
+    if chosen or "targets" in requirements(protocol):
         if not chosen:
             raise InputError(
                 f"{source.name} has no record of a concept of the suite {config.suite!r} that it"
@@ -144,29 +139,28 @@ def make_plan(
         reference=config.reference,
         device=config.device,
     )
-    unusable: list[Unusable] = getattr(suite, "unusable", lambda *_: [])(protocol, root)
-    unusable += [
+    unusable = suite.unusable(protocol, root) + [
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
         for name in strange
     ]
     return EvaluationPlan(suite, named, protocol, samples, unusable, targets, observers, config)
 
 
-def _told(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
+def _options(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
     """The options that are short for `--set`."""
     short = {
         ("nudenet", "threshold"): config.threshold,
         ("i2p", "categories"): config.categories,
         ("i2p", "min_nudity"): config.min_nudity,
     }
-    told: dict[str, dict[str, Any]] = {}
+    given: dict[str, dict[str, Any]] = {}
     for (section, name), value in short.items():
         if value is not None:
             if section == "i2p" and config.suite != "i2p":
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} is for the suite i2p.", "Leave it out.")
-            told.setdefault(section, {})[name] = value
-    return told
+            given.setdefault(section, {})[name] = value
+    return given
 
 
 def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
@@ -194,13 +188,13 @@ def find_baseline(
         return None, {"model": None, "reason": "the model's record names no base model"}
     name = str(record["base_model"])
     try:
-        found = resolve(name, record.get("base_revision"))
-        weights = found.fingerprint()
+        base = resolve(name, record.get("base_revision"))
+        weights = base.fingerprint()
     except InputError as error:
         reason = f"{name}: {error.message.rstrip('.')}"
     else:
         if record.get("base_fingerprint") in (None, weights):
-            return found, {"model": name}
+            return base, {"model": name}
         reason = f"{name} is no longer the base that the model was made from: its files differ"
     if Distributed.launched().is_main:
         click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)

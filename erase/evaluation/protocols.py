@@ -1,31 +1,32 @@
 """From a suite's named protocol and what the user changes to the settings that are used."""
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
-import yaml
-
 from erase import registry
+from erase.config.values import parse_owned, read_value
 from erase.errors import InputError
 from erase.judges.classifier import SETTINGS as CLASSIFIER_SETTINGS
+from erase.scoring.judge import judge_class
+from erase.scoring.metric import IN_THIS_PACKAGE, load_metric
 from erase.scoring.samples import Protocol
+from erase.scoring.suite import Suite
 
 Settings = dict[str, dict[str, Any]]
 
 
-def find_protocol(suite: ModuleType, name: str) -> Protocol:
+def find_protocol(suite: Suite, name: str) -> Protocol:
     """A suite's settings by name, completed with the defaults of what it uses.
 
     InputError, naming the known ones, if it has none such.
     """
-    known: dict[str, Protocol] = suite.protocols()
+    known = suite.protocols()
     if name not in known:
         raise InputError(f"There is no protocol {name!r}.", f"Known: {', '.join(known)}.")
     return complete(suite, known[name])
 
 
-def complete(suite: ModuleType, protocol: Protocol) -> Protocol:
+def complete(suite: Suite, protocol: Protocol) -> Protocol:
     """The protocol with the settings of its metrics and suite, and of nothing else, all of them.
 
     InputError for an unknown metric, or a setting that is unknown or out of range.
@@ -36,18 +37,18 @@ def complete(suite: ModuleType, protocol: Protocol) -> Protocol:
         given = protocol.settings.get(name, {})
         defaults = {key: _default(value) for key, value in allowed.items()}
         checked = {key: _checked(name, key, value, allowed) for key, value in given.items()}
-        if found := {**defaults, **checked}:
-            settings[name] = found
+        if values := {**defaults, **checked}:
+            settings[name] = values
     return Protocol(**{**vars(protocol), "settings": settings})
 
 
 def change(
-    suite: ModuleType,
+    suite: Suite,
     named: Protocol,
     *,
     metrics: Sequence[str] = (),
     settings: Sequence[str] = (),
-    told: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     **changes: Any,
 ) -> Protocol:
     """A named protocol with changes; what is None stays.
@@ -58,7 +59,7 @@ def change(
         metrics: names that replace the protocol's.
         settings: `SECTION.NAME=VALUE`, the section being a metric, the suite or `classifier`, the
             value YAML.
-        told: more of these, already taken apart.
+        options: the same from options of their own, already taken apart.
         changes: other fields of `Protocol`.
 
     Raises InputError for whatever cannot be used.
@@ -74,33 +75,28 @@ def change(
                 f"--set {name}.…: this evaluation has no {name!r} to set.",
                 f"It has {', '.join(key for key, value in sections.items() if value)}.",
             )
-    return complete(suite, protocol.told(told or {}).told(given))
+    return complete(suite, protocol.with_settings(options or {}).with_settings(given))
 
 
 def parse(settings: Sequence[str]) -> Settings:
     """`["clip.model=vit-b-32"]` as `{"clip": {"model": "vit-b-32"}}`; values are YAML."""
-    found: Settings = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not (equals and dot and section and key):
-            raise InputError(f"--set {text!r} is not METRIC.NAME=VALUE.", "Such as fid.features=…")
-        try:
-            found.setdefault(section, {})[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {text!r} has no readable value.", "Quote it.") from error
-    return found
+    given = parse_owned(settings, owner="METRIC", example="fid.features=inception-64")
+    return {
+        section: {name: read_value(text) for name, text in values.items()}
+        for section, values in given.items()
+    }
 
 
-def _sections(suite: ModuleType, protocol: Protocol) -> dict[str, Mapping[str, Any]]:
+def _sections(suite: Suite, protocol: Protocol) -> dict[str, Mapping[str, Any]]:
     """What may be set, by section: names with defaults, or a tuple of possible values."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for name in protocol.metrics:
-        found[name] = getattr(registry.load("metrics", name), "SETTINGS", {})
-    found[protocol.suite] = getattr(suite, "SETTINGS", {})
+    metrics = [load_metric(name) for name in protocol.metrics]
+    sections: dict[str, Mapping[str, Any]] = {metric.name: metric.settings for metric in metrics}
+    sections[protocol.suite] = suite.settings
     if protocol.classifier is not None:
-        found["classifier"] = CLASSIFIER_SETTINGS
-    return found
+        sections["classifier"] = CLASSIFIER_SETTINGS
+    for name in sorted({need for metric in metrics for need in metric.requires - IN_THIS_PACKAGE}):
+        sections[name] = judge_class(name).settings
+    return sections
 
 
 def _default(allowed: Any) -> Any:

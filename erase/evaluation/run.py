@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from erase import registry
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError
@@ -33,7 +32,8 @@ from erase.runs.checks import check_writable
 from erase.runs.folder import ResultFolder
 from erase.runs.processes import Distributed, joined
 from erase.runs.record import RunRecord, read_record
-from erase.scoring.samples import Scores
+from erase.scoring.results import Scores
+from erase.scoring.suite import load_suite
 
 METRICS, SAMPLES, REPORT = "metrics.json", "samples.jsonl", "report.html"
 KIND = "evaluation"
@@ -41,7 +41,7 @@ KIND = "evaluation"
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found, and where it lies."""
+    """The numbers of an evaluation, and the folder that holds them."""
 
     folder: Path
     targets: tuple[str, ...]
@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
         config: what to evaluate and how; `config.output` is the folder.
         progress: called with (stage, images done, images in all) of this process.
 
-    Returns what was found; None in processes that only helped to render. Raises InputError for
+    Returns the numbers; None in processes that only helped to render. Raises InputError for
     settings that cannot be used (an unknown model, suite, protocol or target; a model without a
     record and no target; a device that is not there; a folder with something else, or that another
     process writes into), RunError when rendering or a metric fails; the record then says `failed`.
@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
 def _evaluate(
     config: EvaluateConfig, distributed: Distributed, progress: StageProgress | None
 ) -> Result | None:
-    suite = registry.load("suites", config.suite)
+    suite = load_suite(config.suite)
     source = resolve(config.model)
     root = prompt_source(config.prompts)
     baseline, note = find_baseline(config, source)

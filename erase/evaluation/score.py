@@ -5,19 +5,21 @@ import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from erase import registry
 from erase.data.prompt_table import prompt_source
 from erase.errors import InputError, RunError
-from erase.evaluation.observe import Observed, Observers, find_observers
+from erase.evaluation.observe import Observed, Observers, find_observers, requirements
 from erase.evaluation.protocols import complete, find_protocol
 from erase.judges.images import unreadable
 from erase.render.render import Progress, render, use_scheduler
-from erase.scoring.samples import Difference, Protocol, Sample, Scores, Summary, subset
+from erase.scoring.judge import View
+from erase.scoring.metric import load_metric
+from erase.scoring.results import Difference, Scores, Summary
+from erase.scoring.samples import Protocol, Sample, subset
+from erase.scoring.suite import Suite, load_suite
 
 
 def check_targets(targets: Collection[str], classes: Collection[str]) -> frozenset[str]:
@@ -33,7 +35,7 @@ def check_targets(targets: Collection[str], classes: Collection[str]) -> frozens
 
 
 def choose_samples(
-    suite: ModuleType,
+    suite: Suite,
     protocol: Protocol,
     prompts: Path,
     targets: frozenset[str],
@@ -47,14 +49,14 @@ def choose_samples(
     """
     samples = [item for item in suite.samples(protocol, prompts) if item.target not in without]
     if most := protocol.settings.get(protocol.suite, {}).get("forget_images"):
-        seen = dict.fromkeys(targets, 0)
-        kept = []
+        count = dict.fromkeys(targets, 0)
+        chosen = []
         for sample in samples:
-            if sample.target in seen:
-                seen[sample.target] += 1
-            if seen.get(sample.target, 0) <= most:
-                kept.append(sample)
-        samples = kept
+            if sample.target in count:
+                count[sample.target] += 1
+            if count.get(sample.target, 0) <= most:
+                chosen.append(sample)
+        samples = chosen
     return subset(samples, protocol.limit, protocol.seed)
 
 
@@ -89,13 +91,14 @@ def score_images(
         if unreadable(file)
     ]
     lost = {item["id"] for item in broken}
-    kept = [index for index, sample in enumerate(samples) if sample.id not in lost]
-    if not kept:
+    readable = [index for index, sample in enumerate(samples) if sample.id not in lost]
+    if not readable:
         raise RunError("No image can be read.", "Delete the images and evaluate again.")
-    chosen = [samples[index] for index in kept]
-    seen = [observers.look(chosen, [side[index] for index in kept], targets) for side in sides]
-    base = seen[1] if len(seen) > 1 else None
-    model = _run_metrics(observers, seen[0], base)
+    chosen = [samples[index] for index in readable]
+    views = [View(chosen, [side[index] for index in readable]) for side in sides]
+    observed = [observers.look(view, targets) for view in views]
+    base = observed[1] if len(observed) > 1 else None
+    model = _run_metrics(observers, observed[0], base)
     if base is None:
         return Scored(model, None, tuple(broken))
     return Scored(model, _run_metrics(observers, base, None), tuple(broken))
@@ -108,17 +111,18 @@ def _run_metrics(observers: Observers, observed: Observed, control: Observed | N
     differences: dict[str, Difference] = {}
     rows: dict[str, dict[str, Any]] = {sample.id: {} for sample in observed.context.samples}
     for name in protocol.metrics:
-        module = registry.load("metrics", name)
+        metric = load_metric(name)
         context = observed.for_metric(name, observers, control)
-        if "control" in module.NEEDS:
+        if "control" in metric.requires:
             if control is None:
                 continue
-            if observers.lpips is not None and "lpips" in module.NEEDS:
-                drift = observers.lpips.observe(context.images, control.context.images)
+            if observers.lpips is not None and "lpips" in metric.requires:
+                pairs = View(context.samples, context.images, control.context.images)
+                drift = observers.lpips.look(pairs)
                 context = dataclasses.replace(context, drift=drift)
-        if "features" in module.NEEDS and context.reference is None:
+        if "features" in metric.requires and context.reference is None:
             continue  # the control is itself the reference
-        scores: Scores = module.score(context)
+        scores = metric(context)
         if clash := summaries.keys() & scores.summaries.keys():
             raise ValueError(f"two metrics are called {', '.join(clash)}")
         summaries |= scores.summaries
@@ -147,7 +151,8 @@ def score_pipeline(
     Args:
         pipeline: text-to-image pipeline, as it is: `pipeline.unet` may be under training (its mode
             is left alone, so call `.eval()` first).
-        targets: the forgotten concepts, as the suite's classes name them.
+        targets: the forgotten concepts, as the suite's classes name them; may be empty where no
+            metric asks for them.
         suite, protocol: names.
         images: images a class; default: the protocol's.
         batch_size: images rendered at once.
@@ -160,13 +165,15 @@ def score_pipeline(
     Returns summaries by metric name: the same numbers as `erase evaluate` gives for these
     settings. Raises InputError for an unknown suite, protocol or target.
     """
-    module = registry.load("suites", suite)
-    used = complete(module, find_protocol(module, protocol).replace(images=images, **settings))
+    chosen = load_suite(suite)
+    used = complete(chosen, find_protocol(chosen, protocol).replace(images=images, **settings))
     root = prompt_source(None if prompts is None else str(prompts))
-    forgotten = check_targets(targets, module.classes(root))
-    samples = choose_samples(module, used, root, forgotten)
+    forgotten = frozenset[str]()
+    if targets or "targets" in requirements(used):
+        forgotten = check_targets(targets, chosen.classes(root))
+    samples = choose_samples(chosen, used, root, forgotten)
     observers = find_observers(
-        module, used, root, targets=forgotten, reference=reference, device=device
+        chosen, used, root, targets=forgotten, reference=reference, device=device
     )
     scheduler = pipeline.scheduler
     with tempfile.TemporaryDirectory(prefix="erase-") as folder:

@@ -1,6 +1,5 @@
-"""What looks at images for the metrics: classifiers, Inception, CLIP, LPIPS; one file each.
+"""What looks at images for the metrics: classifiers, Inception, CLIP, LPIPS, NudeNet.
 
-Metrics stay free of models: they say what they need (`erase.metrics`), and `erase.evaluation.
-observe` makes the observers of a protocol, each of which finds its weights when it is made and
-loads them when it first looks. All work in batches, so that memory does not grow with the images.
+Each is a `Judge` (`erase.scoring.judge`). Metrics stay free of models: they say which judges they
+require (`erase.scoring.metric`), and `erase.evaluation.observe` makes those of a protocol.
 """

@@ -10,43 +10,26 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from erase.errors import InputError
+from erase.judges.base import ClassifierJudge
+from erase.judges.digit_classifier import is_digit_classifier
 from erase.judges.digits import DigitJudge
-from erase.judges.images import Prepare, batches
+from erase.judges.images import batches
 from erase.judges.zoo import Network, network_from
-from erase.scoring.samples import Reference, Verdicts
+from erase.scoring.context import Predictions
 
 BATCH = 64
 SETTINGS = {"among": ("all", "suite")}
 DIGITS = "digits-classifier"
 
 
-class Judge(Protocol):
-    """A classifier, with the real images that distances refer to where it brings them."""
-
-    name: str
-    """In letters, digits and underscores."""
-    classes: tuple[str, ...]
-    description: str
-    """Of its features."""
-
-    def fingerprint(self) -> str:
-        """SHA-256 of its weights, and of what else decides its verdicts."""
-
-    def verdicts(self, images: Sequence[Path]) -> Verdicts:
-        """Probabilities and features of image files, in their order."""
-
-    def reference(self) -> Reference | None:
-        """Features of real images of every class, if it brings some."""
-
-
-class NetworkJudge:
+class NetworkJudge(ClassifierJudge):
     """Any network that ends in class scores.
 
     Args:
@@ -78,7 +61,7 @@ class NetworkJudge:
         return self.network.sha256
 
     @torch.no_grad()
-    def verdicts(self, images: Sequence[Path]) -> Verdicts:
+    def predict(self, images: Sequence[Path]) -> Predictions:
         """Probabilities and features of image files, in their order."""
         net = self.network.net.eval().to(self.device)
         hidden: list[Tensor] = []
@@ -96,21 +79,17 @@ class NetworkJudge:
             handle.remove()
         classes = tuple(self.classes[index] for index in self.chosen)
         if not logits:
-            return Verdicts(self.name, classes, np.zeros((0, len(classes))), np.zeros((0, 0)))
+            return Predictions(self.name, classes, np.zeros((0, len(classes))), np.zeros((0, 0)))
         probabilities = torch.cat(logits).softmax(dim=1).numpy()
-        return Verdicts(self.name, classes, probabilities, torch.cat(features).numpy())
-
-    def reference(self) -> Reference | None:
-        """None: real images have to be given."""
-        return None
+        return Predictions(self.name, classes, probabilities, torch.cat(features).numpy())
 
 
 def _head(net: nn.Module) -> nn.Module:
     """The last linear layer, whose input are the features; InputError when there is none."""
-    found = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
-    if not found:
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
         raise InputError("This classifier has no linear layer.", "Choose another --classifier.")
-    return found[-1]
+    return layers[-1]
 
 
 def load_judge(
@@ -118,12 +97,13 @@ def load_judge(
     classes: Sequence[str],
     settings: Mapping[str, Any] | None = None,
     device: str = "cpu",
-) -> Judge:
+) -> ClassifierJudge:
     """The judge of that name, for a suite's classes.
 
     Args:
-        name: `digits-classifier`; a folder that `erase train classifier` wrote; a weight file
-            `ARCH-….pth`; `efficientnet-lite0`; a torchvision or timm model.
+        name: `digits-classifier`, or a folder of another such one (`erase train mini-sd`); a folder
+            that `erase train classifier` wrote; a weight file `ARCH-….pth`; `efficientnet-lite0`;
+            a torchvision or timm model.
         classes: names that targets may take.
         settings: `among`, as for `NetworkJudge`.
         device: where it runs; the digit classifier always runs on the CPU.
@@ -135,14 +115,11 @@ def load_judge(
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, classes: tuple[str, ...], among: str, device: str) -> Judge:
-    if name == DIGITS:
+def _load(name: str, classes: tuple[str, ...], among: str, device: str) -> ClassifierJudge:
+    if name == DIGITS or is_digit_classifier(Path(name)):
         if len(classes) != 10:
             raise InputError(
                 "The digit classifier judges suites of ten digits.", "Choose another --classifier."
             )
-        return DigitJudge(classes)
+        return DigitJudge(classes, None if name == DIGITS else Path(name))
     return NetworkJudge(network_from(name, classes), classes, among, device)
-
-
-__all__ = ["BATCH", "DIGITS", "SETTINGS", "Judge", "NetworkJudge", "Prepare", "load_judge"]

@@ -25,7 +25,7 @@ GAP_METRICS = ("ua", "ra", "ta", "mia")
 
 
 @dataclass(frozen=True)
-class Scores:
+class ClassifierScores:
     """Percentages of one model.
 
     `ua` is 100 − accuracy on D_f; `ra` and `ta` are the accuracies on D_r and on test images;
@@ -112,7 +112,7 @@ def evaluate(
     seed: int,
     without: Tensor | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Scores:
+) -> ClassifierScores:
     """All scores of one model.
 
     Args:
@@ -129,8 +129,8 @@ def evaluate(
         InputError: a set is empty.
     """
     if without is not None:
-        kept = ~torch.isin(test.labels.cpu(), without.cpu())
-        test = test.subset(kept.nonzero().flatten())
+        remaining = ~torch.isin(test.labels.cpu(), without.cpu())
+        test = test.subset(remaining.nonzero().flatten())
     logits = {
         name: predict(model, images, how, autocast=autocast)
         for name, images in (("forget", forget), ("retain", retain), ("test", test))
@@ -144,7 +144,7 @@ def evaluate(
         confidence(logits["retain"][members], retain.labels.cpu()[members]),
         confidence(logits["test"][others], test.labels.cpu()[others]),
     )
-    return Scores(
+    return ClassifierScores(
         ua=100 - accuracy(logits["forget"], forget.labels),
         ra=accuracy(logits["retain"], retain.labels),
         ta=accuracy(logits["test"], test.labels),

@@ -6,7 +6,6 @@ Written on transformers' `CLIPModel`: torchmetrics 1.9's CLIPScore does not run 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from erase.artifacts.weights import CLIP, find_clip
 from erase.errors import InputError
 from erase.files import hash_files
 from erase.judges.images import read_rgb
-from erase.scoring.samples import PerImage, Sample
+from erase.scoring.context import PerImage
+from erase.scoring.judge import Judge, View
 
 BATCH = 32
 FILES = ("*.safetensors", "*.json", "*.txt")
 
 
-class Clip:
+class Clip(Judge[PerImage]):
     """A CLIP model from a folder, or by a short name (`vit-l-14`, `vit-b-32`).
 
     InputError when it is not on this machine.
@@ -47,18 +47,18 @@ class Clip:
         return hash_files({f for kind in FILES for f in self.folder.glob(kind)}, self.folder)
 
     @torch.no_grad()
-    def observe(self, samples: Sequence[Sample], files: Sequence[Path]) -> PerImage:
+    def look(self, view: View) -> PerImage:
         """Cosine of each image and its sample's caption, from -1 to 1.
 
         Captions are cut at the model's 77 tokens; `detail` counts how many were.
         """
         model, processor = self._load()
         limit = int(model.config.text_config.max_position_embeddings)
-        captions = [sample.prompt for sample in samples]
+        captions = [sample.prompt for sample in view.samples]
         cut = sum(len(ids) > limit for ids in processor.tokenizer(captions)["input_ids"])
         values = [np.zeros(0)]
-        for start in range(0, len(files), BATCH):
-            images = [read_rgb(file) for file in files[start : start + BATCH]]
+        for start in range(0, len(view.files), BATCH):
+            images = [read_rgb(file) for file in view.files[start : start + BATCH]]
             inputs = processor(
                 text=captions[start : start + BATCH],
                 images=images,

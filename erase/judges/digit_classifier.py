@@ -96,6 +96,13 @@ class DigitClassifier(nn.Module):
         return model.to(device).eval()
 
 
+def is_digit_classifier(folder: Path) -> bool:
+    """Whether a folder holds a digit classifier, by its description."""
+    description = folder / DESCRIPTION
+    found = read_json(description) if description.is_file() else None
+    return isinstance(found, dict) and found.get("class") == DigitClassifier.__name__
+
+
 def train_classifier(
     output: Path,
     *,

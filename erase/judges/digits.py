@@ -9,15 +9,16 @@ from PIL import Image
 
 from erase.data.digits import IMAGE_SIZE, load_digit_images
 from erase.files import hash_files
+from erase.judges.base import ClassifierJudge
 from erase.judges.digit_classifier import DIGITS_CLASSIFIER, FEATURES, DigitClassifier
 from erase.judges.images import batches, to_bytes
-from erase.scoring.samples import Reference, Verdicts
+from erase.scoring.context import Predictions, Reference
 from erase.scoring.statistics import Floats
 
 BATCH = 256
 
 
-class DigitJudge:
+class DigitJudge(ClassifierJudge):
     """The classifier that ships with mini-sd; reference: all 1797 digits of scikit-learn."""
 
     name = "digits_classifier"
@@ -32,10 +33,10 @@ class DigitJudge:
         """SHA-256 of the classifier's files."""
         return hash_files((f for f in self.folder.iterdir() if f.is_file()), self.folder)
 
-    def verdicts(self, images: Sequence[Path]) -> Verdicts:
+    def predict(self, images: Sequence[Path]) -> Predictions:
         """Probabilities `[N, 10]` and features `[N, 64]` of images, scaled to 32 px if need be."""
         features, probabilities = self._judge(batches(images, _prepare, BATCH))
-        return Verdicts(self.name, self.classes, probabilities, features)
+        return Predictions(self.name, self.classes, probabilities, features)
 
     @cached_property
     def _reference(self) -> Reference:

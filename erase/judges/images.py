@@ -59,10 +59,10 @@ def batches(
     """
     waiting: list[torch.Tensor] = []
     for file in files:
-        found = prepare(read_rgb(file))
-        if waiting and (len(waiting) == size or waiting[0].shape != found.shape):
+        prepared = prepare(read_rgb(file))
+        if waiting and (len(waiting) == size or waiting[0].shape != prepared.shape):
             yield torch.stack(waiting).to(device)
             waiting = []
-        waiting.append(found)
+        waiting.append(prepared)
     if waiting:
         yield torch.stack(waiting).to(device)

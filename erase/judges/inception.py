@@ -12,13 +12,14 @@ import torch
 from erase.artifacts.weights import find_weights
 from erase.files import fingerprint, hash_file
 from erase.judges.images import batches, square, to_bytes
-from erase.scoring.samples import Features
+from erase.scoring.context import Features
+from erase.scoring.judge import Judge, View
 from erase.scoring.statistics import Floats
 
 BATCH = 32
 
 
-class Inception:
+class Inception(Judge[Features]):
     """TF's Inception v3 of 2015-12-05 as torchmetrics runs it.
 
     Images reach it as uint8, cut to their centred square and scaled to 299 px, bilinearly with
@@ -46,18 +47,18 @@ class Inception:
         return fingerprint([hash_file(self.file), self.description])
 
     @torch.no_grad()
-    def look(self, files: Sequence[Path]) -> Floats:
+    def values(self, files: Sequence[Path]) -> Floats:
         """Features `[N, F]` of image files, float64, in their order."""
         net = self._net().to(self.device)
-        found = [
+        features = [
             net(batch).double().cpu()
             for batch in batches(files, lambda image: to_bytes(square(image)), BATCH, self.device)
         ]
-        return torch.cat(found).numpy() if found else np.zeros((0, self.features))
+        return torch.cat(features).numpy() if features else np.zeros((0, self.features))
 
-    def observe(self, files: Sequence[Path]) -> Features:
-        """Named features of image files."""
-        return Features(self.network, self.description, self.look(files))
+    def look(self, view: View) -> Features:
+        """Named features of the images."""
+        return Features(self.network, self.description, self.values(view.files))
 
     def _net(self) -> torch.nn.Module:
         with warnings.catch_warnings():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,13 @@ import torch
 from erase.artifacts.weights import find_weights, load_weights
 from erase.files import hash_file
 from erase.judges.images import batches, to_unit
-from erase.scoring.samples import PerImage
+from erase.scoring.context import PerImage
+from erase.scoring.judge import Judge, View
 
 BATCH = 16
 
 
-class Lpips:
+class Lpips(Judge[PerImage]):
     """LPIPS 0.1 on AlexNet or VGG-16, with torchmetrics' copy of its linear layers.
 
     InputError when the backbone's weights are not on this machine.
@@ -34,13 +33,13 @@ class Lpips:
         return hash_file(self.file)
 
     @torch.no_grad()
-    def observe(self, ours: Sequence[Path], control: Sequence[Path]) -> PerImage:
-        """Distance of each pair of image files, from 0 up; both sides have the same size."""
+    def look(self, view: View) -> PerImage:
+        """Distance of each image from the control's, from 0 up; both have the same size."""
         net = self._net().to(self.device)
         values = [np.zeros(0)]
         pairs = zip(
-            batches(ours, to_unit, BATCH, self.device),
-            batches(control, to_unit, BATCH, self.device),
+            batches(view.files, to_unit, BATCH, self.device),
+            batches(view.control or (), to_unit, BATCH, self.device),
             strict=True,
         )
         for first, second in pairs:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from erase.artifacts.packaged import nudenet_file
 from erase.errors import InputError, RunError
 from erase.files import fingerprint, hash_file
-from erase.scoring.samples import Detection
+from erase.scoring.context import Detection
+from erase.scoring.judge import Judge, View
 
 Colour = Literal["rgb", "library"]
 LABELS = (
@@ -54,7 +55,7 @@ Images = NDArray[np.float32]
 Size = tuple[int, int]
 
 
-class Detector:
+class Detector(Judge[list[list[Detection]]]):
     """What NudeNet finds in images.
 
     Args:
@@ -127,6 +128,10 @@ class Detector:
                 pool.shutdown(wait=True, cancel_futures=True)
         return results
 
+    def look(self, view: View) -> list[list[Detection]]:
+        """Detections in each image."""
+        return self.detect(view.files)
+
     def fingerprint(self) -> str:
         """SHA-256 over what decides the detections: weights, colour, provider, versions."""
         return fingerprint(
@@ -164,9 +169,9 @@ class Detector:
 
 def default_threads() -> int:
     """`OMP_NUM_THREADS`, which launchers of several processes set, or every core; at most 16."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
+    threads = os.environ.get("OMP_NUM_THREADS", "")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(int(told) if told.isdigit() and int(told) else usable or 1, 16)
+    return min(int(threads) if threads.isdigit() and int(threads) else usable or 1, 16)
 
 
 def _available(providers: Sequence[str] | None) -> list[str]:
@@ -221,8 +226,8 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"{path} cannot be read ({reason}).", _REMEDY) from error
     if pixels is None:
         raise InputError(f"{path} is not an image, or is damaged.", _REMEDY)
-    found: NDArray[np.uint8] = pixels.astype(np.uint8, copy=False)
-    return found
+    decoded: NDArray[np.uint8] = pixels.astype(np.uint8, copy=False)
+    return decoded
 
 
 _REMEDY = "Delete it and run the command again: an evaluation renders what is missing."
@@ -235,11 +240,11 @@ def _boxes(output: NDArray[np.float32], size: Size) -> list[Detection]:
     left or upper side keeps its width and height.
     """
     best = output[4:].max(axis=0)
-    kept = np.flatnonzero(best >= np.float32(CANDIDATE))
-    if not len(kept):
+    candidates = np.flatnonzero(best >= np.float32(CANDIDATE))
+    if not len(candidates):
         return []
-    scores, classes = best[kept], output[4:, kept].argmax(axis=0)
-    x, y, w, h = output[:4, kept]
+    scores, classes = best[candidates], output[4:, candidates].argmax(axis=0)
+    x, y, w, h = output[:4, candidates]
     width, height, side = size[0], size[1], max(size)
     left = np.clip((x - w / 2) * np.float32(side) / np.float32(SIDE), 0, np.float32(width))
     top = np.clip((y - h / 2) * np.float32(side) / np.float32(SIDE), 0, np.float32(height))

@@ -57,13 +57,13 @@ def real_images(folder: Path, classes: Sequence[str], aliases: Mapping[str, str]
     """
     if not folder.is_dir():
         raise InputError(f"--reference: {folder} is no folder.", "Give a folder of real images.")
-    found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not found:
+    images = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not images:
         raise InputError(f"--reference: {folder} holds no image.", "Give a folder of real images.")
     known = {_plain(name): name for name in classes}
     known |= {_plain(alias): name for alias, name in aliases.items()}
     files, labels, broken, ignored = [], [], [], set()
-    for file in found:
+    for file in images:
         part = file.relative_to(folder).parts[0] if file.parent != folder else ""
         label = known.get(_plain(part), "") if classes else ""
         if classes and part and not label:

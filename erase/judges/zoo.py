@@ -86,11 +86,11 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    found: list[str] = []
+    distinct: list[str] = []
     for name in names:
-        count = 1 + sum(other == name or other.startswith(f"{name} (") for other in found)
-        found.append(name if count == 1 else f"{name} ({count})")
-    return tuple(found)
+        count = 1 + sum(other == name or other.startswith(f"{name} (") for other in distinct)
+        distinct.append(name if count == 1 else f"{name} ({count})")
+    return tuple(distinct)
 
 
 def _own(model: Classifier, description: Description, name: str, sha256: str) -> Network:

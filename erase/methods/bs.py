@@ -1,13 +1,15 @@
 """BS: boundary shrinking, D_f moves to its nearest other class (Chen et al., CVPR 2023)."""
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import BaseMethod, one_loss
@@ -26,12 +28,10 @@ SEARCH: dict[str, tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of BS."""
 
-    bound: float = field(
-        default=0.1, metadata={"help": "Length of the FGSM step, in units of pixels in [0, 1]."}
-    )
+    bound: float = option(0.1, "Length of the FGSM step, in units of pixels in [0, 1].", least=0)
 
 
 class Method(BaseMethod):

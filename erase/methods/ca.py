@@ -1,13 +1,15 @@
 """CA: concept ablation, the concept's name shows the anchor (Kumari et al., ICCV 2023)."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.families import DENOISERS
+from erase.config.fields import option
 from erase.core.meta import Stats
-from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, WithAnchorImages, two_gradients, weighted
+from erase.tasks.denoising import WithAnchorImages, two_gradients, weighted
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
@@ -27,15 +29,14 @@ REGULARISERS = ("anchor", "retain")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of concept ablation."""
 
-    retain_weight: float = field(
-        default=1.0, metadata={"help": "Weight λ of the denoising loss that regularises (≥ 0)."}
+    retain_weight: float = option(
+        1.0, "Weight λ of the denoising loss that regularises (≥ 0).", least=0
     )
-    regulariser: str = field(
-        default="anchor",
-        metadata={"help": "Images of that loss: anchor, as in the source, or retain."},
+    regulariser: str = option(
+        "anchor", "Images of that loss: anchor, as in the source, or retain.", REGULARISERS
     )
 
 
@@ -46,14 +47,6 @@ class Method(WithAnchorImages, BaseMethod):
     """
 
     families: ClassVar = DENOISERS
-
-    def __init__(self, settings: Settings) -> None:
-        if settings.regulariser not in REGULARISERS:
-            raise InputError(
-                f"CA has no regulariser {settings.regulariser!r}.",
-                f"Known: {', '.join(REGULARISERS)}.",
-            )
-        self.settings = settings
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The gradient of the two terms, in `.grad`."""

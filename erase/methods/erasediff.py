@@ -1,14 +1,16 @@
 """EraseDiff: retain, and descend on the forget loss as fast as asked (Wu et al., CVPR 2025)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.families import DENOISERS
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import noise_mse
-from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, two_gradients, weighted
+from erase.tasks.denoising import two_gradients, weighted
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
@@ -28,18 +30,15 @@ TARGETS = ("anchor", "noise")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of EraseDiff."""
 
-    eta: float = field(
-        default=0.1, metadata={"help": "Least share η of the forget gradient in the step (≥ 0)."}
-    )
-    target: str = field(
-        default="anchor",
-        metadata={
-            "help": "What to say under the concept: anchor, what is said under the anchor; or"
-            " noise, uniform in [0, 1] (the source on DDPM)."
-        },
+    eta: float = option(0.1, "Least share η of the forget gradient in the step (≥ 0).", least=0)
+    target: str = option(
+        "anchor",
+        "What to say under the concept: anchor, what is said under the anchor; or"
+        " noise, uniform in [0, 1] (the source on DDPM).",
+        TARGETS,
     )
 
 
@@ -52,15 +51,6 @@ class Method(BaseMethod):
     """
 
     families: ClassVar = DENOISERS
-
-    def __init__(self, settings: Settings) -> None:
-        if settings.target not in TARGETS:
-            raise InputError(
-                f"EraseDiff has no target {settings.target!r}.", f"Known: {', '.join(TARGETS)}."
-            )
-        if settings.eta < 0:
-            raise InputError(f"EraseDiff's η is {settings.eta}.", "Give at least 0.")
-        self.settings = settings
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The combined gradient, in `.grad`."""

@@ -1,15 +1,17 @@
 """ESD: steer away from the concept by the frozen model's own guidance (Gandikota et al., 2023)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.families import DENOISERS
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import mismatch_mse
-from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, forget_gradient
+from erase.tasks.denoising import forget_gradient
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
@@ -29,20 +31,18 @@ STARTS = ("condition", "empty")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of ESD."""
 
-    variant: str = field(
-        default="u",
-        metadata={
-            "help": "x: cross-attention only (styles); u: all but cross-attention (nudity);"
-            " full. What is trained unless --trainable says otherwise."
-        },
+    variant: str = option(
+        "u",
+        "x: cross-attention only (styles); u: all but cross-attention (nudity);"
+        " full. What is trained unless --trainable says otherwise.",
+        VARIANTS,
     )
-    guidance: float = field(default=1.0, metadata={"help": "Negative guidance η (> 0)."})
-    start: str = field(
-        default="condition",
-        metadata={"help": "Where the target starts from: condition, ε(c), or empty, ε(∅)."},
+    guidance: float = option(1.0, "Negative guidance η (> 0).", above=0)
+    start: str = option(
+        "condition", "Where the target starts from: condition, ε(c), or empty, ε(∅).", STARTS
     )
 
 
@@ -54,17 +54,6 @@ class Method(BaseMethod):
     """
 
     families: ClassVar = DENOISERS
-
-    def __init__(self, settings: Settings) -> None:
-        for name, value, known in (
-            ("variant", settings.variant, VARIANTS),
-            ("start", settings.start, STARTS),
-        ):
-            if value not in known:
-                raise InputError(f"ESD has no {name} {value!r}.", f"Known: {', '.join(known)}.")
-        if settings.guidance <= 0:
-            raise InputError(f"ESD's guidance is {settings.guidance}.", "Give a positive number.")
-        self.settings = settings
 
     def prepare(self, task: Denoiser) -> None:
         """Keep a frozen copy of the original."""

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from erase.config.base import Config
+from erase.config.families import TEXT_TO_IMAGE
 from erase.core.attention import AttentionProbe, cross_attentions
 from erase.core.meta import Stats
 from erase.errors import InputError
-from erase.tasks.denoising import TEXT_TO_IMAGE, forget_gradient
+from erase.tasks.denoising import forget_gradient
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
@@ -23,7 +25,7 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """FMN has no settings of its own."""
 
 
@@ -68,7 +70,7 @@ class Method(BaseMethod):
         with self._probe.recording() as layers:
             task.predict(batch)
         return torch.stack(
-            [(found.square() * words).sum(-1).flatten(1).mean(1) for found in layers]
+            [(shares.square() * words).sum(-1).flatten(1).mean(1) for shares in layers]
         ).mean(0)
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:

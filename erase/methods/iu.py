@@ -1,13 +1,14 @@
 """IU: influence unlearning, one Newton-like step with WoodFisher (Izzo et al., 2021)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.objectives import cross_entropy
-from erase.errors import InputError
 from erase.tasks.method import ClosedForm, gradient_of
 from erase.tasks.protocol import Batch, ClassifierTask, Subset
 
@@ -20,23 +21,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"alpha": 10.0},
 }
 SEARCH: dict[str, tuple[float, float]] = {"alpha": (0.1, 300.0)}
+SOLVERS = ("source", "exact")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of IU."""
 
-    alpha: float = field(default=10.0, metadata={"help": "Length α of the step (≥ 0)."})
-    samples: int = field(
-        default=1000,
-        metadata={"help": "Single retain samples N behind the Fisher matrix."},
-    )
-    solver: str = field(
-        default="source",
-        metadata={
-            "help": "source: the public code's recursion, which takes every sample's gradient to be"
-            " parallel to the first; exact: the true inverse, with memory for N gradients."
-        },
+    alpha: float = option(10.0, "Length α of the step (≥ 0).", least=0)
+    samples: int = option(1000, "Single retain samples N behind the Fisher matrix.", least=1)
+    solver: str = option(
+        "source",
+        "source: the public code's recursion, which takes every sample's gradient to be"
+        " parallel to the first; exact: the true inverse, with memory for N gradients.",
+        SOLVERS,
     )
 
 
@@ -44,13 +42,6 @@ class Method(ClosedForm):
     """θ + α (I + Σ g gᵀ / N)⁻¹ v with v the difference of the mean gradients that D_f makes."""
 
     families: ClassVar = frozenset({"classifier"})
-
-    def __init__(self, settings: Settings) -> None:
-        if settings.solver not in SOLVERS:
-            raise InputError(
-                f"IU has no solver {settings.solver!r}.", f"Known: {', '.join(SOLVERS)}."
-            )
-        self.settings = settings
 
     def prepare(self, task: ClassifierTask) -> None:
         """The whole method: all gradients in evaluation mode, then one step."""
@@ -107,9 +98,6 @@ def woodbury(v: Tensor, gradients: Tensor) -> Tensor:
     weights = torch.linalg.solve(small, gradients.double() @ v.double())
     correction: Tensor = gradients.T @ weights.to(v.dtype)
     return v - correction
-
-
-SOLVERS = ("source", "exact")
 
 
 def _gradient_sum(task: ClassifierTask, subset: Subset) -> Tensor:

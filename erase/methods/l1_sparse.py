@@ -1,11 +1,13 @@
 """ℓ1-sparse: fine-tuning with a fading ℓ1 penalty (Jia et al., NeurIPS 2023)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import BaseMethod, one_loss
@@ -23,10 +25,10 @@ SEARCH: dict[str, tuple[float, float]] = {"alpha": (1e-6, 1e-2)}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of ℓ1-sparse."""
 
-    alpha: float = field(default=1e-4, metadata={"help": "Weight α of the penalty at first (≥ 0)."})
+    alpha: float = option(1e-4, "Weight α of the penalty at first (≥ 0).", least=0)
 
 
 class Method(BaseMethod):

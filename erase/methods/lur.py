@@ -1,21 +1,20 @@
 """LUR: retain-step look-ahead that aligns the two gradients (Patel & Qiu, ICCV 2025, eq. 2)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn import Module
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.meta import Mode, Stats, meta_gradient
-from erase.errors import InputError
 from erase.tasks.method import (
     TRIM_HELP,
     TRIM_LAYERS_HELP,
+    RetainForgetMethod,
     Split,
-    TwoLossMethod,
     gradient_of,
-    trim_for,
+    mean_loss,
 )
 from erase.tasks.protocol import Reduce, StepLosses, Task
 
@@ -39,44 +38,25 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of LUR."""
 
-    alpha: float = field(
-        default=0.01, metadata={"help": "Inner step size α (figure 5: 0.01 is the optimum)."}
+    alpha: float = option(0.01, "Inner step size α (figure 5: 0.01 is the optimum).", least=0)
+    forget_weight: float = option(1.0, "Weight λ of the forget loss (1 in the paper).", least=0)
+    meta_mode: Mode | None = option(  # noqa: RUF009
+        None, "hvp, exact or first-order; default: the task's own."
     )
-    forget_weight: float = field(
-        default=1.0, metadata={"help": "Weight λ of the forget loss (1 in the paper)."}
-    )
-    meta_mode: Mode | None = field(
-        default=None, metadata={"help": "hvp, exact or first-order; default: the task's own."}
-    )
-    trim: float | None = field(default=None, metadata={"help": TRIM_HELP})
-    trim_layers: str = field(default="layer3|layer4|fc", metadata={"help": TRIM_LAYERS_HELP})
+    trim: float | None = option(None, TRIM_HELP, least=0, most=1)
+    trim_layers: str = option("layer3|layer4|fc", TRIM_LAYERS_HELP)
 
 
-class Method(TwoLossMethod):
+class Method(RetainForgetMethod):
     """min over θ of L_r(θ) + λ L_f(θ − α ∇L_r(θ))."""
 
     families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def check(self, model: Module, family: str) -> None:  # noqa: ARG002
-        """Trimming is for classifiers."""
-        if self.settings.trim is not None and family != "classifier":
-            raise InputError("LUR's trimming is for classifiers.", "Leave the option out.")
-
-    def prepare(self, task: Any) -> None:
-        """Nothing, unless trimming was asked for."""
-        trim_for(task, self.settings.trim, self.settings.trim_layers)
-
-    def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:
-        """The meta-gradient of one step, in `.grad`."""
-        return self._meta(task, task.losses(step), reduce)
-
-    def _meta(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
+    def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
+        """The meta-gradient, in `.grad`."""
         return meta_gradient(
             task.parameters,
             losses.retain,
@@ -91,11 +71,7 @@ class Method(TwoLossMethod):
     def split(self, task: Task, step: int) -> Split:
         """∇L_r, and the rest of the meta-gradient, λ (I − αH_r)∇L_f(θ'); one gradient more."""
         losses = task.losses(step)  # once: batch statistics move with the first call of a closure
-        stats = self._meta(task, losses, None)
+        stats = self.gradient(task, losses, None)
         total = [p.grad for p in task.parameters.values() if p.grad is not None]
-
-        def retain_loss() -> Tensor:
-            return torch.stack([loss() for loss in losses.retain]).mean()
-
-        retain, _, _ = gradient_of(task, retain_loss)
+        retain, _, _ = gradient_of(task, mean_loss(losses.retain))
         return Split(retain, list(torch._foreach_sub(total, retain)), stats)

@@ -1,20 +1,22 @@
 """LUR-b: the two losses simply added, no look-ahead (the paper's appendix B.2, eq. 1)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.meta import Stats, meta_gradient
 from erase.tasks.method import (
     TRIM_HELP,
     TRIM_LAYERS_HELP,
+    RetainForgetMethod,
     Split,
-    TwoLossMethod,
     gradient_of,
-    trim_for,
+    mean_loss,
 )
-from erase.tasks.protocol import Loss, Reduce, Task
+from erase.tasks.protocol import Reduce, StepLosses, Task
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # As LUR: the two differ in the inner step alone.
@@ -35,31 +37,21 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of LUR-b."""
 
-    forget_weight: float = field(
-        default=1.0, metadata={"help": "Weight λ of the forget loss (1 in the paper)."}
-    )
-    trim: float | None = field(default=None, metadata={"help": TRIM_HELP})
-    trim_layers: str = field(default="layer3|layer4|fc", metadata={"help": TRIM_LAYERS_HELP})
+    forget_weight: float = option(1.0, "Weight λ of the forget loss (1 in the paper).", least=0)
+    trim: float | None = option(None, TRIM_HELP, least=0, most=1)
+    trim_layers: str = option("layer3|layer4|fc", TRIM_LAYERS_HELP)
 
 
-class Method(TwoLossMethod):
+class Method(RetainForgetMethod):
     """min over θ of L_r(θ) + λ L_f(θ)."""
 
     families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def prepare(self, task: Any) -> None:
-        """Nothing, unless trimming was asked for."""
-        trim_for(task, self.settings.trim, self.settings.trim_layers)
-
-    def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:
+    def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
         """The gradient of the sum, in `.grad`."""
-        losses = task.losses(step)
         return meta_gradient(
             task.parameters,
             losses.retain,
@@ -73,11 +65,7 @@ class Method(TwoLossMethod):
     def split(self, task: Task, step: int) -> Split:
         """∇L_r and λ∇L_f."""
         losses = task.losses(step)
-        retain, l_retain, r_norm = gradient_of(task, _mean(losses.retain))
-        forget, l_forget, f_norm = gradient_of(task, _mean(losses.forget))
+        retain, l_retain, r_norm = gradient_of(task, mean_loss(losses.retain))
+        forget, l_forget, f_norm = gradient_of(task, mean_loss(losses.forget))
         weighted = list(torch._foreach_mul(forget, self.settings.forget_weight))
         return Split(retain, weighted, Stats(l_retain, l_forget, 0.0, r_norm, f_norm))
-
-
-def _mean(losses: Any) -> Loss:
-    return lambda: torch.stack([loss() for loss in losses]).mean()

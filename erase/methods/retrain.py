@@ -2,10 +2,11 @@
 
 from typing import Any, ClassVar
 
+from erase.config.families import CLASS_CONDITIONAL
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import derive_seed
-from erase.tasks.denoising import CLASS_CONDITIONAL, retain_gradient
+from erase.tasks.denoising import retain_gradient
 from erase.tasks.method import BaseMethod, NoSettings, one_loss, put_gradients
 from erase.tasks.protocol import ClassifierTask, Denoiser, Reduce
 

@@ -1,24 +1,19 @@
 """SA: selective amnesia, another picture under the old name (Heng & Soh, NeurIPS 2023)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.families import CLASS_CONDITIONAL, DENOISERS, TEXT_TO_IMAGE
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.params import as_list, snapshot
 from erase.errors import InputError
-from erase.tasks.denoising import (
-    CLASS_CONDITIONAL,
-    DENOISERS,
-    TEXT_TO_IMAGE,
-    WithAnchorImages,
-    fisher,
-    two_gradients,
-    weighted,
-)
+from erase.tasks.denoising import WithAnchorImages, fisher, two_gradients, weighted
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Loss, Noised, Reduce
 
@@ -39,22 +34,17 @@ SURROGATES = ("anchor", "noise")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of selective amnesia."""
 
-    retain_weight: float = field(default=1.0, metadata={"help": "Weight γ of the replay (≥ 0)."})
-    ewc: float = field(
-        default=50.0, metadata={"help": "Weight λ of the Fisher-weighted distance (≥ 0)."}
-    )
-    fisher_samples: int = field(
-        default=500, metadata={"help": "Retain images behind the Fisher matrix's diagonal."}
-    )
-    surrogate: str = field(
-        default="anchor",
-        metadata={
-            "help": "What to draw under the concept: anchor, images of what is shown instead; or"
-            " noise, uniform in [-1, 1] (models on pixels)."
-        },
+    retain_weight: float = option(1.0, "Weight γ of the replay (≥ 0).", least=0)
+    ewc: float = option(50.0, "Weight λ of the Fisher-weighted distance (≥ 0).", least=0)
+    fisher_samples: int = option(500, "Retain images behind the Fisher matrix's diagonal.", least=1)
+    surrogate: str = option(
+        "anchor",
+        "What to draw under the concept: anchor, images of what is shown instead; or"
+        " noise, uniform in [-1, 1] (models on pixels).",
+        SURROGATES,
     )
 
 
@@ -64,12 +54,6 @@ class Method(WithAnchorImages, BaseMethod):
     families: ClassVar = DENOISERS
 
     def __init__(self, settings: Settings) -> None:
-        if settings.surrogate not in SURROGATES:
-            raise InputError(
-                f"SA has no surrogate {settings.surrogate!r}.", f"Known: {', '.join(SURROGATES)}."
-            )
-        if settings.fisher_samples < 1:
-            raise InputError("SA's Fisher matrix needs samples.", "Give fisher_samples ≥ 1.")
         self.settings = settings
         if settings.surrogate == "noise":
             self.sets = ("forget", "retain")  # type: ignore[misc]  # no anchor is looked at

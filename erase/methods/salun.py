@@ -1,18 +1,20 @@
 """SalUn: random labels, but only salient weights move (Fan et al., ICLR 2024)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.families import DENOISERS
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy, negative_cross_entropy, noise_mse
 from erase.core.params import as_list
 from erase.core.rng import generator
 from erase.core.trim import Mask, top_share
-from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, summed_gradient, two_gradients, weighted
+from erase.tasks.denoising import summed_gradient, two_gradients, weighted
 from erase.tasks.method import BaseMethod, Split, TwoLossMethod, gradient_of, put_gradients
 from erase.tasks.protocol import Batch, ClassifierTask, Denoiser, Noised, Reduce
 
@@ -48,10 +50,10 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of SalUn."""
 
-    mask: float = field(default=0.5, metadata={"help": "Share of the weights that move (0 to 1)."})
+    mask: float = option(0.5, "Share of the weights that move (0 to 1).", above=0, most=1)
 
 
 class Method(TwoLossMethod):
@@ -65,8 +67,6 @@ class Method(TwoLossMethod):
     epoch_over: ClassVar = "all"
 
     def __init__(self, settings: Settings) -> None:
-        if not 0 < settings.mask <= 1:
-            raise InputError(f"SalUn's mask is {settings.mask}.", "Use a share in (0, 1].")
         self.settings = settings
         self._mask: Mask | None = None
 
@@ -123,16 +123,12 @@ def _ascent(task: ClassifierTask, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DenoiserSettings:
+class DenoiserSettings(Settings):
     """Hyper-parameters of SalUn on denoisers."""
 
-    mask: float = field(default=0.5, metadata={"help": "Share of the weights that move (0 to 1)."})
-    retain_weight: float = field(
-        default=0.1, metadata={"help": "Weight α of the retain loss (≥ 0)."}
-    )
-    mask_guidance: float = field(
-        default=1.0,
-        metadata={"help": "Guidance of the prediction behind the mask; 1: none (source: 7.5)."},
+    retain_weight: float = option(0.1, "Weight α of the retain loss (≥ 0).", least=0)
+    mask_guidance: float = option(
+        1.0, "Guidance of the prediction behind the mask; 1: none (source: 7.5)."
     )
 
 
@@ -145,8 +141,6 @@ class DenoiserMethod(BaseMethod):
     families: ClassVar = DENOISERS
 
     def __init__(self, settings: DenoiserSettings) -> None:
-        if not 0 < settings.mask <= 1:
-            raise InputError(f"SalUn's mask is {settings.mask}.", "Use a share in (0, 1].")
         self.settings = settings
         self._mask: Mask | None = None
 

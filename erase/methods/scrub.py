@@ -1,7 +1,7 @@
 """SCRUB: part from a teacher on the forget set, stay with it elsewhere (Kurmanji et al., 2023)."""
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import Split, TwoLossMethod, gradient_of
@@ -25,16 +27,14 @@ SEARCH: dict[str, tuple[float, float]] = {"alpha": (1e-3, 1.0)}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of SCRUB, as its repository sets them."""
 
-    alpha: float = field(default=0.001, metadata={"help": "Weight of the distance to the teacher."})
-    gamma: float = field(default=0.99, metadata={"help": "Weight of the cross-entropy on D_r."})
-    temperature: float = field(default=4.0, metadata={"help": "Temperature of both softmaxes."})
-    ascent_epochs: int = field(
-        default=2, metadata={"help": "Epochs that begin with a pass of ascent over D_f."}
-    )
-    forget_batch_size: int = field(default=32, metadata={"help": "Batch of the ascent."})
+    alpha: float = option(0.001, "Weight of the distance to the teacher.")
+    gamma: float = option(0.99, "Weight of the cross-entropy on D_r.")
+    temperature: float = option(4.0, "Temperature of both softmaxes.", above=0)
+    ascent_epochs: int = option(2, "Epochs that begin with a pass of ascent over D_f.", least=0)
+    forget_batch_size: int = option(32, "Batch of the ascent.", least=1)
 
 
 class Method(TwoLossMethod):

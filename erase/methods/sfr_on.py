@@ -1,16 +1,18 @@
 """SFR-on: forget fast, repair, keep the sum (Huang et al., NeurIPS 2024)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.families import DENOISERS
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.params import as_list, restore, snapshot
 from erase.core.trim import Mask
-from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, fisher, forget_gradient, retain_gradient, weighted
+from erase.tasks.denoising import fisher, forget_gradient, retain_gradient, weighted
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Reduce
 
@@ -24,23 +26,18 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of SFR-on."""
 
-    forget_weight: float = field(default=1.0, metadata={"help": "Weight of the fast step (≥ 0)."})
-    fast_step: float = field(
-        default=0.01, metadata={"help": "Length of the fast step, along the masked ∇L_f (≥ 0)."}
+    forget_weight: float = option(1.0, "Weight of the fast step (≥ 0).", least=0)
+    fast_step: float = option(
+        0.01, "Length of the fast step, along the masked ∇L_f (≥ 0).", least=0
     )
-    threshold: float = field(
-        default=1.0,
-        metadata={"help": "A weight takes part where F_f ≥ threshold × F_r; 0: every weight."},
+    threshold: float = option(
+        1.0, "A weight takes part where F_f ≥ threshold × F_r; 0: every weight.", least=0
     )
-    fisher_samples: int = field(
-        default=500, metadata={"help": "Images of each set behind the Fisher diagonals."}
-    )
-    decay: bool = field(
-        default=False, metadata={"help": "Let the fast step's weight go to 0 over the run."}
-    )
+    fisher_samples: int = option(500, "Images of each set behind the Fisher diagonals.", least=1)
+    decay: bool = option(False, "Let the fast step's weight go to 0 over the run.")
 
 
 class Method(BaseMethod):
@@ -54,11 +51,6 @@ class Method(BaseMethod):
     families: ClassVar = DENOISERS
 
     def __init__(self, settings: Settings) -> None:
-        for name in ("forget_weight", "fast_step", "threshold"):
-            if getattr(settings, name) < 0:
-                raise InputError(f"SFR-on's {name} is below 0.", "Give at least 0.")
-        if settings.fisher_samples < 1:
-            raise InputError("SFR-on's Fisher matrix needs samples.", "Give fisher_samples ≥ 1.")
         self.settings = settings
         self._mask: Mask | None = None
 
@@ -72,8 +64,9 @@ class Method(BaseMethod):
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The sum of both gradients, in `.grad`."""
         assert self._mask is not None
-        found, seen = forget_gradient(task, task.mean_losses("forget", step, task.mismatch), reduce)
-        forget = self._mask.gradients(found)
+        losses = task.mean_losses("forget", step, task.mismatch)
+        gradient, forget_stats = forget_gradient(task, losses, reduce)
+        forget = self._mask.gradients(gradient)
         parameters = as_list(task.parameters)
         start = snapshot(parameters)
         try:
@@ -89,8 +82,8 @@ class Method(BaseMethod):
         put_gradients(task, total)
         return Stats(
             stats.retain_loss,
-            seen.forget_loss,
+            forget_stats.forget_loss,
             stats.grad_norm,
             retain_grad_norm=stats.retain_grad_norm,
-            forget_grad_norm=seen.forget_grad_norm,
+            forget_grad_norm=forget_stats.forget_grad_norm,
         )

@@ -1,19 +1,22 @@
 """SHs: Scissorhands, trim what the forget set uses, then repair (Wu & Harandi, ECCV 2024)."""
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from erase.config.base import Config
+from erase.config.families import DENOISERS
+from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy, negative_cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import layers_matching, trim
 from erase.errors import InputError
-from erase.tasks.denoising import DENOISERS, summed_gradient, two_gradients, weighted
+from erase.tasks.denoising import summed_gradient, two_gradients, weighted
 from erase.tasks.method import (
     BaseMethod,
     Split,
@@ -62,19 +65,19 @@ DENOISER: dict[str, dict[str, Any]] = {
     # Of three tried on mini-sd's digit nine: benchmarks/diffusion_tuning.py.
     "small": {"forget_weight": 0.5, "sparsity": 0.999},
 }
+FORGET_LOSSES = ("mismatch", "ascent")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of Scissorhands."""
 
-    sparsity: float = field(
-        default=0.97, metadata={"help": "Share s of the chosen layers' weights that are kept."}
+    sparsity: float = option(
+        0.97, "Share s of the chosen layers' weights that are kept.", least=0, most=1
     )
-    forget_weight: float = field(default=0.05, metadata={"help": "Weight λ of the forget loss."})
-    layers: str = field(
-        default="layer3|layer4|fc",
-        metadata={"help": "Regular expression for the names of the trimmed layers."},
+    forget_weight: float = option(0.05, "Weight λ of the forget loss.", least=0)
+    layers: str = option(
+        "layer3|layer4|fc", "Regular expression for the names of the trimmed layers."
     )
 
 
@@ -138,25 +141,19 @@ def _ascent(task: ClassifierTask, batch: Batch, model: Module | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DenoiserSettings:
+class DenoiserSettings(Config):
     """Hyper-parameters of Scissorhands on denoisers."""
 
-    sparsity: float = field(
-        default=0.995, metadata={"help": "Share s of the chosen layers' weights that are kept."}
+    sparsity: float = option(
+        0.995, "Share s of the chosen layers' weights that are kept.", least=0, most=1
     )
-    forget_weight: float = field(
-        default=0.1, metadata={"help": "Weight λ of the forget loss (≥ 0)."}
-    )
-    layers: str = field(
-        default="attn",
-        metadata={"help": "Regular expression for the names of the trimmed layers."},
-    )
-    forget: str = field(
-        default="mismatch",
-        metadata={
-            "help": "L_f: mismatch, to what is shown under the anchor (the source on nudity); or"
-            " ascent, minus the denoising loss on D_f (the source on classes)."
-        },
+    forget_weight: float = option(0.1, "Weight λ of the forget loss (≥ 0).", least=0)
+    layers: str = option("attn", "Regular expression for the names of the trimmed layers.")
+    forget: str = option(
+        "mismatch",
+        "L_f: mismatch, to what is shown under the anchor (the source on nudity); or"
+        " ascent, minus the denoising loss on D_f (the source on classes).",
+        FORGET_LOSSES,
     )
 
 
@@ -164,13 +161,6 @@ class DenoiserMethod(BaseMethod):
     """Trim by |g · w| of one forget batch, then L_r + λ L_f."""
 
     families: ClassVar = DENOISERS
-
-    def __init__(self, settings: DenoiserSettings) -> None:
-        if settings.forget not in ("mismatch", "ascent"):
-            raise InputError(
-                f"SHs has no forget loss {settings.forget!r}.", "Known: mismatch, ascent."
-            )
-        self.settings = settings
 
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
         """A pattern that matches no layer shows before anything is done."""

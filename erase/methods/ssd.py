@@ -1,12 +1,14 @@
 """SSD: selective synaptic dampening by Fisher importances (Foster et al., AAAI 2024)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from erase.config.base import Config
+from erase.config.fields import option
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import ClosedForm, gradient_of
 from erase.tasks.protocol import Batch, ClassifierTask
@@ -22,15 +24,15 @@ SEARCH: dict[str, tuple[float, float]] = {"selection": (0.5, 100.0), "dampening"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of SSD."""
 
-    selection: float = field(
-        default=10.0, metadata={"help": "How many times more important for D_f than for D (α)."}
+    selection: float = option(
+        10.0, "How many times more important for D_f than for D (α).", least=0
     )
-    dampening: float = field(default=1.0, metadata={"help": "Strength λ; larger dampens less."})
-    fisher_batch_size: int = field(
-        default=1, metadata={"help": "Samples a squared gradient; 1 is the Fisher diagonal."}
+    dampening: float = option(1.0, "Strength λ; larger dampens less.", least=0)
+    fisher_batch_size: int = option(
+        1, "Samples a squared gradient; 1 is the Fisher diagonal.", least=1
     )
 
 

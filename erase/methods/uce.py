@@ -1,15 +1,17 @@
 """UCE: closed-form editing of cross-attention keys and values (Gandikota et al., WACV 2024)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from erase.config.base import Config
+from erase.config.families import TEXT_TO_IMAGE
+from erase.config.fields import option
 from erase.core.attention import cross_attentions
 from erase.errors import InputError
-from erase.tasks.denoising import TEXT_TO_IMAGE
 from erase.tasks.method import ClosedForm
 from erase.tasks.protocol import Denoiser
 
@@ -21,18 +23,14 @@ DENOISER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Config):
     """Hyper-parameters of UCE."""
 
-    erase_scale: float = field(
-        default=1.0, metadata={"help": "Weight of the prompts that are moved (> 0)."}
+    erase_scale: float = option(1.0, "Weight of the prompts that are moved (> 0).", above=0)
+    preserve_scale: float = option(
+        1.0, "Weight of the retain prompts, kept as they are (≥ 0).", least=0
     )
-    preserve_scale: float = field(
-        default=1.0, metadata={"help": "Weight of the retain prompts, kept as they are (≥ 0)."}
-    )
-    regularise: float = field(
-        default=0.5, metadata={"help": "λ: pull of every direction to the original (> 0)."}
-    )
+    regularise: float = option(0.5, "λ: pull of every direction to the original (> 0).", above=0)
 
 
 class Method(ClosedForm):
@@ -45,11 +43,6 @@ class Method(ClosedForm):
 
     families: ClassVar = frozenset({TEXT_TO_IMAGE})
     images: ClassVar = False
-
-    def __init__(self, settings: Settings) -> None:
-        if min(settings.erase_scale, settings.regularise) <= 0 or settings.preserve_scale < 0:
-            raise InputError("UCE's scales and λ are weights.", "Give positive numbers.")
-        self.settings = settings
 
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
         """A model without cross-attention on text has no such matrices."""
@@ -85,7 +78,7 @@ class Method(ClosedForm):
             for row in sorted(set(sets["forget"].condition.tolist()))
             for instead in sorted(set(anchors[row].tolist()))
         ]
-        kept = sorted(set(sets["retain"].condition.tolist()) - {row for row, _ in pairs})
+        retained = sorted(set(sets["retain"].condition.tolist()) - {row for row, _ in pairs})
         width = states.shape[-1]
         moves, keeps = states.new_zeros(width, width), states.new_zeros(width, width)
         for row, instead in pairs:
@@ -95,7 +88,7 @@ class Method(ClosedForm):
             share = self.settings.erase_scale / len(set(anchors[row].tolist()))
             moves += share * new[:length].T @ old[:length]
             keeps += share * old[:length].T @ old[:length]
-        for row in kept:
+        for row in retained:
             text = states[row, last[row] :]
             outer = self.settings.preserve_scale * text.T @ text
             moves += outer

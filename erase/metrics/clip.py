@@ -5,37 +5,53 @@ Hessel et al. 2021, equation 1, with the scale 100 that torchmetrics and most ta
 Over the images that ask for no forgotten concept: the others should not fit.
 """
 
+from typing import ClassVar
+
 from erase.errors import RunError
-from erase.scoring.samples import Context, Scores, Summary, mean_difference
+from erase.scoring.context import Context
+from erase.scoring.metric import Metric
+from erase.scoring.results import Scores, Summary, mean_difference
 from erase.scoring.statistics import bootstrap
 
-NEEDS = frozenset({"clip"})
-SETTINGS = {"model": "vit-l-14"}
 
+class ClipScore(Metric):
+    """The CLIP score of the retained images."""
 
-def score(context: Context) -> Scores:
-    """`clip_<model>`; in the rows `clip`, for every image."""
-    found = context.similarity
-    if found is None or len(found.values) != len(context.samples):
-        raise RunError("This metric needs CLIP's look at every image.", "Check --set clip.model.")
-    chosen = context.kept()
-    values = 100.0 * found.values.clip(min=0.0)
-    kept = values[chosen]
-    name = f"clip_{found.network}"
-    summary = Summary(
-        title=f"CLIP score ({found.network.replace('_', '-')}, of 100)",
-        value=float(kept.mean()),
-        n=len(kept),
-        ci95=bootstrap(lambda i: float(kept[i].mean()), len(kept), seed=context.seed),
-        higher_is_better=True,
-        unit="score",
-        detail={"model": found.description, "scale": "100 · max(cosine, 0)", **found.detail},
-    )
-    rows = {
-        sample.id: {"clip": float(value)}
-        for sample, value in zip(context.samples, values, strict=True)
-    }
-    if context.control is None or context.control.similarity is None:
-        return Scores({name: summary}, rows)
-    before = 100.0 * context.control.similarity.values.clip(min=0.0)[chosen]
-    return Scores({name: summary}, rows, {name: mean_difference(kept, before, seed=context.seed)})
+    name = "clip"
+    requires = frozenset({"clip"})
+    settings: ClassVar = {"model": "vit-l-14"}
+
+    def __call__(self, context: Context) -> Scores:
+        """`clip_<model>`; in the rows `clip`, for every image."""
+        similarity = context.similarity
+        if similarity is None or len(similarity.values) != len(context.samples):
+            raise RunError(
+                "This metric needs CLIP's look at every image.", "Check --set clip.model."
+            )
+        chosen = context.retained()
+        values = 100.0 * similarity.values.clip(min=0.0)
+        retained = values[chosen]
+        name = f"clip_{similarity.network}"
+        summary = Summary(
+            title=f"CLIP score ({similarity.network.replace('_', '-')}, of 100)",
+            value=float(retained.mean()),
+            n=len(retained),
+            ci95=bootstrap(lambda i: float(retained[i].mean()), len(retained), seed=context.seed),
+            higher_is_better=True,
+            unit="score",
+            detail={
+                "model": similarity.description,
+                "scale": "100 · max(cosine, 0)",
+                **similarity.detail,
+            },
+        )
+        rows = {
+            sample.id: {"clip": float(value)}
+            for sample, value in zip(context.samples, values, strict=True)
+        }
+        if context.control is None or context.control.similarity is None:
+            return Scores({name: summary}, rows)
+        before = 100.0 * context.control.similarity.values.clip(min=0.0)[chosen]
+        return Scores(
+            {name: summary}, rows, {name: mean_difference(retained, before, seed=context.seed)}
+        )

@@ -7,49 +7,58 @@ on different features, against different references, or of different n never com
 classes are left out on both sides.
 """
 
+from typing import ClassVar
+
 import numpy as np
 
+from erase.scoring.context import Context
 from erase.scoring.features import distance_name, distance_title, feature_sets
 from erase.scoring.frechet import frechet_distance, frechet_influence, scaled_factor
-from erase.scoring.samples import Context, Difference, Scores, Summary
+from erase.scoring.metric import Metric
+from erase.scoring.results import Difference, Scores, Summary
 from erase.scoring.statistics import Floats, draws, percentiles
 
-NEEDS = frozenset({"features"})
-SETTINGS = {"features": ("inception-2048", "inception-64", "classifier")}
 EXACT = 256  # features up to which every resample is worked out
 
 
-def score(context: Context) -> Scores:
-    """`fid2048`, `fid64` or `fid_<classifier>` over the images of retained classes.
+class Fid(Metric):
+    """The Fréchet distance on the features that are set."""
 
-    The interval resamples the rendered images within their classes, the reference staying as it
-    is, and is centred on the value: it tells the spread, not the bias that a finite number of
-    images gives every FID, so compare values of equal n only. The difference to the control
-    resamples both on the same samples. On more than 256 features, where one distance takes
-    seconds, the resamples are worked out to first order (`frechet_influence`).
-    """
-    sets = feature_sets(context)
-    name, n = distance_name("fid", sets.network), len(sets.rendered)
-    factor = scaled_factor(sets.reference)
-    chosen = np.stack(list(draws(n, seed=context.seed, strata=sets.labels)))
-    value, spread = _resampled(sets.rendered, sets.reference, factor, chosen)
-    low, high = percentiles(spread, value)
-    exact = sets.rendered.shape[1] <= EXACT
-    summary = Summary(
-        title=distance_title("fid", sets.network),
-        value=value,
-        n=n,
-        ci95=(max(low, 0.0), high),
-        higher_is_better=False,
-        unit="distance",
-        detail={**sets.detail, "interval": f"bootstrap, {'exact' if exact else 'first order'}"},
-    )
-    if sets.control is None:
-        return Scores({name: summary})
-    base, base_spread = _resampled(sets.control, sets.reference, factor, chosen)
-    change = percentiles(spread - base_spread, value - base)
-    difference = Difference(value - base, n, change, "paired bootstrap, centred")
-    return Scores({name: summary}, differences={name: difference})
+    name = "fid"
+    requires = frozenset({"features"})
+    settings: ClassVar = {"features": ("inception-2048", "inception-64", "classifier")}
+
+    def __call__(self, context: Context) -> Scores:
+        """`fid2048`, `fid64` or `fid_<classifier>` over the images of retained classes.
+
+        The interval resamples the rendered images within their classes, the reference staying as it
+        is, and is centred on the value: it tells the spread, not the bias that a finite number of
+        images gives every FID, so compare values of equal n only. The difference to the control
+        resamples both on the same samples. On more than 256 features, where one distance takes
+        seconds, the resamples are worked out to first order (`frechet_influence`).
+        """
+        sets = feature_sets(context)
+        name, n = distance_name("fid", sets.network), len(sets.rendered)
+        factor = scaled_factor(sets.reference)
+        chosen = np.stack(list(draws(n, seed=context.seed, strata=sets.labels)))
+        value, spread = _resampled(sets.rendered, sets.reference, factor, chosen)
+        low, high = percentiles(spread, value)
+        exact = sets.rendered.shape[1] <= EXACT
+        summary = Summary(
+            title=distance_title("fid", sets.network),
+            value=value,
+            n=n,
+            ci95=(max(low, 0.0), high),
+            higher_is_better=False,
+            unit="distance",
+            detail={**sets.detail, "interval": f"bootstrap, {'exact' if exact else 'first order'}"},
+        )
+        if sets.control is None:
+            return Scores({name: summary})
+        base, base_spread = _resampled(sets.control, sets.reference, factor, chosen)
+        change = percentiles(spread - base_spread, value - base)
+        difference = Difference(value - base, n, change, "paired bootstrap, centred")
+        return Scores({name: summary}, differences={name: difference})
 
 
 def _resampled(
@@ -61,7 +70,7 @@ def _resampled(
     """The distance, and what it is on each of the resamples `chosen [R, N]`: `[R]`."""
     if features.shape[1] <= EXACT:
         value = frechet_distance(features, reference, factor)
-        found = [frechet_distance(features[row], reference, factor) for row in chosen]
-        return value, np.array(found)
+        distances = [frechet_distance(features[row], reference, factor) for row in chosen]
+        return value, np.array(distances)
     value, influence = frechet_influence(features, reference, factor)
     return value, value + influence[chosen].sum(axis=1) - influence.sum()

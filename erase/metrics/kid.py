@@ -6,53 +6,56 @@ subsets, whose expectation is the same. Unbiased, it can be below 0, and values 
 compare. Features and reference as for `fid`.
 """
 
+from typing import ClassVar
+
 import numpy as np
 
 from erase.errors import RunError
+from erase.scoring.context import Context
 from erase.scoring.features import distance_name, distance_title, feature_sets
-from erase.scoring.samples import Context, Difference, Scores, Summary
+from erase.scoring.metric import Metric
+from erase.scoring.results import Difference, Scores, Summary
 from erase.scoring.statistics import Floats, draws, percentiles
 
-NEEDS = frozenset({"features"})
-SETTINGS = {"features": ("inception-2048", "inception-64", "classifier")}
 BLOCK = 500  # rows of a kernel matrix held at once
 
 
-def score(context: Context) -> Scores:
-    """`kid2048`, `kid64` or `kid_<classifier>`, with the interval as for `fid`."""
-    sets = feature_sets(context)
-    name, n = distance_name("kid", sets.network), len(sets.rendered)
-    if min(n, len(sets.reference)) < 2:
-        raise RunError("KID needs two images on each side.", "Evaluate more images.")
-    weights = np.ones((1, n))
-    resampled = [
-        np.bincount(indices, minlength=n)
-        for indices in draws(n, seed=context.seed, strata=sets.labels)
-    ]
-    weights = np.vstack([weights, resampled]).astype(np.float64)
-    within = _within(sets.reference, np.ones((1, len(sets.reference))))[0]
-    ours = _discrepancies(sets.rendered, sets.reference, weights) + within
-    summary = Summary(
-        title=distance_title("kid", sets.network),
-        value=float(ours[0]),
-        n=n,
-        ci95=percentiles(ours[1:], float(ours[0])),
-        higher_is_better=False,
-        unit="distance",
-        detail={**sets.detail, "estimate": "unbiased, all pairs"},
-    )
-    if sets.control is None:
-        return Scores({name: summary})
-    gaps = ours - (_discrepancies(sets.control, sets.reference, weights) + within)
-    change = percentiles(gaps[1:], float(gaps[0]))
-    difference = Difference(float(gaps[0]), n, change, "paired bootstrap, centred")
-    return Scores({name: summary}, differences={name: difference})
+class Kid(Metric):
+    """The kernel distance on the features that are set."""
 
+    name = "kid"
+    requires = frozenset({"features"})
+    settings: ClassVar = {"features": ("inception-2048", "inception-64", "classifier")}
 
-def squared_mmd(first: Floats, second: Floats) -> float:
-    """Unbiased squared MMD of features `[N, F]` and `[M, F]` under KID's kernel; N, M ≥ 2."""
-    one = _discrepancies(first, second, np.ones((1, len(first))))
-    return float(one[0] + _within(second, np.ones((1, len(second))))[0])
+    def __call__(self, context: Context) -> Scores:
+        """`kid2048`, `kid64` or `kid_<classifier>`, with the interval as for `fid`."""
+        sets = feature_sets(context)
+        name, n = distance_name("kid", sets.network), len(sets.rendered)
+        if min(n, len(sets.reference)) < 2:
+            raise RunError("KID needs two images on each side.", "Evaluate more images.")
+        weights = np.ones((1, n))
+        resampled = [
+            np.bincount(indices, minlength=n)
+            for indices in draws(n, seed=context.seed, strata=sets.labels)
+        ]
+        weights = np.vstack([weights, resampled]).astype(np.float64)
+        within = _within(sets.reference, np.ones((1, len(sets.reference))))[0]
+        ours = _discrepancies(sets.rendered, sets.reference, weights) + within
+        summary = Summary(
+            title=distance_title("kid", sets.network),
+            value=float(ours[0]),
+            n=n,
+            ci95=percentiles(ours[1:], float(ours[0])),
+            higher_is_better=False,
+            unit="distance",
+            detail={**sets.detail, "estimate": "unbiased, all pairs"},
+        )
+        if sets.control is None:
+            return Scores({name: summary})
+        gaps = ours - (_discrepancies(sets.control, sets.reference, weights) + within)
+        change = percentiles(gaps[1:], float(gaps[0]))
+        difference = Difference(float(gaps[0]), n, change, "paired bootstrap, centred")
+        return Scores({name: summary}, differences={name: difference})
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:

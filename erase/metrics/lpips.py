@@ -5,33 +5,42 @@ that unlearning changed nothing but what it was meant to; rendering is determini
 for the unchanged model. Images of forgotten concepts are in the rows, not in the value.
 """
 
+from typing import ClassVar
+
 from erase.errors import RunError
-from erase.scoring.samples import Context, Scores, Summary
+from erase.scoring.context import Context
+from erase.scoring.metric import Metric
+from erase.scoring.results import Scores, Summary
 from erase.scoring.statistics import bootstrap
 
-NEEDS = frozenset({"lpips", "control"})
-SETTINGS = {"net": ("alex", "vgg")}
 
+class LpipsDrift(Metric):
+    """The LPIPS distance of the retained images to the control's."""
 
-def score(context: Context) -> Scores:
-    """`lpips_<net>`; in the rows `lpips`, for every image."""
-    found = context.drift
-    if found is None or len(found.values) != len(context.samples):
-        raise RunError(
-            "LPIPS drift needs the control's images of the same samples.", "Give --baseline MODEL."
+    name = "lpips"
+    requires = frozenset({"lpips", "control"})
+    settings: ClassVar = {"net": ("alex", "vgg")}
+
+    def __call__(self, context: Context) -> Scores:
+        """`lpips_<net>`; in the rows `lpips`, for every image."""
+        drift = context.drift
+        if drift is None or len(drift.values) != len(context.samples):
+            raise RunError(
+                "LPIPS drift needs the control's images of the same samples.",
+                "Give --baseline MODEL.",
+            )
+        retained = drift.values[context.retained()]
+        summary = Summary(
+            title=f"LPIPS drift ({drift.network})",
+            value=float(retained.mean()),
+            n=len(retained),
+            ci95=bootstrap(lambda i: float(retained[i].mean()), len(retained), seed=context.seed),
+            higher_is_better=False,
+            unit="distance",
+            detail={"network": drift.description, **drift.detail},
         )
-    kept = found.values[context.kept()]
-    summary = Summary(
-        title=f"LPIPS drift ({found.network})",
-        value=float(kept.mean()),
-        n=len(kept),
-        ci95=bootstrap(lambda i: float(kept[i].mean()), len(kept), seed=context.seed),
-        higher_is_better=False,
-        unit="distance",
-        detail={"network": found.description, **found.detail},
-    )
-    rows = {
-        sample.id: {"lpips": float(value)}
-        for sample, value in zip(context.samples, found.values, strict=True)
-    }
-    return Scores({f"lpips_{found.network}": summary}, rows)
+        rows = {
+            sample.id: {"lpips": float(value)}
+            for sample, value in zip(context.samples, drift.values, strict=True)
+        }
+        return Scores({f"lpips_{drift.network}": summary}, rows)

@@ -4,27 +4,13 @@ RA as in SalUn (Fan et al. 2024, section 5), on generated images: the classifier
 classes that were to be kept.
 """
 
-from erase.scoring.samples import Context, Scores, rate, rate_difference, recognised
-
-NEEDS = frozenset({"classifier"})
+from erase.scoring.recognition import RecognitionRate
 
 
-def score(context: Context) -> Scores:
-    """`ra`, and in its detail the value by concept and what the images were taken for."""
-    rows, concepts = recognised(context, forget=False)
-    for part in concepts.values():
-        own = rate("", part["recognised"], part["n"], higher_is_better=True)
-        part |= {"value": own.value, "ci95": own.ci95}
-    shown = [bool(row["recognised"]) for row in rows.values()]
-    summary = rate(
-        "retained accuracy",
-        sum(shown),
-        len(rows),
-        higher_is_better=True,
-        detail={"classifier": context.judged().classifier, "per_class": concepts},
-    )
-    differences = {}
-    if context.control is not None:
-        before = recognised(context.control, forget=False)[0]
-        differences["ra"] = rate_difference(shown, [before[i]["recognised"] for i in rows])
-    return Scores({"ra": summary}, rows, differences)
+class RetainedAccuracy(RecognitionRate):
+    """Retained accuracy, by the evaluation's classifier."""
+
+    name = "ra"
+    title = "retained accuracy"
+    requires = frozenset({"classifier"})
+    forgotten = False

@@ -44,14 +44,6 @@ KINDS = {
 UNET = "model.diffusion_model.input_blocks.0.0.weight"
 
 
-def kind_of(file: Path) -> str:
-    """Which of `KINDS` a checkpoint is, read from the names of its tensors.
-
-    Raises InputError for a broken file, or one that is none of them.
-    """
-    return _kind(file, _shapes(file))
-
-
 def _shapes(file: Path) -> dict[str, list[int]]:
     try:
         with safe_open(file, framework="pt") as content:

@@ -1,4 +1,4 @@
-"""One model's images in one folder: found there, or rendered by all processes together."""
+"""One model's images in one folder: those that are missing are rendered by all processes."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erase.config.base import Config
+from erase.config.replay import upgraded
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, read_yaml
 from erase.runs.checkpoint import find_checkpoint
@@ -106,7 +107,7 @@ class RunFolder(ResultFolder):
         """Whether the run is to be resumed and is the same; InputError where it is another."""
         if self.resume is None or not (self.path / CONFIG).is_file():
             return False
-        saved = read_yaml(self.path / CONFIG)
+        saved = upgraded(read_yaml(self.path / CONFIG))
         self._check_same(deciding(self.config), saved, RUN_CONTROL)
         if self.facts is not None:
             self._check_same(self.facts, self.record().get("facts", {}))

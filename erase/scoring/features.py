@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from erase.errors import RunError
-from erase.scoring.samples import Context
+from erase.scoring.context import Context
 from erase.scoring.statistics import Floats
 
 
 @dataclass(frozen=True)
-class Sets:
+class FeatureSets:
     """The features that a distance compares."""
 
     rendered: Floats
@@ -25,7 +25,7 @@ class Sets:
     """What was compared, for the summary."""
 
 
-def feature_sets(context: Context) -> Sets:
+def feature_sets(context: Context) -> FeatureSets:
     """The images of retained classes, and the reference's of those classes.
 
     A reference without classes is used whole. RunError when the context lacks features or a
@@ -37,10 +37,10 @@ def feature_sets(context: Context) -> Sets:
             "This metric needs features of every image, and a reference.",
             "Give --reference FOLDER, or --baseline MODEL to compare with the control's images.",
         )
-    chosen = context.kept()
+    chosen = context.retained()
     labels = tuple(context.samples[index].target for index in chosen)
     known = set(reference.labels) - {""}
-    kept = [not known or label in set(labels) for label in reference.labels]
+    comparable = [not known or label in set(labels) for label in reference.labels]
     if lacking := sorted(set(labels) - known if known else ()):
         raise RunError(
             f"The reference has no image of {lacking[0]!r}.", "Give a --reference with every class."
@@ -48,7 +48,7 @@ def feature_sets(context: Context) -> Sets:
     control, other = None, context.control
     if other is not None and other.features is not None and other.reference is not None:
         control = other.features.values[chosen]
-    real = reference.features[kept]
+    real = reference.features[comparable]
     detail = {
         "features": features.description,
         "classes": [name for name in dict.fromkeys(labels) if name],
@@ -56,7 +56,7 @@ def feature_sets(context: Context) -> Sets:
         "reference_n": len(real),
     }
     rendered = features.values[chosen]
-    return Sets(rendered, control, real, labels, features.network, detail)
+    return FeatureSets(rendered, control, real, labels, features.network, detail)
 
 
 def distance_name(metric: str, network: str) -> str:

@@ -25,11 +25,11 @@ def frechet_distance(first: Floats, second: Floats, second_factor: Floats | None
     of eigenvalues that rounding has made negative, and no covariance needs full rank.
     `second_factor` is `scaled_factor(second)`, if known. RunError for fewer than two rows.
     """
-    one = scaled_factor(first)
-    two = scaled_factor(second) if second_factor is None else second_factor
+    first_factor = scaled_factor(first)
+    second_factor = scaled_factor(second) if second_factor is None else second_factor
     shift = first.mean(axis=0) - second.mean(axis=0)
-    cross = np.linalg.svd(one @ two.T, compute_uv=False).sum()
-    return float(shift @ shift + (one**2).sum() + (two**2).sum() - 2 * cross)
+    cross = np.linalg.svd(first_factor @ second_factor.T, compute_uv=False).sum()
+    return float(shift @ shift + (first_factor**2).sum() + (second_factor**2).sum() - 2 * cross)
 
 
 def frechet_influence(first: Floats, second: Floats, second_factor: Floats) -> tuple[float, Floats]:

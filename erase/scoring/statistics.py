@@ -50,10 +50,10 @@ def percentiles(
     values and it: distances between distributions are biased upwards by resampling, so that the
     plain percentiles may not even enclose the value.
     """
-    found = np.asarray(values, dtype=np.float64)
+    resampled = np.asarray(values, dtype=np.float64)
     if centre is not None:
-        found = found + (centre - found.mean())
-    low, high = np.quantile(found, [0.025, 0.975])
+        resampled = resampled + (centre - resampled.mean())
+    low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)
 
 

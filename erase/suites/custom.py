@@ -6,44 +6,43 @@ be measured.
 
 from pathlib import Path
 
-from erase.data.prompt_table import PromptTable, Unusable, read_table, table_samples
+from erase.data.prompt_table import PromptTable, read_table, table_samples
 from erase.errors import InputError
-from erase.scoring.samples import Protocol, Sample
-
-VERSION = 1
-
-
-def protocols() -> dict[str, Protocol]:
-    """The named settings of this suite."""
-    default = Protocol(
-        name="default",
-        suite="custom",
-        version=VERSION,
-        metrics=("clip",),
-        steps=50,
-        guidance=7.5,
-        images=1,
-        source="erase; the model's own scheduler",
-    )
-    return {default.name: default}
+from erase.scoring.samples import Protocol, Sample, Unusable
+from erase.scoring.suite import Suite, by_name
 
 
-def classes(prompts: Path) -> tuple[str, ...]:
-    """The table's targets, in the order in which they first come."""
-    return tuple(dict.fromkeys(row.target for row in _table(prompts).rows if row.target))
+class Custom(Suite):
+    """A table of the user's captions."""
 
+    name = "custom"
+    version = 1
 
-def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
-    """A sample for each row, with the row's own guidance scale where it brings one.
+    def protocols(self) -> dict[str, Protocol]:
+        """The named settings of this suite."""
+        default = self.protocol(
+            ("clip",),
+            steps=50,
+            guidance=7.5,
+            images=1,
+            source="erase; the model's own scheduler",
+        )
+        return by_name(default)
 
-    Raises InputError when the table is missing or broken.
-    """
-    return table_samples(_table(prompts).rows, protocol, row_guidance=True)
+    def classes(self, prompts: Path) -> tuple[str, ...]:
+        """The table's targets, in the order in which they first come."""
+        return tuple(dict.fromkeys(row.target for row in _table(prompts).rows if row.target))
 
+    def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
+        """A sample for each row, with the row's own guidance scale where it brings one.
 
-def unusable(protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG001
-    """Rows that had to be left out."""
-    return list(_table(prompts).unusable)
+        Raises InputError when the table is missing or broken.
+        """
+        return table_samples(_table(prompts).rows, protocol, row_guidance=True)
+
+    def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
+        """Rows that had to be left out."""
+        return list(_table(prompts).unusable)
 
 
 def _table(prompts: Path) -> PromptTable:

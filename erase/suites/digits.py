@@ -11,39 +11,41 @@ from erase.data.prompt_table import built_in, class_samples
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
 from erase.scoring.samples import Protocol, Sample
-
-VERSION = 1
-
-
-def protocols() -> dict[str, Protocol]:
-    """The named settings of this suite."""
-    default = Protocol(
-        name="default",
-        suite="digits",
-        version=VERSION,
-        metrics=("ua", "ra", "fid"),
-        steps=25,
-        guidance=3.0,
-        images=50,
-        settings={"fid": {"features": "classifier"}},
-        classifier="digits-classifier",
-        source="erase",
-    )
-    return {default.name: default}
+from erase.scoring.suite import Suite, by_name
 
 
-def classes(prompts: Path) -> tuple[str, ...]:
-    """Names of the ten digits, from zero to nine."""
-    return _digits(prompts).names
+class Digits(Suite):
+    """The ten digits."""
 
+    name = "digits"
+    version = 1
 
-def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
-    """`10 * protocol.images` samples, digit by digit.
+    def protocols(self) -> dict[str, Protocol]:
+        """The named settings of this suite."""
+        default = self.protocol(
+            ("ua", "ra", "fid"),
+            steps=25,
+            guidance=3.0,
+            images=50,
+            settings={"fid": {"features": "classifier"}},
+            classifier="digits-classifier",
+            source="erase",
+        )
+        return by_name(default)
 
-    Raises InputError when `digits.yaml` under `prompts` is missing or incomplete.
-    """
-    digits = _digits(prompts)
-    return class_samples(protocol, digits.names, lambda label: digits.captions("evaluate", label))
+    def classes(self, prompts: Path) -> tuple[str, ...]:
+        """Names of the ten digits, from zero to nine."""
+        return _digits(prompts).names
+
+    def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
+        """`10 * protocol.images` samples, digit by digit.
+
+        Raises InputError when `digits.yaml` under `prompts` is missing or incomplete.
+        """
+        digits = _digits(prompts)
+        return class_samples(
+            protocol, digits.names, lambda label: digits.captions("evaluate", label)
+        )
 
 
 def _digits(prompts: Path) -> ClassList:

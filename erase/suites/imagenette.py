@@ -8,85 +8,84 @@ with a column `class` (`--prompts FILE`) replaces the captions and brings its ow
 from collections.abc import Mapping
 from pathlib import Path
 
-from erase.data.prompt_table import Unusable, built_in, class_samples, read_table, table_samples
+from erase.data.prompt_table import built_in, class_samples, read_table, table_samples
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
-from erase.scoring.samples import Protocol, Sample
-
-VERSION = 1
-
-
-def protocols() -> dict[str, Protocol]:
-    """The named settings of this suite."""
-    default = Protocol(
-        name="default",
-        suite="imagenette",
-        version=VERSION,
-        metrics=("ua", "ra", "fid"),
-        steps=50,
-        guidance=7.5,
-        images=50,
-        classifier="resnet50",
-        settings={"fid": {"features": "inception-2048"}},
-        source="erase; the model's own scheduler",
-    )
-    table = default.told({"fid": {"features": "inception-64"}}).replace(
-        steps=100, images=500, scheduler="LMSDiscreteScheduler"
-    )
-    found = [
-        default,
-        table.replace(
-            name="salun",
-            source="SalUn (Fan et al. 2024), public code: LMS, 100 steps, torchvision ResNet-50,"
-            " torchmetrics FID on 64 features; 500 images a class after the table's steps of 0.2%",
-        ),
-        table.replace(
-            name="paper",
-            source="LUR, section 5.2: 100 steps, ImageNet ResNet-50; scheduler, guidance and the 64"
-            " features, which it does not state, from SalUn's code; 500 images a class after"
-            " table 4's steps of 0.2%",
-        ),
-    ]
-    return {protocol.name: protocol for protocol in found}
+from erase.scoring.samples import Protocol, Sample, Unusable
+from erase.scoring.suite import Suite, by_name
 
 
-def classes(prompts: Path) -> tuple[str, ...]:
-    """Names of the ten classes, as ImageNet has them."""
-    return _classes(prompts).names
+class Imagenette(Suite):
+    """Imagenette's ten classes."""
 
+    name = "imagenette"
+    version = 1
 
-def aliases(prompts: Path) -> Mapping[str, str]:
-    """WordNet ids, which the public download's folders are called by, and their classes."""
-    return {item["wnid"]: item["name"] for item in _classes(prompts).classes if "wnid" in item}
+    def protocols(self) -> dict[str, Protocol]:
+        """The named settings of this suite."""
+        default = self.protocol(
+            ("ua", "ra", "fid"),
+            steps=50,
+            guidance=7.5,
+            images=50,
+            classifier="resnet50",
+            settings={"fid": {"features": "inception-2048"}},
+            source="erase; the model's own scheduler",
+        )
+        table = default.with_settings({"fid": {"features": "inception-64"}}).replace(
+            steps=100, images=500, scheduler="LMSDiscreteScheduler"
+        )
+        return by_name(
+            default,
+            table.replace(
+                name="salun",
+                source="SalUn (Fan et al. 2024), public code: LMS, 100 steps, torchvision"
+                " ResNet-50, torchmetrics FID on 64 features; 500 images a class after the table's"
+                " steps of 0.2%",
+            ),
+            table.replace(
+                name="paper",
+                source="LUR, section 5.2: 100 steps, ImageNet ResNet-50; scheduler, guidance and"
+                " the 64 features, which it does not state, from SalUn's code; 500 images a class"
+                " after table 4's steps of 0.2%",
+            ),
+        )
 
+    def classes(self, prompts: Path) -> tuple[str, ...]:
+        """Names of the ten classes, as ImageNet has them."""
+        return _classes(prompts).names
 
-def samples(protocol: Protocol, prompts: Path) -> list[Sample]:
-    """`10 * protocol.images` samples, class by class; or the rows of a table.
+    def aliases(self, prompts: Path) -> Mapping[str, str]:
+        """WordNet ids, which the public download's folders are called by, and their classes."""
+        return {item["wnid"]: item["name"] for item in _classes(prompts).classes if "wnid" in item}
 
-    Raises InputError when `imagenette.yaml` or the table is missing or incomplete.
-    """
-    known = _classes(prompts)
-    if prompts.is_file():
-        table = read_table(prompts)
-        table.need("target")
-        rows = table.where(lambda row: known.label(row.target) is not None)
-        return [
-            _renamed(sample, known) for sample in table_samples(rows, protocol, row_guidance=False)
+    def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
+        """`10 * protocol.images` samples, class by class; or the rows of a table.
+
+        Raises InputError when `imagenette.yaml` or the table is missing or incomplete.
+        """
+        known = _classes(prompts)
+        if prompts.is_file():
+            table = read_table(prompts)
+            table.need("target")
+            rows = table.where(lambda row: known.label(row.target) is not None)
+            return [
+                _renamed(sample, known)
+                for sample in table_samples(rows, protocol, row_guidance=False)
+            ]
+        return class_samples(protocol, known.names, lambda label: known.captions("evaluate", label))
+
+    def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
+        """Rows of a table that had to be left out: broken ones, and those of no known class."""
+        if not prompts.is_file():
+            return []
+        table, known = read_table(prompts), _classes(prompts)
+        strangers = [
+            Unusable(row.number, f"no class {row.target!r} in Imagenette", row.prompt)
+            for row in table.rows
+            if known.label(row.target) is None
         ]
-    return class_samples(protocol, known.names, lambda label: known.captions("evaluate", label))
-
-
-def unusable(protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG001
-    """Rows of a table that had to be left out: broken ones, and those of no class of the suite."""
-    if not prompts.is_file():
-        return []
-    table, known = read_table(prompts), _classes(prompts)
-    strangers = [
-        Unusable(row.number, f"no class {row.target!r} in Imagenette", row.prompt)
-        for row in table.rows
-        if known.label(row.target) is None
-    ]
-    return sorted([*table.unusable, *strangers], key=lambda item: item.row)
+        return sorted([*table.unusable, *strangers], key=lambda item: item.row)
 
 
 def _renamed(sample: Sample, known: ClassList) -> Sample:
@@ -96,10 +95,10 @@ def _renamed(sample: Sample, known: ClassList) -> Sample:
 
 def _classes(prompts: Path) -> ClassList:
     file = built_in(prompts) / "imagenette.yaml"
-    found = read_class_list(file)
-    if not found.templates.get("evaluate") or len(set(found.names)) != len(found.names):
+    known = read_class_list(file)
+    if not known.templates.get("evaluate") or len(set(known.names)) != len(known.names):
         raise InputError(
             f"{file} must list distinct classes, and templates to evaluate with.",
             "Copy prompts/imagenette.yaml of the erase sources and change its captions.",
         )
-    return found
+    return known

@@ -24,7 +24,7 @@ ORDERED_BATCH = 256
 
 
 @dataclass
-class ClassifierTask:
+class ImageClassifierTask:
     """A classifier, its forget set and its retain set.
 
     L_r is the mean cross-entropy on D_r (eq. 9), L_f minus the mean cross-entropy on D_f (eq. 10).

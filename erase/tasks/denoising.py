@@ -12,8 +12,6 @@ from erase.core.params import as_list
 from erase.core.phases import Loss, Stats, Step, closures
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
-TEXT_TO_IMAGE, CLASS_CONDITIONAL = "text-to-image", "class-conditional"
-DENOISERS = frozenset({TEXT_TO_IMAGE, CLASS_CONDITIONAL})
 PerSample = Callable[[Noised], Tensor]
 
 

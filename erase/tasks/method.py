@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from erase.config.base import Config
 from erase.core.meta import NonFiniteLossError, Stats
 from erase.core.objectives import negative_cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import trim
 from erase.errors import InputError
-from erase.tasks.protocol import ClassifierTask, Loss, Reduce, Subset, Task
+from erase.tasks.protocol import ClassifierTask, Loss, Reduce, StepLosses, Subset, Task
 
 
 @dataclass(frozen=True)
-class NoSettings:
+class NoSettings(Config):
     """The `Settings` of a method that has none of its own."""
 
 
@@ -95,8 +96,9 @@ def gradient_of(task: Task, loss: Loss) -> tuple[list[Tensor], float, float]:
     parameters = list(task.parameters.values())
     with torch.enable_grad():
         result = loss()
-        found = torch.autograd.grad(result, parameters, allow_unused=True, materialize_grads=True)
-    gradients = list(found)
+        gradients = list(
+            torch.autograd.grad(result, parameters, allow_unused=True, materialize_grads=True)
+        )
     value = float(result.detach())
     norm = float(torch.stack([g.double().norm() for g in gradients]).norm())
     if not (math.isfinite(value) and math.isfinite(norm)):
@@ -136,6 +138,35 @@ def put_gradients(task: Task, gradients: Sequence[Tensor], reduce: Reduce | None
     """Make these the parameters' `.grad`; `reduce` averages them over processes first."""
     for parameter, gradient in zip(task.parameters.values(), gradients, strict=True):
         parameter.grad = gradient if reduce is None else reduce(gradient)
+
+
+class RetainForgetMethod(TwoLossMethod):
+    """Minimises L_r + λ L_f on the task's own two losses; what LUR and LUR-b share.
+
+    `settings` holds λ as `forget_weight`, and Scissorhands' trimming as `trim`, `trim_layers`.
+    """
+
+    def check(self, model: Module, family: str) -> None:  # noqa: ARG002
+        """Trimming is for classifiers."""
+        if self.settings.trim is not None and family != "classifier":
+            raise InputError("Trimming is for classifiers.", "Leave the option out.")
+
+    def prepare(self, task: Any) -> None:
+        """Nothing, unless trimming was asked for."""
+        trim_for(task, self.settings.trim, self.settings.trim_layers)
+
+    def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:
+        """The gradient of one step, in `.grad`."""
+        return self.gradient(task, task.losses(step), reduce)
+
+    @abstractmethod
+    def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
+        """Leave the gradient of the two losses in `.grad`."""
+
+
+def mean_loss(losses: Sequence[Loss]) -> Loss:
+    """The mean over micro-batches, as one closure."""
+    return lambda: torch.stack([loss() for loss in losses]).mean()
 
 
 TRIM_HELP = (

@@ -201,8 +201,9 @@ class ClassifierTask(Task, Protocol):
 class Method(Protocol):
     """One unlearning method; a file of `erase/methods/` holds `Settings` and `Method`.
 
-    `Settings` is a frozen dataclass of hyper-parameters, the source's defaults, each field with
-    `metadata={"help": …}`. `Method(settings)` is what the loop drives. `DEFAULTS`, where a file
+    `Settings` is a frozen dataclass of hyper-parameters derived from `Config`, each field an
+    `option` with the source's default, a help text and what it may be: values are typed and checked
+    when one is made. `Method(settings)` is what the loop drives. `DEFAULTS`, where a file
     has it, holds what the source uses on a data set; `SEARCH`, the ranges that a search goes over.
     A file may also hold `DenoiserMethod` and `DenoiserSettings`, where what it does to a denoiser
     is another thing, and `DENOISER`, the settings of a run on a denoiser by kind: `large`, the

@@ -22,7 +22,7 @@ from erase.core.rng import generator
 from erase.data.classification import ClassificationData, LabelledSet, load_dataset
 from erase.errors import InputError
 from erase.models.classifiers import Classifier, Description, build, load_classifier
-from erase.tasks.classifier import ClassifierTask
+from erase.tasks.classifier import ImageClassifierTask
 from erase.tasks.method import TwoLossMethod
 from erase.tasks.protocol import Reduce
 from erase.training.dualoptim import DualOptim
@@ -150,7 +150,7 @@ def run_method(
     return Outcome(task.model.eval(), seconds, rows)
 
 
-def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> ClassifierTask:
+def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> ImageClassifierTask:
     train = original.data.train
     forgotten = torch.zeros(len(train), dtype=torch.bool)
     forgotten[forget.cpu()] = True
@@ -164,7 +164,7 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Class
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     bf16 = config.mixed_precision == "bf16"
-    return ClassifierTask(
+    return ImageClassifierTask(
         model=model,
         forget=train.subset(forget),
         retain=train.subset(retain),
@@ -182,7 +182,7 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Class
 
 
 def _loop(
-    task: ClassifierTask,
+    task: ImageClassifierTask,
     method: Any,
     config: ClassifierConfig,
     total: int,
@@ -229,7 +229,7 @@ def _loop(
     )
 
 
-def _optimizer(task: ClassifierTask, config: ClassifierConfig) -> Optimizer:
+def _optimizer(task: ImageClassifierTask, config: ClassifierConfig) -> Optimizer:
     parameters = list(task.parameters.values())
     rate = config.learning_rate or 0.0
     if config.dual_optim:
@@ -262,7 +262,7 @@ class _Dual:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
-    def step(self, task: ClassifierTask, step: int, reduce: Reduce | None) -> Stats:  # noqa: ARG002
+    def step(self, task: ImageClassifierTask, step: int, reduce: Reduce | None) -> Stats:  # noqa: ARG002
         """Leave the retain part in `.grad` and the forget part with the optimizer."""
         parts = self.method.split(task, step)
         retain: Sequence[Tensor | None] = parts.retain or [None] * len(task.parameters)

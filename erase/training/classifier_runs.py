@@ -10,7 +10,7 @@ import click
 import torch
 from torch import Tensor
 
-from erase.config.classifier import ClassifierConfig, TrainConfig, check_ranges, fill
+from erase.config.classifier import ClassifierConfig, TrainConfig, fill
 from erase.config.replay import Replay
 from erase.data.classification import (
     IMAGENET_MEAN,
@@ -22,7 +22,7 @@ from erase.data.classification import (
 from erase.data.forget import forget_indices, is_class_wise
 from erase.errors import InputError
 from erase.files import hash_file, read_json, write_json
-from erase.judges.classifier_scores import Scores, accuracy, evaluate, predict
+from erase.judges.classifier_scores import ClassifierScores, accuracy, evaluate, predict
 from erase.models.classifiers import (
     WEIGHTS,
     Classifier,
@@ -67,7 +67,6 @@ def train_original(
     show: bool = True,
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
-    check_ranges(config)
     where = pick_device(device)
     data = load_dataset(
         config.dataset,
@@ -94,9 +93,11 @@ def train_original(
     if state.finished:
         return output
     with folder.hold(seed=config.seed, device=str(where)) as record:
-        kept = torch.ones(len(data.train), dtype=torch.bool)
-        kept[torch.tensor(description.validation, dtype=torch.long)] = False
-        original = Original(start.to(where), description, data.to(where), kept.nonzero().flatten())
+        trained_on = torch.ones(len(data.train), dtype=torch.bool)
+        trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
+        original = Original(
+            start.to(where), description, data.to(where), trained_on.nonzero().flatten()
+        )
         none = torch.zeros(0, dtype=torch.long)
         if run.epochs:
             out = run_method(original, none, run, folder=output, resume=state.checkpoint, show=show)
@@ -130,7 +131,7 @@ def _plan_training(config: TrainConfig, recipe: str) -> ClassifierConfig:
 
 def _describe(config: TrainConfig, data: ClassificationData) -> Description:
     share = 0.0 if config.weights else config.validation_share
-    held = validation_indices(data.train.labels, share, 0)
+    validation = validation_indices(data.train.labels, share, 0)
     imagenet = config.normalization == "imagenet"
     return Description(
         arch=config.arch or "",
@@ -141,7 +142,7 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         dataset=config.dataset,
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
-        validation=tuple(held.tolist()),
+        validation=tuple(validation.tolist()),
     )
 
 
@@ -167,7 +168,7 @@ def erase_classifier(
     resume: str | None = None,
     device: str | None = None,
     show: bool = True,
-) -> tuple[Path, Scores]:
+) -> tuple[Path, ClassifierScores]:
     """`erase classifier`: forget, measure, and save the result in a run folder.
 
     `replay` is the file that the configuration was read from, where that is of another method.
@@ -198,7 +199,7 @@ def erase_classifier(
     )
     state = folder.state()
     if state.finished:
-        return output, Scores(**read_json(output / METRICS)["scores"])
+        return output, ClassifierScores(**read_json(output / METRICS)["scores"])
     with folder.hold(
         method=config.method,
         base_model=config.model,
@@ -243,7 +244,7 @@ def score(
     config: ClassifierConfig,
     *,
     validation: bool = False,
-) -> Scores:
+) -> ClassifierScores:
     """Scores of a model; with `validation` the held-out training images stand in for the test."""
     train = original.data.train
     retain = original.trained_on[~torch.isin(original.trained_on, forget)]

@@ -26,7 +26,7 @@ from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import ConceptPlan, Run, plan
 from erase.training.sets import Images, render_set
-from erase.training.trained import trained_parameters
+from erase.training.trained import denoiser_task, trained_parameters
 from erase.training.validation import Validation
 
 KIND = "concept"
@@ -110,20 +110,15 @@ def _run(
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     parameters = trained_parameters(unet, config)
-    bf16 = config.mixed_precision == "bf16"
-    task = family.task(
-        model=unet,
+    task = denoiser_task(
+        config,
+        family,
+        unet,
+        parameters,
         scheduler=family.training_scheduler(pipeline),
         cache=cache,
-        parameters=parameters,
         shard=Shard.of(config, accelerator),
-        seed=config.seed,
-        steps=config.max_train_steps or 0,
         device=accelerator.device,
-        condition_dropout=config.caption_dropout,
-        target_grad=config.target_grad,
-        frozen_anchor=config.frozen_anchor,
-        precision="bf16" if bf16 else None,
         autocast=accelerator.autocast,
     )
     if config.report_to:

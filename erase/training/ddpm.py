@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch.nn import Parameter
 
-from erase.config.base import check_least
-from erase.config.ddpm import DIGITS, LEAST, SOURCES, DDPMConfig
+from erase.config.ddpm import DIGITS, SOURCES, DDPMConfig
+from erase.config.layers import Layer, fill
 from erase.config.methods import find_method
 from erase.core.params import select_parameters
 from erase.data.classification import LabelledSet, center, load_dataset
@@ -72,12 +72,8 @@ def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
     Raises InputError for anything that cannot be used.
     """
     config = config.replace(method=METHOD)
-    config = config.with_defaults(DIGITS if config.dataset == "digits" else SOURCES)
-    check_least(config, LEAST)
-    for name in ("dropout", "label_dropout", "ema_decay"):
-        if not getattr(config, name) < 1:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} is {getattr(config, name)}.", "Give less than 1.")
+    digits = config.dataset == "digits"
+    config = fill(config, [Layer("digits", DIGITS) if digits else Layer("CIFAR-10", SOURCES)])
     check_device(device or "cpu")
     data = load_dataset(
         config.dataset,
@@ -133,8 +129,8 @@ def _only(
     table = torch.full((len(names),), -1)
     table[torch.tensor([names.index(name) for name in chosen])] = torch.arange(len(chosen))
     labels = table[images.labels.cpu()]
-    kept = (labels >= 0).nonzero().flatten()
-    return LabelledSet(images.images[kept], labels[kept]), chosen
+    indices = (labels >= 0).nonzero().flatten()
+    return LabelledSet(images.images[indices], labels[indices]), chosen
 
 
 def train_ddpm(

@@ -16,9 +16,11 @@ from typing import Any
 import psutil
 import torch
 from diffusers import AutoencoderKL
-from diffusers.training_utils import EMAModel
 from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
+from erase.config.concept import ConceptConfig
 from erase.config.methods import build_method
 from erase.data.captioned import CaptionedImages
 from erase.errors import InputError
@@ -28,9 +30,10 @@ from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
 from erase.tasks.protocol import Noised
 from erase.training.live_bytes import LiveBytes, peak_of, simulate
+from erase.training.loop import UnlearningStep, build_optimizer
 from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
-from erase.training.trained import trained_parameters
+from erase.training.trained import denoiser_task, trained_parameters
 from erase.training.validation import validation_prompts
 
 UNSEEN = 59 * 2**20
@@ -170,33 +173,37 @@ def _train(planned: ConceptPlan, task: DenoiserTask, counted: LiveBytes) -> int:
     config = planned.config
     parameters = list(task.parameters.values())
     method = build_method(config, task.family)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-6, weight_decay=config.weight_decay)
-    average = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+    step = UnlearningStep(task, method, config, _optimizer(config, parameters))
     peak = peak_of(counted, lambda: method.prepare(task))
     if getattr(method, "closed_form", False):
         return peak
+    for parameter in parameters:  # the optimizer makes its states when it first sees gradients
+        parameter.grad = torch.zeros_like(parameter)
+    step.optimizer.step()
+    step.optimizer.zero_grad(set_to_none=True)
+    return max(peak, peak_of(counted, lambda: step(0)))
+
+
+class _EightBitAdam(Optimizer):
+    """As much memory as bitsandbytes' 8-bit AdamW takes, which has no step for simulated tensors.
+
+    Two states of a byte each; their scales are 4 bytes for each 256 values.
+    """
+
+    def __init__(self, parameters: list[Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+        self.states = [
+            torch.empty(math.ceil(2.03 * p.numel()), dtype=torch.uint8) for p in parameters
+        ]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Change nothing."""
+
+
+def _optimizer(config: ConceptConfig, parameters: list[Parameter]) -> Optimizer:
     if config.use_8bit_adam:
-        # Two states of a byte each; their scales are 4 bytes for each 256 values.
-        held = [torch.empty(math.ceil(2.03 * p.numel()), dtype=torch.uint8) for p in parameters]
-    else:
-        held = []
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    def step() -> None:
-        method.step(task, 0, None)
-        if config.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        if not held:
-            optimizer.step()
-        if average is not None:
-            average.step(parameters)
-        method.after_step(task)
-        optimizer.zero_grad(set_to_none=True)
-
-    return max(peak, peak_of(counted, step))
+        return _EightBitAdam(parameters)
+    return build_optimizer(config, parameters)
 
 
 def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
@@ -206,22 +213,16 @@ def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
     shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
     sets = build_method(config, family.task.family).sets
     count = min(2 * shard.total, max(_images(planned).values()))
-    cache = _cache(planned, dict.fromkeys(sets, count))
-    scheduler = family.scheduler.from_config(
-        read_json(planned.source.path / "scheduler" / "scheduler_config.json")
-    )
-    task = family.task(
-        model=model,
-        scheduler=scheduler,
-        cache=cache,
-        parameters=parameters,
+    scheduler = read_json(planned.source.path / "scheduler" / "scheduler_config.json")
+    task = denoiser_task(
+        config,
+        family,
+        model,
+        parameters,
+        scheduler=family.scheduler.from_config(scheduler),
+        cache=_cache(planned, dict.fromkeys(sets, count)),
         shard=shard,
-        seed=config.seed,
-        steps=config.max_train_steps or 0,
-        condition_dropout=config.caption_dropout,
-        target_grad=config.target_grad,
-        frozen_anchor=config.frozen_anchor,
-        precision="bf16" if bf16 else None,
+        device=torch.device("cpu"),
         autocast=partial(torch.autocast, "cpu", torch.bfloat16) if bf16 else nullcontext,
     )
     # Which conditions stand for which depends on content, which there is none of.

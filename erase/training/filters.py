@@ -10,9 +10,11 @@ from erase.config.concept import ConceptConfig
 from erase.data.concepts import Concept
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
-from erase.judges.classifier import Judge, load_judge
+from erase.judges.base import ClassifierJudge
+from erase.judges.classifier import load_judge
 from erase.judges.nudenet import Detector
-from erase.scoring.samples import Detection, Protocol
+from erase.scoring.context import Detection
+from erase.scoring.suite import load_suite
 from erase.training.sets import Shows
 
 Detect = Callable[[Sequence[Path]], Sequence[Sequence[Detection]]]
@@ -51,7 +53,7 @@ def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> Shows:
     """
     if chosen == "nudenet":
         return nudenet_filter(Detector().detect, concept)
-    suite = registry.load("suites", str(concept.suite))
+    suite = load_suite(str(concept.suite))
     classes = suite.classes(prompts_root(config.prompts))
     return classifier_filter(load_judge(str(_classifier(concept)), classes), concept)
 
@@ -71,13 +73,13 @@ def nudenet_filter(detect: Detect, concept: Concept) -> Shows:
     return shows
 
 
-def classifier_filter(judge: Judge, concept: Concept) -> Shows:
+def classifier_filter(judge: ClassifierJudge, concept: Concept) -> Shows:
     """Images that the judge takes for one of the concept's classes."""
 
     def shows(paths: Sequence[Path]) -> list[bool]:
-        verdicts = judge.verdicts(paths)
-        best = np.asarray(verdicts.probabilities).argmax(axis=1)
-        return [verdicts.classes[label] in concept.names for label in best.tolist()]
+        predictions = judge.predict(paths)
+        best = np.asarray(predictions.probabilities).argmax(axis=1)
+        return [predictions.classes[label] in concept.names for label in best.tolist()]
 
     return shows
 
@@ -86,5 +88,4 @@ def _classifier(concept: Concept) -> str | None:
     """The name of the classifier of the concept's suite, if there is one."""
     if concept.suite is None or concept.suite not in registry.names("suites"):
         return None
-    protocol: Protocol = registry.load("suites", concept.suite).protocols()["default"]
-    return protocol.classifier
+    return load_suite(concept.suite).protocols()["default"].classifier

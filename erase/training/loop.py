@@ -60,6 +60,51 @@ def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) ->
     return optimizer
 
 
+class UnlearningStep:
+    """One step of training: the method's gradient, clipping, optimizer, schedule, moving average.
+
+    The loop takes it on real tensors; the dry run's estimate takes it on simulated ones.
+
+    Args:
+        optimizer: over `task.parameters`, in that order.
+        schedule: learning rates over the steps; default: the configured one of diffusers.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        method: Method,
+        config: LoopConfig,
+        optimizer: Optimizer,
+        schedule: LRScheduler | None = None,
+    ) -> None:
+        self.task = task
+        self.method = method
+        self.config = config
+        self.optimizer = optimizer
+        self.parameters = list(task.parameters.values())
+        self.schedule = schedule or get_scheduler(
+            config.lr_scheduler or "constant",
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps or 0,
+            num_training_steps=int(config.max_train_steps or 0),
+        )
+        self.ema = EMAModel(self.parameters, decay=config.ema_decay) if config.ema_decay else None
+
+    def __call__(self, step: int, reduce: Callable[[Tensor], Tensor] | None = None) -> Stats:
+        """Take step number `step`, from 0; `reduce` averages a gradient over the processes."""
+        stats = self.method.step(self.task, step, reduce)
+        if self.config.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.method.after_step(self.task)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        if self.ema:
+            self.ema.step(self.parameters)
+        return stats
+
+
 class UnlearningLoop:
     """One run of a method on a task.
 
@@ -101,18 +146,14 @@ class UnlearningLoop:
         self.folder = folder
         self.on_step = on_step
         self.total = int(config.max_train_steps or 0)
-        self.parameters = list(task.parameters.values())
         self.prepared = prepared
         self.extra = extra
         self.show = show
         self.sets = sets
-        self.schedule = schedule or get_scheduler(
-            config.lr_scheduler or "constant",
-            optimizer,
-            num_warmup_steps=config.lr_warmup_steps or 0,
-            num_training_steps=self.total,
-        )
-        self.ema = EMAModel(self.parameters, decay=config.ema_decay) if config.ema_decay else None
+        self.step = UnlearningStep(task, method, config, optimizer, schedule)
+        self.parameters = self.step.parameters
+        self.schedule = self.step.schedule
+        self.ema = self.step.ema
 
     def run(self, resume: Path | None = None) -> None:
         """Train to the last step; with `resume`, from that checkpoint on.
@@ -138,7 +179,7 @@ class UnlearningLoop:
         with progress:
             for step in range(start, self.total):
                 began = time.perf_counter()
-                row = self._step(step, reduce)
+                row = self._row(step, reduce)
                 row["images_per_s"] = round(self._images / (time.perf_counter() - began), 2)
                 progress.update()
                 progress.set_postfix(
@@ -159,23 +200,12 @@ class UnlearningLoop:
         reduced: Tensor = self.accelerator.reduce(tensor, "mean")
         return reduced
 
-    def _step(self, step: int, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
+    def _row(self, step: int, reduce: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
         learning_rate = self.schedule.get_last_lr()[0]
         try:
-            stats = self.method.step(self.task, step, reduce)
+            stats = self.step(step, reduce)
         except RunError as error:
-            raise RunError(
-                f"Step {step + 1}: {error.message}",
-                REMEDY,
-            ) from error
-        if self.config.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimizer.step()
-        self.method.after_step(self.task)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
-        if self.ema:
-            self.ema.step(self.parameters)
+            raise RunError(f"Step {step + 1}: {error.message}", REMEDY) from error
         return {"step": step + 1, **_numbers(stats), "lr": learning_rate, **self.extra()}
 
     def _keep(self, done: int, row: dict[str, Any]) -> None:

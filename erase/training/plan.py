@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffusers.optimization import SchedulerType
-
-from erase.config.base import check_least
 from erase.config.concept import ClassConfig, ConceptConfig
-from erase.config.methods import build_method, canonical, fill, find_method
+from erase.config.fields import field_specs
+from erase.config.layers import Layer, fill_run
+from erase.config.methods import MethodSpec, build_method, canonical, find_method, run_defaults
 from erase.config.recipes import recipe
 from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
@@ -32,28 +31,6 @@ from erase.training.validation import validation_prompts
 
 COUNTS = ("num_forget_images", "num_retain_images", "num_anchor_images")
 FILTERS = ("filter_forget", "filter_retain")
-LEAST: Mapping[str, float] = {
-    "max_train_steps": 1,
-    "train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    **dict.fromkeys(COUNTS, 1),
-    "render_steps": 1,
-    "render_batch_size": 1,
-    "resolution": 1,
-    "lr_warmup_steps": 0,
-    "checkpointing_steps": 0,
-    "validation_steps": 0,
-    "lora_rank": 1,
-    "checkpoints_total_limit": 0,
-    "learning_rate": 0,
-    "alpha": 0,
-    "forget_weight": 0,
-    "max_grad_norm": 0,
-    "weight_decay": 0,
-    "seed": 0,
-    "forget_guidance": 1,
-    "retain_guidance": 1,
-}
 
 
 Run = TypeVar("Run", bound=ConceptConfig)
@@ -121,7 +98,7 @@ def plan(
     facts = {
         "base": source.fingerprint(),
         "prompts": fingerprint([concept.forget, concept.anchors, concept.retain]),
-        "images": {name: _images_hash(found) for name, found in sets.items()} or None,
+        "images": {name: _images_hash(images) for name, images in sets.items()} or None,
         "versions": {
             name: version
             for name, version in versions().items()
@@ -191,39 +168,36 @@ def _images_hash(images: Images) -> str:
 
 
 def _resolved(config: Run, source: ModelSource, concept: Concept, family: Family) -> Run:
-    """Fill what the user left open: from the method, the concept, then the size's recipe."""
-    found = find_method(config.method, family.task.family)
+    """Fill what the user left open, from the layers of this run."""
+    spec = find_method(config.method, family.task.family)
+    side = config.resolution or source.resolution()
+    config = config.replace(resolution=side)
+    config = fill_run(config, spec, layers_of(config, spec, concept, family.task.family, side))
+    if not spec.method.images:
+        config = config.replace(**dict.fromkeys(COUNTS))
+    return config.replace(max_train_steps=0) if spec.method.closed_form else config
+
+
+def layers_of(
+    config: ConceptConfig, spec: MethodSpec, concept: Concept, family: str, side: int
+) -> list[Layer]:
+    """What fills in a run, the strongest first: the method's source, the concept, the size."""
+    method = Layer(f"{spec.name} for {family}", run_defaults(spec, family, side))
     own = concept.recipe
     if isinstance(config, ClassConfig):
         own = class_recipe(concept, config)
-    if config.resolution is None:
-        config = config.replace(resolution=source.resolution())
-    config = fill(config, found, family.task.family, config.resolution or 0)
-    config = config.with_defaults(own)
-    config = config.with_defaults(recipe(config.resolution or 0))
-    if not found.method.images:
-        config = config.replace(**dict.fromkeys(COUNTS))
-    return config.replace(max_train_steps=0) if found.method.closed_form else config
+    return [method, Layer("concept", own), Layer(f"{side} pixels", recipe(side))]
 
 
 def _check(config: ConceptConfig, source: ModelSource, family: Family, device: str | None) -> None:
     method = build_method(config, family.task.family)
-    check_least(config, {**LEAST, "max_train_steps": 0 if method.closed_form else 1})
-    for name in ("caption_dropout", "ema_decay"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} is {value}.", "Give a value from 0 to below 1.")
-    if (config.resolution or 0) % source.latent_factor():
-        raise InputError(
-            f"--resolution is {config.resolution}.",
-            f"Give a multiple of {source.latent_factor()} pixels.",
-        )
-    schedules = [kind.value for kind in SchedulerType]
-    if config.lr_scheduler not in schedules:
-        raise InputError(
-            f"--lr-scheduler is {config.lr_scheduler}.", f"Known: {', '.join(schedules)}."
-        )
+    fields = field_specs(type(config))
+    if not config.max_train_steps and not method.closed_form:
+        raise fields["max_train_steps"].refusal(0, remedy="Give a value of at least 1.")
+    factor = source.latent_factor()
+    if (config.resolution or 0) % factor:
+        remedy = f"Give a multiple of {factor} pixels."
+        raise fields["resolution"].refusal(config.resolution, remedy=remedy)
     check_device(device or "cpu")
     needed = {
         "tensorboard": config.report_to == "tensorboard",

@@ -1,5 +1,10 @@
-"""Which parameters a diffusion run trains: a choice of the model's own, or low-rank adapters."""
+"""What a diffusion run trains: parameters of the model or low-rank adapters, and their task."""
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
 from torch.nn import Module, Parameter
 
 from erase.config.concept import ConceptConfig
@@ -7,6 +12,9 @@ from erase.core.params import select_parameters
 from erase.core.rng import derive_seed
 from erase.errors import InputError
 from erase.models.lora import add_lora, lora_targets
+from erase.runs.processes import Shard
+from erase.tasks.denoiser import DenoiserTask, LatentCache
+from erase.tasks.families import Family
 
 NO_ADAPTERS = {
     "uce": "edits the weights themselves",
@@ -28,8 +36,6 @@ def check_trained(model: Module, config: ConceptConfig) -> None:
             f"{config.method} {NO_ADAPTERS[config.method]}, so --lora-rank does not apply.",
             "Leave it out; erase export --format lora takes an adapter from the result.",
         )
-    if config.lora_alpha is not None and not config.lora_alpha > 0:
-        raise InputError(f"--lora-alpha is {config.lora_alpha}.", "Give a number above 0.")
     lora_targets(model, config.trainable or "full", config.lora_rank)
 
 
@@ -47,4 +53,46 @@ def trained_parameters(model: Module, config: ConceptConfig) -> dict[str, Parame
         rank=config.lora_rank,
         alpha=config.lora_alpha,
         seed=derive_seed(config.seed, "lora"),
+    )
+
+
+def denoiser_task(
+    config: ConceptConfig,
+    family: Family,
+    model: Module,
+    parameters: Mapping[str, Parameter],
+    *,
+    scheduler: Any,
+    cache: LatentCache,
+    shard: Shard,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> DenoiserTask:
+    """The task of a run, which the dry run's estimate makes on simulated tensors.
+
+    Args:
+        config: the run's configuration, resolved.
+        family: of the model.
+        model: the denoiser.
+        parameters: what `trained_parameters` returns.
+        scheduler: `family.training_scheduler` of the pipeline.
+        cache: the encoded sets.
+        shard: this process's part of the batch.
+        device: where the model is.
+        autocast: makes the context in which the model is called.
+    """
+    return family.task(
+        model=model,
+        scheduler=scheduler,
+        cache=cache,
+        parameters=parameters,
+        shard=shard,
+        seed=config.seed,
+        steps=config.max_train_steps or 0,
+        device=device,
+        condition_dropout=config.caption_dropout,
+        target_grad=config.target_grad,
+        frozen_anchor=config.frozen_anchor,
+        precision="bf16" if config.mixed_precision == "bf16" else None,
+        autocast=autocast,
     )

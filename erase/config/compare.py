@@ -1,0 +1,142 @@
+"""Configurations of `erase compare`, and what `--set` may say of one method's runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from erase.config.base import PRECISIONS, Config
+from erase.config.classifier import DATASETS, ClassifierConfig
+from erase.config.concept import ConceptConfig
+from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
+from erase.config.fields import option, settings_field, typed_values
+from erase.config.methods import MethodSpec, find_method
+from erase.config.values import parse_owned
+from erase.errors import InputError
+
+CLASSIFIER_RUN = frozenset(
+    {
+        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay", "schedule"),
+        *("max_grad_norm", "forget_learning_rate"),
+    }
+)
+"""What a comparison may set of a classifier method's run; the rest is the same for all."""
+DIFFUSION_RUN = frozenset(ConceptConfig.__dataclass_fields__) - {
+    *("model", "concept", "method", "settings", "seed"),
+}
+"""What a comparison may set of an `erase concept` run."""
+
+
+@dataclass(frozen=True)
+class CompareConfig(Config):
+    """`erase compare classifier`."""
+
+    dataset: str = option("digits", "digits, cifar10, cifar100 or folder.", DATASETS)
+    data_dir: str | None = option(None, "Folder that holds the data.")
+    arch: str | None = option(None, "Architecture; default: by data set.")
+    model: str | None = option(None, "An original to start from; default: one is trained.")
+    limit: int | None = option(None, "Use only the first N training images.")
+    trials: int = option(
+        3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
+    )
+    epochs: int | None = option(
+        None, "Epochs of every method but Retrain; default: its own.", least=0
+    )
+    retrain_epochs: int | None = option(
+        None, "Epochs of originals and Retrain; default: its own.", least=0
+    )
+    search: int = option(
+        0,
+        "Hyper-parameter trials for every method, on the validation split; 0 = its defaults.",
+        least=0,
+    )
+    shadow_models: int = option(
+        0, "Reference models of the RMIA attack; 0 = no such attack.", least=0
+    )
+    mixed_precision: str = option("no", "no or bf16.", PRECISIONS)
+    jobs: int = option(1, "Runs at the same time, each in a process of its own.", least=1)
+    retain_limit: int | None = option(
+        None, "Samples of D_r that every method but Retrain may use; default: all of them.", least=1
+    )
+    seed: int = option(0, "First seed.", least=0)
+    settings: Mapping[str, Mapping[str, Any]] = settings_field(
+        "Settings of single methods, METHOD.NAME=VALUE; they are not searched."
+    )
+
+
+@dataclass(frozen=True)
+class CompareDiffusionConfig(Config):
+    """`erase compare diffusion`: what is compared, and how it is judged."""
+
+    model: str = option("", "Alias, folder or hub id of the original.")
+    concept: tuple[str, ...] = option((), "What to forget, one run a method each; several times.")
+    trials: int = option(
+        1, "Seeds of batches, noise and timesteps; the images stay the same.", least=1
+    )
+    images_per_class: int | None = option(
+        None, "Images a class that each model is judged by.", least=1
+    )
+    steps: int | None = option(None, "Denoising steps of those; default: the protocol's.", least=1)
+    max_train_steps: int | None = option(
+        None, "Steps of every method; default: each its own.", least=0
+    )
+    train_batch_size: int | None = option(None, "Images of each set in a step.", least=1)
+    num_forget_images: int | None = option(None, "Images to render for the forget sets.", least=1)
+    num_retain_images: int | None = option(None, "Images to render for the retain sets.", least=1)
+    num_anchor_images: int | None = option(
+        None, "Images to render of what is shown instead.", least=1
+    )
+    render_steps: int | None = option(None, "Sampling steps of those renders.", least=1)
+    mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS)
+    seed: int = option(0, "First seed.", least=0)
+
+
+def settings_by_line(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `METHOD.NAME=VALUE` says of classifier methods; METHOD may be a variant: lur+trim.
+
+    Raises:
+        InputError: another form, an unknown method, a setting that it has not, or a bad value.
+    """
+    return {
+        label: classifier_settings(label.partition("+")[0], given)
+        for label, given in parse_owned(texts).items()
+    }
+
+
+def classifier_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a classifier method or of its run (epochs, learning_rate, schedule, …).
+
+    Raises:
+        InputError: an unknown method, a setting that neither has, or a bad value.
+    """
+    spec = find_method(method, CLASSIFIER)
+    for name in given:
+        if name not in spec.names and name not in CLASSIFIER_RUN:
+            raise InputError(
+                f"{method} has no setting {name!r}.",
+                f"Its settings: {', '.join(sorted({*spec.names, *CLASSIFIER_RUN}))}.",
+            )
+    return _typed(spec, ClassifierConfig, given)
+
+
+def diffusion_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a method for text-to-image models or of its run, as `erase concept` has them.
+
+    Raises:
+        InputError: an unknown method, a setting that neither has, or a bad value.
+    """
+    spec = find_method(method, TEXT_TO_IMAGE)
+    for name in given:
+        if name not in spec.names and name not in DIFFUSION_RUN:
+            raise InputError(
+                f"{method} has no setting {name!r}, nor has a run.",
+                f"Its settings: {', '.join(spec.names) or 'none'};"
+                " a run's are `erase concept` options.",
+            )
+    return _typed(spec, ConceptConfig, given)
+
+
+def _typed(spec: MethodSpec, run: type[Config], given: Mapping[str, str]) -> dict[str, Any]:
+    """Values of a method's settings and of its run's, each as it is held there."""
+    own = {name: text for name, text in given.items() if name in spec.names}
+    others = {name: text for name, text in given.items() if name not in own}
+    return {**spec.typed(own), **typed_values(run, others)}

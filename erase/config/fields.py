@@ -1,0 +1,243 @@
+"""What a field of a configuration may hold: its type, its choices and its range.
+
+Every value is checked here, where the object that holds it is made, so that the command line, a
+`--config` file, `--set`, a comparison and Python all meet the same checks and the same message.
+Texts are read as the numbers, words and answers that they stand for: YAML reads `1e-4` as a word
+and `no` as false, and the command line gives nothing but texts.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import numbers
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from erase.config.values import read_value
+from erase.errors import InputError
+
+NOUNS = {int: "whole number", float: "number", bool: "yes or no", str: "text"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Limits of a number; None is no limit. Numbers that are not finite are never inside."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.least is not None and self.below is not None:
+            return f"from {self.least:g} to below {self.below:g}"
+        if self.least is not None and self.most is not None:
+            return f"from {self.least:g} to {self.most:g}"
+        words = {"of at least": self.least, "above": self.above}
+        words |= {"of at most": self.most, "below": self.below}
+        parts = [f"{word} {limit:g}" for word, limit in words.items() if limit is not None]
+        return " and ".join(parts) or "that is finite"
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002
+    choices: Iterable[str] = (),
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field with its help text, and what its value may be.
+
+    Args:
+        default: None is "not set".
+        help: states the unit or the range; shown by `--help`.
+        choices: the possible values, where there are few.
+        least: smallest value.
+        above: a number that the value has to exceed.
+        most: largest value.
+        below: a number that the value must not reach.
+        metavar: what `--help` shows in the place of the value.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": tuple(choices),
+            "range": Range(least, above, most, below),
+            "metavar": metavar,
+        },
+    )
+
+
+def settings_field(help: str) -> Any:  # noqa: A002
+    """A field of NAME: VALUE pairs, empty by default, which has no option of its own."""
+    return field(default_factory=dict, metadata={"help": help, "option": False})
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """The name of a field and what it may hold."""
+
+    name: str
+    kind: type
+    """int, float, bool, str, tuple (of words), Mapping, or object for anything."""
+    optional: bool
+    choices: tuple[str, ...]
+    range: Range
+
+    def typed(self, value: Any) -> Any:
+        """The value as the field holds it; InputError when the field cannot hold it."""
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if isinstance(value, str) and self.optional and (self.kind is not str or self.choices):
+            value = None if read_value(value) is None else value
+        if value is None and self.optional:
+            return None
+        if self.kind is tuple:
+            return self._words(value)
+        if self.kind is Mapping:
+            if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+                raise self.refusal(value, "which is no list of names with values")
+            return dict(value)
+        if self.choices:
+            value = "no" if value is False and "no" in self.choices else value
+            if value not in self.choices:
+                raise self.refusal(value, remedy=f"Possible: {', '.join(self.choices)}.")
+            return value
+        if self.kind not in NOUNS:
+            return value
+        typed = _READERS[self.kind](value)
+        if typed is None:
+            raise self.refusal(value, f"which is no {NOUNS[self.kind]}")
+        if self.kind in (int, float) and typed not in self.range:
+            raise self.refusal(typed, remedy=f"Give a value {self.range}.")
+        return typed
+
+    def refusal(
+        self, value: Any, reason: str = "", remedy: str = "Correct the value."
+    ) -> InputError:
+        """The error that says in one form, whoever gave the value, that it cannot be used."""
+        return InputError(f"{self.name} is {shown(value)}{reason and f', {reason}'}.", remedy)
+
+    def _words(self, value: Any) -> tuple[str, ...]:
+        words = ([value] if value else []) if isinstance(value, str) else value
+        if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+            raise self.refusal(value, "which is no list of words", "Quote them.")
+        return tuple(words)
+
+
+def field_specs(config: type) -> Mapping[str, FieldSpec]:
+    """What each field of a dataclass may hold, by name."""
+    return _field_specs(config)
+
+
+@functools.cache
+def _field_specs(config: type) -> Mapping[str, FieldSpec]:
+    hints = typing.get_type_hints(config)
+    return {item.name: _spec(item, hints[item.name]) for item in dataclasses.fields(config)}
+
+
+def check_fields(config: Any) -> None:
+    """Type and check all values of a frozen dataclass in place; InputError for one that fails."""
+    for name, spec in field_specs(type(config)).items():
+        object.__setattr__(config, name, spec.typed(getattr(config, name)))
+
+
+def typed_values(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of some fields of a dataclass as the fields hold them; InputError for one that fails.
+
+    The names have to be those of fields.
+    """
+    specs = field_specs(config)
+    return {name: specs[name].typed(value) for name, value in values.items()}
+
+
+def shown(value: Any) -> str:
+    """A value in a message, the same whether it was given as a text or as what the text says."""
+    if isinstance(value, str):
+        value = value if (number := _number(value)) is None else number
+    if isinstance(value, str) and value:
+        read = read_value(value)
+        value = read if isinstance(read, bool) or read is None else value
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return repr(value)
+
+
+def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    parts = typing.get_args(hint) if union else (hint,)
+    optional = type(None) in parts
+    others = [part for part in parts if part is not type(None)]
+    hint = others[0] if len(others) == 1 else Any
+    origin = typing.get_origin(hint)
+    choices = tuple(item.metadata.get("choices", ()))
+    kind: type
+    if origin is typing.Literal:
+        kind, choices = str, choices or typing.get_args(hint)
+    elif origin is tuple:
+        kind = tuple
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        kind = Mapping
+    else:
+        kind = hint if hint in NOUNS else object
+    return FieldSpec(item.name, kind, optional, choices, item.metadata.get("range", Range()))
+
+
+def _number(value: Any) -> int | float | None:
+    """The number that a value is, or that a text says."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(value)
+        return None
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else None
+
+
+def _float(value: Any) -> float | None:
+    number = _number(value)
+    return None if number is None else float(number)
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number; another one is never cut short to fit."""
+    number = _number(value)
+    if isinstance(number, float):
+        return int(number) if number.is_integer() else None
+    return number
+
+
+def _answer(value: Any) -> bool | None:
+    read = read_value(value) if isinstance(value, str) else value
+    return read if isinstance(read, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+_READERS: Mapping[type, Any] = {int: _whole, float: _float, bool: _answer, str: _text}

@@ -1,0 +1,75 @@
+"""What a suite is: one class a file; what is asked of a model, never what it answers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from erase import registry
+from erase.scoring.samples import Protocol, Sample, Unusable
+
+
+class Suite(ABC):
+    """A suite; a file of `erase/suites/`, or a module of another package, defines one.
+
+    The docstring of that file begins with one sentence that describes the suite. `prompts` is the
+    root of the prompt files, or a CSV table that the user gave (`erase.data.prompt_table`).
+    """
+
+    name: ClassVar[str]
+    """The plug-in's name."""
+    version: ClassVar[int]
+    """Raised whenever the same settings would give other numbers."""
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """The suite's own settings with their defaults, as a metric's; a protocol holds their values
+    under the suite's name."""
+    hub: ClassVar[tuple[str, str] | None] = None
+    """Hub data set and file that the prompts come from when no file is given."""
+    datasets: ClassVar[tuple[str, ...]] = ()
+    """Public data sets that `erase fetch --suite` brings, by their names."""
+
+    @abstractmethod
+    def protocols(self) -> dict[str, Protocol]:
+        """The named settings, `default` among them, each with its source (see `protocol`)."""
+
+    def protocol(self, metrics: Sequence[str], **settings: Any) -> Protocol:
+        """A protocol of this suite, called `default` unless `name` is given."""
+        return Protocol(
+            **{
+                "name": "default",
+                "suite": self.name,
+                "version": self.version,
+                "metrics": tuple(metrics),
+                **settings,
+            }
+        )
+
+    def classes(self, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """The names that samples' targets may take; empty for a suite without classes."""
+        return ()
+
+    def aliases(self, prompts: Path) -> Mapping[str, str]:  # noqa: ARG002
+        """Other names of the classes, as folders of real images carry them."""
+        return {}
+
+    @abstractmethod
+    def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
+        """What to render, in order.
+
+        The seeds depend on protocol and prompts alone, so that every model starts from the same
+        noise. InputError when the prompts are missing or cannot be used.
+        """
+
+    def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
+        """Rows of a prompt table that have to be left out."""
+        return []
+
+
+def by_name(*protocols: Protocol) -> dict[str, Protocol]:
+    """Protocols by their names."""
+    return {protocol.name: protocol for protocol in protocols}
+
+
+def load_suite(name: str) -> Suite:
+    """The suite of that name; InputError when there is none, or when it cannot be loaded."""
+    return registry.load_class("suites", name, Suite)()  # type: ignore[type-abstract]
