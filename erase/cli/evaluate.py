@@ -55,18 +55,19 @@ def show(result: Result | None) -> None:
     if result is None:  # this process helped to render for another one
         return
     from rich.console import Console
-    from rich.table import Table
 
-    from erase.report.tables import summary_rows
+    from erase.report.rows import summary_rows
+    from erase.report.tables import MISSING, terminal
 
     forgotten = ", ".join(result.targets)
-    table = Table(title=f"forgotten: {forgotten}" if forgotten else None)
-    for column in ("metric", "value", "95% interval", "n", "control", "better"):
-        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
-    for row in summary_rows(result.metrics):
-        better = row["better"].split()[0]
-        table.add_row(
-            row["title"], row["value"], row["interval"], str(row["n"]), row["base"] or "–", better
+    heads = ("metric", "value", "95% interval", "n", "control", "better")
+    rows = [
+        (
+            *(row["title"], row["value"], row["interval"], str(row["n"])),
+            *(row["base"] or MISSING, row["better"].split()[0]),
         )
-    Console().print(table)
+        for row in summary_rows(result.metrics)
+    ]
+    title = f"forgotten: {forgotten}" if forgotten else None
+    Console().print(terminal(heads, rows, "lrrrrl", title))
     click.echo(f"Report: {result.report}")
