@@ -65,9 +65,9 @@ def _rank(row: dict[str, Any]) -> tuple[float, float]:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, …")
 def main(output: Path, concept: str, images: int, methods: str, device: str) -> None:
     """Run three settings of every method on one digit, and choose."""
-    from erase.compare.diffusion import DiffusionComparison
-    from erase.compare.diffusion_entries import entries
-    from erase.compare.diffusion_report import write_report
+    from erase.comparison.diffusion import DiffusionComparison
+    from erase.comparison.diffusion_entries import entries
+    from erase.comparison.diffusion_report import write_report
     from erase.config.compare import CompareDiffusionConfig
 
     labels = [name + fixed for name in methods.split(",") for fixed in GRID[name]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erase.config.classifier import ClassifierConfig
-from erase.config.compare import CompareConfig, CompareDiffusionConfig
+from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve, resolve_run
@@ -215,7 +215,7 @@ def compare(
     names = methods if isinstance(methods, str) else ",".join(methods)
     pairs = tuple(f"{name}={value}" for name, value in (settings or {}).items())
     if concept:
-        given = {**options, "model": _text(options.get("model")), "concept": _texts(concept)}
+        given = {**options, "concept": _texts(concept)}
         from erase.comparison.diffusion import compare_diffusion
 
         return compare_diffusion(
@@ -229,7 +229,7 @@ def compare(
     from erase.comparison.classifier import compare_classifier
 
     return compare_classifier(
-        resolve(CompareConfig, {**options, "settings": pairs}, None),
+        resolve(CompareConfig, options, None).replace(settings=settings_by_line(pairs)),
         Path(output),
         _texts(forget),
         methods=names,

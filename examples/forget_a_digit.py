@@ -2,9 +2,9 @@
 
     python examples/forget_a_digit.py [FOLDER]
 
-The same as `erase concept`, `erase evaluate` and `erase compare diffusion`, in one script. An editor
-that knows `# %%` runs it cell by cell. The settings are small, to see how it goes; without them every
-method and suite takes its own (docs/diffusion.md).
+The same as `erase concept`, `erase evaluate` and `erase compare diffusion`, in one script. An
+editor that knows `# %%` runs it cell by cell. The settings are small, to see how it goes; without
+them every method and suite takes its own (docs/diffusion.md).
 """
 
 # %% Where everything goes

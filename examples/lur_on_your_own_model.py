@@ -2,9 +2,9 @@
 
     python examples/lur_on_your_own_model.py
 
-A small network learns four classes of points in the plane, then forgets one of them while the others
-are retained. The optimizer, the data and the model are yours; `meta_gradient` leaves in `.grad` the
-gradient of L_r(θ) + λ L_f(θ − α∇L_r(θ)), eq. 2 of the paper. A few seconds on a CPU.
+A small network learns four classes of points in the plane, then forgets one of them while the
+others are retained. The optimizer, the data and the model are yours; `meta_gradient` leaves in
+`.grad` the gradient of L_r(θ) + λ L_f(θ − α∇L_r(θ)), eq. 2 of the paper. A few seconds on a CPU.
 """
 
 # %% Four classes of points, one of which will be forgotten
@@ -34,7 +34,7 @@ for _ in range(200):
     optimizer.step()
 print(f"trained: forget set {accuracy(forget):.0f}%, retain set {accuracy(~forget):.0f}%")
 
-# %% Forget one class. Both closures return a 0-dim tensor and give the same value when called twice.
+# %% Forget one class. Both closures return a 0-dim tensor, the same when they are called twice.
 cosines = []
 for _ in range(100):
     optimizer.zero_grad()

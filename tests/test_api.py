@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import erase
 from erase.cli.main import main
 from erase.errors import InputError
-from erase.files import hash_file, read_json
+from erase.files import fingerprint, hash_file, read_json
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {
@@ -81,7 +81,7 @@ def test_a_class_from_python_is_the_concept(run: Path, tmp_path: Path) -> None:
 def test_evaluate_and_load(run: Path) -> None:
     result = erase.evaluate(run, "digits", images_per_class=1, steps=2, metrics=["ua", "ra"])
     assert result.folder == run / "evaluation-digits"
-    assert result.metrics == read_json(result.folder / "metrics.json")
+    assert fingerprint(result.metrics) == fingerprint(read_json(result.folder / "metrics.json"))
     assert set(result.metrics["metrics"]) == {"ua", "ra"}
     assert result.report.is_file()
     pipeline = erase.load(run)
@@ -90,19 +90,16 @@ def test_evaluate_and_load(run: Path) -> None:
 
 
 def test_classifiers(tmp_path: Path) -> None:
-    command(
-        "train", "classifier", *spelt({"dataset": "digits", "epochs": 1, "output": tmp_path / "m"})
-    )
-    folder = erase.classifier(
-        tmp_path / "m", "random:5%", output=tmp_path / "ft", method="ft", epochs=1
-    )
+    base = tmp_path / "base"
+    command("train", "classifier", *spelt({"dataset": "digits", "epochs": 1, "output": base}))
+    folder = erase.classifier(base, "random:5%", output=tmp_path / "ft", method="ft", epochs=1)
     assert set(read_json(folder / "metrics.json")["scores"]) >= {"ua", "ra", "ta", "mia"}
     model = erase.load(folder)
     assert not model.training
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     results = erase.compare(
         output=tmp_path / "compare",
-        model=str(tmp_path / "m"),
+        model=base,
         forget="random:5%",
         methods=["ft"],
         settings={"ft.learning_rate": 0.01},
@@ -111,9 +108,7 @@ def test_classifiers(tmp_path: Path) -> None:
         retrain_epochs=1,
     )
     assert set(results) == {"random:5%"}
-    assert (tmp_path / "compare" / "table.csv").is_file() or list(
-        (tmp_path / "compare").rglob("table.csv")
-    )
+    assert [file.name for file in (tmp_path / "compare").rglob("table.*")]
 
 
 @pytest.mark.parametrize(
@@ -125,10 +120,10 @@ def test_classifiers(tmp_path: Path) -> None:
         (lambda out: erase.concept("mini-sd", output=out), "--concept is missing"),
         (lambda out: erase.classifier("nowhere", output=out), "--forget is missing"),
         (lambda out: erase.evaluate("mini-sd", "digits", output=out, step=3), "step"),
-        (lambda out: erase.compare(output=out), "either concept or forget"),
+        (lambda out: erase.compare(output=out), "concept or forget"),
         (
             lambda out: erase.compare(output=out, concept="x", forget="y"),
-            "either concept or forget",
+            "concept or forget",
         ),
         (lambda out: erase.compare(output=out, model="mini-sd", concept="three", step=1), "step"),
     ],

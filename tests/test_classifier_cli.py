@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.compare.classifier_figures import plot_alpha, running_mean, share_above
-from erase.compare.classifier_report import markdown
+from erase.comparison.classifier_figures import plot_alpha, running_mean, share_above
+from erase.comparison.classifier_report import markdown
 from erase.runs.folder import locked
 
 
@@ -141,10 +141,10 @@ def test_nothing_is_trained_before_every_line_is_checked(
     started: list[str] = []
     for module in ("classifier_problem", "classifier_comparison", "search"):
         monkeypatch.setattr(
-            f"erase.compare.{module}.run_method", lambda *_, **__: started.append("method")
+            f"erase.comparison.{module}.run_method", lambda *_, **__: started.append("method")
         )
     monkeypatch.setattr(
-        "erase.compare.classifier_problem.train_original",
+        "erase.comparison.classifier_problem.train_original",
         lambda *_, **__: started.append("original"),
     )
     result = erase(

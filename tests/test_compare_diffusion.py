@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.compare import diffusion
-from erase.compare.diffusion_entries import entries
-from erase.compare.diffusion_report import comma_separated, markdown, ranks, summarise
+from erase.comparison import diffusion
+from erase.comparison.diffusion_entries import entries
+from erase.comparison.diffusion_report import comma_separated, markdown, ranks, summarise
 from erase.errors import InputError
 
 

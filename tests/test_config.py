@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from erase import registry
 from erase.cli.main import main
-from erase.compare import diffusion_entries, entries
+from erase.comparison import diffusion_entries, entries
 from erase.config.base import SCHEDULERS, LoopConfig
 from erase.config.classifier import ClassifierConfig
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
@@ -385,7 +385,7 @@ def test_settings_of_every_method_are_checked_when_they_are_made(name: str) -> N
 
 
 def test_a_sweep_is_lur_with_alpha_alone() -> None:
-    from erase.compare.classifier_figures import sweep_alpha
+    from erase.comparison.classifier_figures import sweep_alpha
 
     labels = ("lur@alpha=1e-2", "lur@alpha=0.1@trim=0.9", "lur+dual@alpha=0.1", "iu@alpha=2", "lur")
     assert [sweep_alpha(label) for label in labels] == [0.01, None, None, None, None]

@@ -33,7 +33,7 @@ RANKS = {
     "evaluation": 7,
     "embedded": 8,
     "export": 8,
-    "compare": 8,
+    "comparison": 8,
     "api": 9,
     "__init__": 10,
     "cli": 10,

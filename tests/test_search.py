@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from erase.compare.classifier_problem import ClassifierProblem
-from erase.compare.entries import Entry, entry
-from erase.compare.search import FAILED, RUNG, State, bracket, search, state
+from erase.comparison.classifier_problem import ClassifierProblem
+from erase.comparison.entries import Entry, entry
+from erase.comparison.search import FAILED, RUNG, State, bracket, search, state
 from erase.config.compare import CompareConfig, settings_by_line
 from erase.errors import InputError
 from tests.classifier_world import original
@@ -112,7 +112,7 @@ def test_what_is_fixed_is_not_searched(tmp_path: Path) -> None:
 def test_a_trial_that_diverges_is_broken_and_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from erase.compare import search as module
+    from erase.comparison import search as module
     from erase.errors import RunError
 
     def diverge(*_: object) -> None:

@@ -65,7 +65,7 @@ def classifier(
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
     from rich.console import Console
 
-    from erase.compare.classifier import compare_classifier
+    from erase.comparison.classifier import compare_classifier
 
     compare_classifier(
         config,
@@ -112,7 +112,7 @@ def diffusion(
     config = resolve(CompareDiffusionConfig, given, None)
     from rich.console import Console
 
-    from erase.compare.diffusion import compare_diffusion
+    from erase.comparison.diffusion import compare_diffusion
 
     compare_diffusion(
         config,

@@ -11,7 +11,7 @@ from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve
 
 if TYPE_CHECKING:
-    from erase.evaluation.run import Result
+    from erase.evaluation.run import EvaluationResult
 
 
 @click.command()
@@ -50,7 +50,7 @@ def evaluate(**options: Any) -> None:
     show(result)
 
 
-def show(result: Result | None) -> None:
+def show(result: EvaluationResult | None) -> None:
     """Print the summary as a table, and where the report lies; nothing where there is no result."""
     if result is None:  # this process helped to render for another one
         return

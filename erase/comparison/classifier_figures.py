@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erase.compare.entries import slug
+from erase.comparison.entries import slug
 from erase.config.values import parse_line
 from erase.files import read_jsonl, write_bytes
 from erase.report.figures import figure, saved

@@ -18,9 +18,9 @@ from typing import Literal
 
 import torch
 
-from erase.compare.classifier_comparison import ClassifierComparison, comparisons
-from erase.compare.entries import Entry, entry
-from erase.compare.search import REPEATED, reference_scores
+from erase.comparison.classifier_comparison import ClassifierComparison, comparisons
+from erase.comparison.entries import Entry, entry
+from erase.comparison.search import REPEATED, reference_scores
 from erase.config.compare import CompareConfig
 from erase.errors import EraseError
 

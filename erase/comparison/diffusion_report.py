@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from erase.compare.store import write_tables
+from erase.comparison.store import write_tables
 from erase.report import tables
 from erase.report.tables import MISSING, Cell
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from erase.compare.classifier_figures import JOINT, cosines, plot_alpha, plot_cosine, share_above
-from erase.compare.store import write_tables
+from erase.comparison.classifier_figures import JOINT, cosines, plot_alpha, plot_cosine, share_above
+from erase.comparison.store import write_tables
 from erase.judges.classifier_scores import GAP_METRICS, average_gap, tow
 from erase.report import tables
 from erase.report.tables import MISSING, Cell

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from erase.compare.store import Result
+from erase.comparison.store import Result
 from erase.config.compare import CompareDiffusionConfig
 from erase.config.evaluate import EvaluateConfig
 from erase.errors import RunError

@@ -13,11 +13,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from erase.compare.diffusion_entries import Entry, entries
-from erase.compare.diffusion_report import terminal, write_report
-from erase.compare.diffusion_run import measure
-from erase.compare.entries import slug
-from erase.compare.store import Result, cached, library_versions, stored
+from erase.comparison.diffusion_entries import Entry, entries
+from erase.comparison.diffusion_report import terminal, write_report
+from erase.comparison.diffusion_run import measure
+from erase.comparison.entries import slug
+from erase.comparison.store import Result, cached, library_versions, stored
 from erase.config.compare import CompareDiffusionConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import TEXT_TO_IMAGE

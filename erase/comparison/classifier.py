@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from erase.compare.classifier_comparison import comparisons
-from erase.compare.classifier_problem import check_entries
-from erase.compare.classifier_report import terminal, write_report
-from erase.compare.entries import entries as parse_entries
-from erase.compare.jobs import ComparePlan, run_ahead
+from erase.comparison.classifier_comparison import comparisons
+from erase.comparison.classifier_problem import check_entries
+from erase.comparison.classifier_report import terminal, write_report
+from erase.comparison.entries import entries as parse_entries
+from erase.comparison.jobs import ComparePlan, run_ahead
 from erase.config.compare import CompareConfig
 from erase.runs.folder import ComparisonFolder
 from erase.training.classifier_runs import pick_device

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erase.compare.entries import Entry, entry
-from erase.compare.store import library_versions
+from erase.comparison.entries import Entry, entry
+from erase.comparison.store import library_versions
 from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_module
 from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator

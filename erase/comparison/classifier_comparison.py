@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from erase.compare.classifier_problem import ClassifierProblem, prepare_original
-from erase.compare.entries import Entry, entry, slug
-from erase.compare.search import search
-from erase.compare.store import Result, cached
+from erase.comparison.classifier_problem import ClassifierProblem, prepare_original
+from erase.comparison.entries import Entry, entry, slug
+from erase.comparison.search import search
+from erase.comparison.store import Result, cached
 from erase.config.classifier import ClassifierConfig
 from erase.config.compare import CompareConfig
 from erase.errors import RunError

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from erase.compare.classifier_problem import ClassifierProblem, fixed_settings
-from erase.compare.entries import Entry, entry
-from erase.compare.store import cached
+from erase.comparison.classifier_problem import ClassifierProblem, fixed_settings
+from erase.comparison.entries import Entry, entry
+from erase.comparison.store import cached
 from erase.config.classifier import method_module
 from erase.core.rng import derive_seed
 from erase.errors import RunError
