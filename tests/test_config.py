@@ -44,6 +44,7 @@ CONCEPT = [
     ("lur", "alpha", "-1", "alpha is -1."),
     ("lur", "forget_weight", ".inf", "forget_weight is '.inf', which is no number."),
     ("lur", "forget_weight", "inf", "forget_weight is inf."),
+    ("lur", "meta_mode", "{", "meta_mode is '{'."),
     ("lur", "meta_mode", "third-order", "meta_mode is 'third-order'."),
     ("esd", "variant", "y", "variant is 'y'."),
     ("esd", "guidance", "0", "guidance is 0."),
@@ -81,7 +82,7 @@ def raised(make: Callable[[], Any]) -> str:
 
 def in_yaml(text: str) -> Any:
     """As a person writes it into a file: numbers are numbers there."""
-    value = read_value(text)
+    value = text if text == "{" else read_value(text)
     return text if isinstance(value, float) and not math.isfinite(value) else value
 
 
