@@ -1,4 +1,4 @@
-"""Erase, evaluate and compare from Python: about a minute on two idle CPU cores.
+"""Erase, evaluate and compare from Python: two minutes on two CPU cores.
 
     python examples/forget_a_digit.py [FOLDER]
 
@@ -23,8 +23,9 @@ run = erase.concept(
     "three",
     output=folder / "three",
     settings={"alpha": 0.01},
-    max_train_steps=30,
+    max_train_steps=40,
     train_batch_size=16,
+    learning_rate=3e-4,
     num_forget_images=32,
     num_retain_images=96,
 )
@@ -52,11 +53,13 @@ rows = erase.compare(
     concept="three",
     methods="lur,uce",
     output=folder / "compare",
-    max_train_steps=10,
+    settings={"lur.learning_rate": 3e-4},
+    max_train_steps=40,
     train_batch_size=16,
     num_forget_images=16,
     num_retain_images=48,
+    num_anchor_images=16,
     images_per_class=2,
 )
 for row in rows:
-    print(f"{row['label']}: UA {row['ua']:.2f}, RA {row['ra']:.2f}")
+    print(f"{row['method']}: UA {row['ua']:.2f}, RA {row['ra']:.2f}")

@@ -136,7 +136,10 @@ def test_bad_values_are_refused_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("script", ["lur_on_your_own_model", "forget_a_digit"])
+@pytest.mark.parametrize(
+    "script",
+    ["lur_on_your_own_model", pytest.param("forget_a_digit", marks=pytest.mark.slow)],
+)
 def test_examples_run(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{script}.py"), str(tmp_path)],
