@@ -65,17 +65,18 @@ def _rank(row: dict[str, Any]) -> tuple[float, float]:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, …")
 def main(output: Path, concept: str, images: int, methods: str, device: str) -> None:
     """Run three settings of every method on one digit, and choose."""
-    from erase.compare.diffusion import Comparison
-    from erase.compare.diffusion_entries import entries
-    from erase.compare.diffusion_table import write_table
+    from erase.comparison.diffusion import DiffusionComparison
+    from erase.comparison.diffusion_entries import entries
+    from erase.comparison.diffusion_report import write_report
     from erase.config.compare import CompareDiffusionConfig
 
     labels = [name + fixed for name in methods.split(",") for fixed in GRID[name]]
     config = CompareDiffusionConfig(model="mini-sd", concept=(concept,), images_per_class=images)
-    comparison = Comparison(config, entries(",".join(labels), ()), output, device, click.echo)
+    comparing = entries(",".join(labels), ())
+    comparison = DiffusionComparison(config, comparing, output, device, click.echo)
     comparison.check()
     rows = comparison.run()
-    write_table(output, rows, {"config": config.to_dict()})
+    write_report(output, rows, {"config": config.to_dict()})
     chosen = choose(rows)
     write_json(output / "choice.json", {name: row["method"] for name, row in chosen.items()})
     for name, row in chosen.items():

@@ -9,7 +9,8 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from erase.cli.main import main
-from erase.compare.classifier_report import markdown, plot_alpha, running_mean, share_above
+from erase.comparison.classifier_figures import plot_alpha, running_mean, share_above
+from erase.comparison.classifier_report import markdown
 from erase.runs.folder import locked
 
 
@@ -121,6 +122,39 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
     assert (folder / "trial-0" / "ft.json").stat().st_mtime_ns == kept
     again = json.loads((folder / "results.json").read_text())
     assert again["table"]["lur"]["gap"] == results["table"]["lur"]["gap"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "setting", "said"),
+    [
+        ("ft,lur", "lur.schedule=steep", "schedule is 'steep'"),
+        ("ft,lur", "lur.alpha=-1", "alpha is -1"),
+        ("ft,lur", "lur.epochs=-1", "epochs is -1"),
+        ("ft,lur", "retrain.train_batch_size=1", "train_batch_size is 1"),
+        ("lur,ft+dual", "ft.epochs=1", "--dual-optim does not apply"),
+    ],
+)
+def test_nothing_is_trained_before_every_line_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str, setting: str, said: str
+) -> None:
+    """A value that only the last line's run would refuse is refused before the original."""
+    started: list[str] = []
+    for module in ("classifier_problem", "classifier_comparison", "search"):
+        monkeypatch.setattr(
+            f"erase.comparison.{module}.run_method", lambda *_, **__: started.append("method")
+        )
+    monkeypatch.setattr(
+        "erase.comparison.classifier_problem.train_original",
+        lambda *_, **__: started.append("original"),
+    )
+    result = erase(
+        "compare", "classifier", "--forget", "random:10%", "--methods", methods,
+        "--set", setting, "--output", tmp_path / "x",
+    )  # fmt: skip
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert started == []
+    assert not (tmp_path / "x").exists()
 
 
 def test_two_processes_find_what_one_finds(trained: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from erase.cli.main import COMMANDS, LazyGroup, main
-from erase.cli.options import resolve
 from erase.config.concept import ConceptConfig
+from erase.config.resolve import resolve
 
 
 def run(*arguments: str | Path) -> Result:

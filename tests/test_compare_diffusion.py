@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.compare.diffusion_entries import entries
-from erase.compare.diffusion_table import comma_separated, markdown, ranks, summarise
+from erase.comparison import diffusion
+from erase.comparison.diffusion_entries import entries
+from erase.comparison.diffusion_report import comma_separated, markdown, ranks, summarise
 from erase.errors import InputError
 
 
@@ -92,12 +94,37 @@ def test_what_cannot_be_compared_is_refused(
         entries(methods, settings)
 
 
-def test_nothing_is_rendered_before_everything_is_checked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--concept", "dog"), "dog"),
+        (("--concept", "three", "--set", "lur.alpha=-1"), "alpha"),
+        (("--concept", "three", "--set", "esd.mixed_precision=fp8"), "mixed_precision is 'fp8'"),
+        (("--concept", "three", "--set", "esd.save_dtype=bf16"), "save_dtype is 'bf16'"),
+        (("--concept", "three", "--set", "esd.guidance=strong"), "no number"),
+        (("--concept", "three", "--set", "esd.max_train_steps=0"), "max_train_steps is 0"),
+        (("--concept", "three", "--set", "esd.lr_scheduler=steep"), "lr_scheduler is"),
+        (("--concept", "three", "--set", "esd.seed=1"), "no setting 'seed'"),
+        (("--concept", "three", "--set", "lur.filter_forget=classifier"), "--filter-forget"),
+        (("--concept", "three", "--num-anchor-images", "0"), "num_anchor_images is 0"),
+        (("--concept", "three", "--images-per-class", "0"), "images_per_class is 0"),
+        (("--concept", "three", "--concept", "dog"), "dog"),
+    ],
+)
+def test_nothing_is_rendered_before_every_line_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], said: str
+) -> None:
+    """A value that only the last line's run would refuse is refused before the first image."""
+    started: list[str] = []
+    for name in ("load_pipeline", "render_set", "measure"):
+        watched = partial(started.append, name)
+        monkeypatch.setattr(diffusion, name, lambda *_, watched=watched, **__: watched())
     command = ["compare", "diffusion", "--output", str(tmp_path / "out"), "--model", "mini-sd"]
-    for more in (["--concept", "dog"], ["--concept", "three", "--set", "lur.alpha=-1"]):
-        refused = CliRunner().invoke(main, [*command, "--methods", "lur", *more])
-        assert refused.exit_code == 2, refused.output
-    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+    refused = CliRunner().invoke(main, [*command, "--methods", "lur,esd", *more])
+    assert refused.exit_code == 2, refused.output
+    assert said in refused.output
+    assert started == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

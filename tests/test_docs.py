@@ -116,7 +116,7 @@ def test_the_index_names_every_page() -> None:
 def test_the_documented_ranks_are_those_that_hold() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     page = page.partition("## Rooms and ranks")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", page, re.MULTILINE)
     table = [(room, int(rank)) for rank, rooms in rows for room in re.findall(r"`(\w+)`", rooms)]
     assert dict(table) == RANKS
     assert len(table) == len(RANKS)

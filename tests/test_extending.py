@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from erase import registry
 from erase.cli.main import main
-from erase.compare import diffusion_entries
-from erase.compare.entries import entries
-from erase.compare.search import search_ranges
+from erase.comparison import diffusion_entries
+from erase.comparison.entries import entries
+from erase.comparison.search import search_ranges
 from erase.config.classifier import ClassifierConfig, fill
 from erase.config.families import CLASSIFIER, DENOISERS, TEXT_TO_IMAGE, methods_for
 from erase.config.methods import find_method, run_defaults

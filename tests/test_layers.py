@@ -33,10 +33,11 @@ RANKS = {
     "evaluation": 7,
     "embedded": 8,
     "export": 8,
-    "compare": 8,
-    "__init__": 9,
-    "cli": 9,
-    "__main__": 9,
+    "comparison": 8,
+    "api": 9,
+    "__init__": 10,
+    "cli": 10,
+    "__main__": 10,
 }
 SINGLE = {"errors", "files", "registry"}  # files, which may import one another
 PLUGINS = {

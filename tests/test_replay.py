@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
-from erase.cli.options import resolve_run
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.replay import MOVED, upgraded
+from erase.config.resolve import resolve_run
 from erase.config.values import parse_pairs
 from erase.models.loading import ModelSource
 from erase.training import plan as planning

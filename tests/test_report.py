@@ -15,9 +15,9 @@ from PIL import Image
 
 from erase.report.data import change, load_evaluation, number
 from erase.report.evaluation import write_report
+from erase.report.image_sections import ALL_PAIRS, FAILURES
 from erase.report.pictures import embed, hide, pixelate
-from erase.report.sheets import ALL_PAIRS, FAILURES
-from erase.report.tables import detection_rows, summary_rows, tables
+from erase.report.rows import detection_rows, summary_rows, tables
 from tests.report_world import check_page, make, pattern
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from erase.cli.main import main
 from erase.errors import InputError
 from erase.report.data import load_evaluation
-from erase.report.runs import comparison, labels, table_csv, table_markdown
+from erase.report.side_by_side import comparison, labels, table_csv, table_markdown
 from tests.report_world import check_page, make
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.errors import InputError
+from erase.report.contact_sheet import HEADED_GAP, HEADER, LABEL
 from erase.training import validation
 from erase.training.validation import contact_sheet, validation_prompts
 
@@ -67,12 +68,12 @@ def test_a_row_before_one_every_n_steps_and_one_at_the_end(shown: Path) -> None:
     assert all(len(row(shown, step)) == 2 for step in (0, 2, 4))
     assert row(shown, 0) != row(shown, 2) != row(shown, 4)
     with Image.open(shown / "validation" / "sheet.png") as sheet:
-        size = 256 + validation.GAP
-        assert sheet.size == (validation.LABEL + 2 * size, validation.HEADER + 3 * size)
+        size = 256 + HEADED_GAP
+        assert sheet.size == (LABEL + 2 * size, HEADER + 3 * size)
         pixels = np.asarray(sheet.convert("L"))
     for index in range(3):  # every row has its label
-        top = validation.HEADER + index * size
-        assert pixels[top : top + 30, : validation.LABEL].min() < 100
+        top = HEADER + index * size
+        assert pixels[top : top + 30, :LABEL].min() < 100
 
 
 def test_the_first_row_is_the_base_and_the_last_what_was_saved(shown: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_long_prompt_stays_in_its_column(tmp_path: Path) -> None:
         return np.asarray(Image.open(contact_sheet(folder, prompts)).convert("L"))
 
     long = draw(["word " * 60, ""])
-    second = validation.LABEL + 256 + validation.GAP
-    assert long.shape == (validation.HEADER + 128 + validation.GAP, second + 256 + validation.GAP)
-    assert long[: validation.HEADER, :second].min() < 100
-    assert long[: validation.HEADER, second:].min() == 255
+    second = LABEL + 256 + HEADED_GAP
+    assert long.shape == (HEADER + 128 + HEADED_GAP, second + 256 + HEADED_GAP)
+    assert long[:HEADER, :second].min() < 100
+    assert long[:HEADER, second:].min() == 255

@@ -1,14 +1,14 @@
 """`erase compare`: methods side by side."""
 
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from erase.cli.options import config_options, resolve
+from erase.cli.options import config_options
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
-from erase.errors import InputError
+from erase.config.resolve import resolve
 
 
 @click.group()
@@ -65,38 +65,18 @@ def classifier(
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
     from rich.console import Console
 
-    from erase.compare import classifier as comparing
-    from erase.compare import entries as listing
-    from erase.compare.classifier_report import report_folder, terminal, write_report
-    from erase.compare.jobs import plan_of, run_ahead
-    from erase.runs.folder import ComparisonFolder
-    from erase.training.classifier_runs import pick_device
+    from erase.comparison.classifier import compare_classifier
 
-    began = time.perf_counter()
-    entries = listing.entries(methods, alphas)
-    where = pick_device(device)
-    folder = ComparisonFolder(output, "compare classifier", config=config)
-    with folder.hold(config=config.to_dict(), device=str(where)) as record:
-        original, base = comparing.prepare_original(config, output, where)
-        if config.jobs > 1:
-            run_ahead(plan_of(config, output, str(where), specs, entries))
-        facts = {"config": config.to_dict(), "original_sha256": base}
-        for spec in specs:
-            results = report_folder(output, spec)
-            comparison = comparing.Comparison(
-                config,
-                original,
-                base,
-                spec,
-                entries,
-                results,
-                lambda text: click.echo(text, err=True),
-            )
-            table = write_report(results, comparison.run(), facts)
-            title = f"{original.description.dataset}, {spec}, trials: {config.trials}"
-            Console().print(terminal(table, title))
-        if record:
-            record.finish(wall_s=round(time.perf_counter() - began, 1))
+    compare_classifier(
+        config,
+        output,
+        specs,
+        methods=methods,
+        alphas=alphas,
+        device=device,
+        progress=partial(click.echo, err=True),
+        show=Console().print,
+    )
     click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
 
 
@@ -130,32 +110,17 @@ def diffusion(
         --methods lur,lur-b,salun --output runs/compare
     """
     config = resolve(CompareDiffusionConfig, given, None)
-    for name in ("model", "concept"):
-        if not getattr(config, name):
-            raise InputError(f"--{name} is missing.", f"Give --{name}.")
     from rich.console import Console
 
-    from erase.compare.diffusion import Comparison
-    from erase.compare.diffusion_entries import entries
-    from erase.compare.diffusion_table import terminal, write_table
-    from erase.runs.checks import check_device
-    from erase.runs.folder import ComparisonFolder
+    from erase.comparison.diffusion import compare_diffusion
 
-    check_device(device)
-    folder = ComparisonFolder(output, "compare diffusion", config=config)
-    folder.check()
-    lines = entries(methods, settings)
-    comparison = Comparison(config, lines, output, device, _say)
-    comparison.check()
-    with folder.hold(config=config.to_dict(), device=device) as record:
-        rows = comparison.run()
-        facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
-        means = write_table(output, rows, {**facts, "device": device})
-        if record:
-            record.finish()
-    Console().print(terminal(means, f"{config.model}: {', '.join(config.concept)}"))
+    compare_diffusion(
+        config,
+        output,
+        methods=methods,
+        settings=settings,
+        device=device,
+        progress=partial(click.echo, err=True),
+        show=Console().print,
+    )
     click.echo(f"Saved {output}: table.csv, table.md, results.json.")
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

@@ -6,17 +6,11 @@ from typing import Any, TypeVar
 import click
 
 from erase import registry
-from erase.cli.options import (
-    DENOISER_SETTINGS,
-    config_options,
-    given_settings,
-    resolve_run,
-    run_options,
-    settings_options,
-)
+from erase.cli.options import DENOISER_SETTINGS, config_options, run_options, settings_options
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASS_CONDITIONAL, TEXT_TO_IMAGE, methods_for
 from erase.config.replay import Replay
+from erase.config.resolve import given_settings, resolve_run
 from erase.errors import InputError
 from erase.runs.processes import Distributed
 
@@ -62,9 +56,6 @@ def concept(
     options = {"alpha": alpha, "forget_weight": forget_weight, "meta_mode": meta_mode}
     pairs = given_settings(settings, options)
     resolved, replay = resolve_run(ConceptConfig, given, pairs, config)
-    for name in ("model", "concept"):
-        if not getattr(resolved, name):
-            raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     run(resolved, replay, output, overwrite, resume, device, dry_run)
 
 

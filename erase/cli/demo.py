@@ -35,10 +35,10 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     Takes a few minutes on two CPU cores. Run again, it goes on where it stopped. It judges fewer
     images than `erase evaluate` does by default, so its intervals are wider.
     """
-    from erase.cli.evaluate import default_output, show
+    from erase.cli.evaluate import show
     from erase.cli.progress import stages
     from erase.config.concept import ConceptConfig
-    from erase.config.evaluate import EvaluateConfig
+    from erase.config.evaluate import EvaluateConfig, default_output
     from erase.evaluation.run import evaluate
     from erase.training.concept import erase_concept
 

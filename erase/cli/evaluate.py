@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from erase.cli.options import config_options, resolve
-from erase.config.evaluate import EvaluateConfig
+from erase.cli.options import config_options
+from erase.config.evaluate import EvaluateConfig, default_output
+from erase.config.resolve import resolve
 
 if TYPE_CHECKING:
-    from erase.evaluation.run import Result
+    from erase.evaluation.run import EvaluationResult
 
 
 @click.command()
@@ -50,30 +50,24 @@ def evaluate(**options: Any) -> None:
     show(result)
 
 
-def default_output(model: str, suite: str) -> str:
-    """Inside a model's folder, or in the working directory for a model that is not one."""
-    if Path(model).is_dir():
-        return str(Path(model) / f"evaluation-{suite}")
-    return f"evaluation-{suite}-{model.replace('/', '--')}"
-
-
-def show(result: Result | None) -> None:
+def show(result: EvaluationResult | None) -> None:
     """Print the summary as a table, and where the report lies; nothing where there is no result."""
     if result is None:  # this process helped to render for another one
         return
     from rich.console import Console
-    from rich.table import Table
 
-    from erase.report.tables import summary_rows
+    from erase.report.rows import summary_rows
+    from erase.report.tables import MISSING, terminal
 
     forgotten = ", ".join(result.targets)
-    table = Table(title=f"forgotten: {forgotten}" if forgotten else None)
-    for column in ("metric", "value", "95% interval", "n", "control", "better"):
-        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
-    for row in summary_rows(result.metrics):
-        better = row["better"].split()[0]
-        table.add_row(
-            row["title"], row["value"], row["interval"], str(row["n"]), row["base"] or "–", better
+    heads = ("metric", "value", "95% interval", "n", "control", "better")
+    rows = [
+        (
+            *(row["title"], row["value"], row["interval"], str(row["n"])),
+            *(row["base"] or MISSING, row["better"].split()[0]),
         )
-    Console().print(table)
+        for row in summary_rows(result.metrics)
+    ]
+    title = f"forgotten: {forgotten}" if forgotten else None
+    Console().print(terminal(heads, rows, "lrrrrl", title))
     click.echo(f"Report: {result.report}")

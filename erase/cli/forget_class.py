@@ -6,15 +6,9 @@ from typing import Any
 import click
 
 from erase.cli.concept import METHODS, run
-from erase.cli.options import (
-    DENOISER_SETTINGS,
-    config_options,
-    given_settings,
-    resolve_run,
-    run_options,
-    settings_options,
-)
+from erase.cli.options import DENOISER_SETTINGS, config_options, run_options, settings_options
 from erase.config.concept import ClassConfig
+from erase.config.resolve import given_settings, resolve_run
 
 PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
 IMAGES = frozenset({"forget_images", "retain_images", "anchor_images"})

@@ -46,7 +46,8 @@ def report(
     """
     from erase.report.data import load_evaluation
     from erase.report.evaluation import write_report
-    from erase.report.runs import table_markdown, write_comparison
+    from erase.report.side_by_side import table_markdown
+    from erase.report.side_by_side_page import write_comparison
 
     runs = [load_evaluation(folder, show_explicit=show_explicit) for folder in folders]
     if len(runs) == 1 and output is None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from erase.cli.options import config_options, resolve, run_options
+from erase.cli.options import config_options, run_options
 from erase.config.ddpm import DDPMConfig
+from erase.config.resolve import resolve
 from erase.runs.processes import Distributed
 
 

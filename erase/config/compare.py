@@ -72,8 +72,10 @@ class CompareDiffusionConfig(Config):
     trials: int = option(
         1, "Seeds of batches, noise and timesteps; the images stay the same.", least=1
     )
-    images_per_class: int | None = option(None, "Images a class that each model is judged by.")
-    steps: int | None = option(None, "Denoising steps of those; default: the protocol's.")
+    images_per_class: int | None = option(
+        None, "Images a class that each model is judged by.", least=1
+    )
+    steps: int | None = option(None, "Denoising steps of those; default: the protocol's.", least=1)
     max_train_steps: int | None = option(
         None, "Steps of every method; default: each its own.", least=0
     )

@@ -1,6 +1,7 @@
 """What one evaluation is asked to do; importable without torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from erase import registry
 from erase.config.base import Config
@@ -74,3 +75,10 @@ class EvaluateConfig(Config):
     )
     categories: str | None = option(None, "I2P's, with commas: sexual,violence. [default: all]")
     min_nudity: float | None = option(None, "Only I2P prompts of at least this nudity percentage.")
+
+
+def default_output(model: str, suite: str) -> str:
+    """Inside a model's folder, or in the working directory for a model that is not one."""
+    if Path(model).is_dir():
+        return str(Path(model) / f"evaluation-{suite}")
+    return f"evaluation-{suite}-{model.replace('/', '--')}"

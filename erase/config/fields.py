@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from erase.config.values import read_value
 from erase.errors import InputError
 
@@ -35,7 +37,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)
@@ -108,7 +110,7 @@ class FieldSpec:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if isinstance(value, str) and self.optional and (self.kind is not str or self.choices):
-            value = None if read_value(value) is None else value
+            value = None if _read(value) is None else value
         if value is None and self.optional:
             return None
         if self.kind is tuple:
@@ -175,7 +177,7 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         value = value if (number := _number(value)) is None else number
     if isinstance(value, str) and value:
-        read = read_value(value)
+        read = _read(value)
         value = read if isinstance(read, bool) or read is None else value
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -204,6 +206,14 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
     return FieldSpec(item.name, kind, optional, choices, item.metadata.get("range", Range()))
 
 
+def _read(text: str) -> Any:
+    """What a text says; itself where YAML cannot read it."""
+    try:
+        return read_value(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _number(value: Any) -> int | float | None:
     """The number that a value is, or that a text says."""
     if isinstance(value, bool):
@@ -220,7 +230,10 @@ def _number(value: Any) -> int | float | None:
 
 def _float(value: Any) -> float | None:
     number = _number(value)
-    return None if number is None else float(number)
+    try:
+        return None if number is None else float(number)
+    except OverflowError:  # a whole number of more than 300 digits
+        return math.inf
 
 
 def _whole(value: Any) -> int | None:
@@ -232,7 +245,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _answer(value: Any) -> bool | None:
-    read = read_value(value) if isinstance(value, str) else value
+    read = _read(value) if isinstance(value, str) else value
     return read if isinstance(read, bool) else None
 
 

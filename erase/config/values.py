@@ -29,11 +29,8 @@ class LineSpec:
 
 
 def read_value(text: str) -> Any:
-    """A number, a word, true, false or null; what YAML cannot read is a word."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    """A number, a word, true, false or null; yaml.YAMLError where YAML cannot read the text."""
+    value = yaml.safe_load(text)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # YAML takes 1e-3 for a word

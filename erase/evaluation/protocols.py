@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from erase import registry
 from erase.config.values import parse_owned, read_value
 from erase.errors import InputError
@@ -82,9 +84,16 @@ def parse(settings: Sequence[str]) -> Settings:
     """`["clip.model=vit-b-32"]` as `{"clip": {"model": "vit-b-32"}}`; values are YAML."""
     given = parse_owned(settings, owner="METRIC", example="fid.features=inception-64")
     return {
-        section: {name: read_value(text) for name, text in values.items()}
+        section: {name: _read(f"{section}.{name}", text) for name, text in values.items()}
         for section, values in given.items()
     }
+
+
+def _read(name: str, text: str) -> Any:
+    try:
+        return read_value(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {name}={text} has no readable value.", "Quote it.") from error
 
 
 def _sections(suite: Suite, protocol: Protocol) -> dict[str, Mapping[str, Any]]:

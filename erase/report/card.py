@@ -1,4 +1,4 @@
-"""The model card that a run leaves in its folder, and what evaluations write into it."""
+"""The model card in a run's folder, and the evaluations' tables in it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from erase.errors import InputError
 from erase.files import write_text
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.loading import ModelSource
+from erase.report.tables import MISSING, markdown
 
 CARD = """---
 library_name: diffusers
@@ -139,7 +140,7 @@ def _set(config: ConceptConfig, name: str) -> str:
 
 
 def update_card(run_folder: Path, metrics: Mapping[str, Any], evaluation_folder: Path) -> None:
-    """Write what an evaluation found into the card's section "Measured effect".
+    """Write an evaluation's metrics into the card's section "Measured effect".
 
     Evaluations of several suites stand side by side; one of the same suite replaces the earlier.
 
@@ -187,20 +188,18 @@ def _table(key: str, metrics: Mapping[str, Any], run: Path, evaluation: Path) ->
     )
     base = metrics.get("baseline") or {}
     rows = [
-        f"| {_plain(name)} {'↑' if row.get('higher_is_better') else '↓'} | {_value(row)}"
-        f" | {_value(base.get(name))} | {row.get('n', '')} |"
+        [
+            f"{_plain(name)} {'↑' if row.get('higher_is_better') else '↓'}",
+            _value(row),
+            _value(base.get(name)),
+            str(row.get("n", "")),
+        ]
         for name, row in metrics["metrics"].items()
     ]
-    return "\n".join(
-        [
-            f"`erase evaluate --suite {key}`" + (f" ({settings})" if settings else "") + ";"
-            f" details in `{named}`. 95% intervals in brackets; ↑ higher is better, ↓ lower.",
-            "",
-            "| metric | this model | base | n |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    )
+    origin = f"`erase evaluate --suite {key}`" + (f" ({settings})" if settings else "")
+    legend = "95% intervals in brackets; ↑ higher is better, ↓ lower."
+    table = markdown(("metric", "this model", "base", "n"), rows)
+    return f"{origin}; details in `{named}`. {legend}\n\n{table}".rstrip("\n")
 
 
 def _plain(text: str) -> str:
@@ -210,7 +209,7 @@ def _plain(text: str) -> str:
 
 def _value(row: Mapping[str, Any] | None) -> str:
     if not row or row.get("value") is None:
-        return "–"
+        return MISSING
     interval = row.get("ci95")
     if not interval or any(end is None for end in interval):
         return f"{row['value']:.4g}"

@@ -89,8 +89,8 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
 
 def exposed(row: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """The detections of bare parts that a row of `samples.jsonl` lists."""
-    found = (row or {}).get("detections") or []
-    return [item for item in found if str(item["label"]).endswith(EXPOSED)]
+    detections = (row or {}).get("detections") or []
+    return [item for item in detections if str(item["label"]).endswith(EXPOSED)]
 
 
 def flagged(row: Mapping[str, Any] | None) -> bool:
@@ -99,7 +99,7 @@ def flagged(row: Mapping[str, Any] | None) -> bool:
 
 
 def threshold(metrics: Mapping[str, Any]) -> float:
-    """From which confidence on a detection counts: what the protocol told NudeNet."""
+    """From which confidence on a detection counts: the protocol's setting of NudeNet."""
     settings = (metrics["protocol"].get("settings") or {}).get("nudenet") or {}
     return float(settings.get("threshold", 0.6))
 
@@ -116,17 +116,17 @@ def detection_counts(rows: Iterable[Mapping[str, Any] | None], least: float) -> 
 
 def missing_images(data: ReportData) -> list[tuple[str, str, str]]:
     """Images that are not there or cannot be opened: `(whose, sample id, what is wrong)`."""
-    found = []
+    missing = []
     for whose, files in (("model", data.images), ("control", data.baseline_images or [])):
         for row, file in zip(data.rows, files, strict=False):
             try:
                 with Image.open(file):
                     pass
             except FileNotFoundError:
-                found.append((whose, str(row["id"]), "missing"))
+                missing.append((whose, str(row["id"]), "missing"))
             except (OSError, SyntaxError, ValueError):
-                found.append((whose, str(row["id"]), "unreadable"))
-    return found
+                missing.append((whose, str(row["id"]), "unreadable"))
+    return missing
 
 
 def short(model: str) -> str:

@@ -1,7 +1,7 @@
-"""`report.html`: one self-contained page without scripts, from what an evaluation has written.
+"""`report.html`: one self-contained page without scripts, made from an evaluation's files.
 
-Everything a page shows is prepared here as plain text and numbers; the templates only place it,
-with autoescaping on. Beside the page go its tables as CSV (`tables/`) and figures as PNG
+This module prepares everything a page shows as plain text and numbers; the templates place it,
+with autoescaping on. Beside the page go its tables as CSV (`tables/`) and its figures as PNG
 (`plots/`).
 """
 
@@ -15,11 +15,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from erase.files import write_bytes, write_text
-from erase.report.data import ReportData, flagged, missing_images, short, threshold
-from erase.report.pictures import contact_sheet, picture, png
+from erase.report.contact_sheet import contact_sheet, png
+from erase.report.data import ReportData, flagged, missing_images, threshold
+from erase.report.image_sections import failures, sheets
+from erase.report.pictures import picture
 from erase.report.plots import plot_classes, plot_detections
-from erase.report.sheets import failures, sheets
-from erase.report.tables import class_rows, detection_rows, summary_rows, tables
+from erase.report.rows import class_rows, detection_rows, summary_rows, tables
 
 SHEET = 10  # before/after pairs of each kind on the contact sheet
 LISTED = 50  # missing images named on the page
@@ -71,7 +72,7 @@ def page(data: ReportData) -> dict[str, Any]:
         "failures": failures(data),
         "protocol": protocol_rows(data),
         "deviations": {
-            name: [_told(value) for value in change]
+            name: [_text(value) for value in change]
             for name, change in (data.record.get("deviations") or {}).items()
         },
         "notes": notes(data.metrics),
@@ -129,37 +130,37 @@ def protocol_rows(data: ReportData) -> list[tuple[str, str]]:
         ("classifier", protocol.get("classifier") or ""),
     ]
     rows += [
-        (f"{metric}: {key.replace('_', ' ')}", _told(value))
-        for metric, told in (protocol.get("settings") or {}).items()
-        for key, value in told.items()
+        (f"{metric}: {key.replace('_', ' ')}", _text(value))
+        for metric, settings in (protocol.get("settings") or {}).items()
+        for key, value in settings.items()
     ]
     return [(name, str(value)) for name, value in rows if value != ""]
 
 
 def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What each metric was measured with."""
-    found = []
+    rows = []
     for name, summary in metrics["metrics"].items():
         parts = [
-            f"{key.replace('_', ' ')}: {_told(value)}"
+            f"{key.replace('_', ' ')}: {_text(value)}"
             for key, value in summary["detail"].items()
             if isinstance(value, str | int | float | list)
         ]
         paired = (metrics.get("differences") or {}).get(name)
         if paired and paired.get("method"):
             parts.append(f"difference: {paired['method']}, {paired['n']} pairs")
-        found.append((f"{summary['title']} ({name})", "; ".join(parts)))
-    return found
+        rows.append((f"{summary['title']} ({name})", "; ".join(parts)))
+    return rows
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     """A setting for people."""
     if value is None:
         return "none"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_told, value)) or "none"
+        return ", ".join(map(_text, value)) or "none"
     if isinstance(value, Mapping):
-        return "; ".join(f"{key} {_told(item)}" for key, item in value.items()) or "none"
+        return "; ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
     return str(value)
 
 
@@ -183,12 +184,12 @@ def provenance(data: ReportData) -> list[tuple[str, str]]:
             (f"{name} SHA-256", digest)
             for name, digest in (record.get("observers_sha256") or {}).items()
         ),
-        ("reference", record.get("reference") and _told(record["reference"])),
+        ("reference", record.get("reference") and _text(record["reference"])),
         ("prompts SHA-256", record.get("prompts_sha256")),
     ]
     unusable = record.get("prompts_unusable") or {}
     if unusable.get("n"):
-        rows.append(("prompt rows not used", f"{unusable['n']}: {_told(unusable.get('rows'))}"))
+        rows.append(("prompt rows not used", f"{unusable['n']}: {_text(unusable.get('rows'))}"))
     return [(name, str(value)) for name, value in rows if value is not None]
 
 
@@ -224,7 +225,7 @@ def before_after(data: ReportData) -> bytes | None:
             column.append(picture(file, row, show_explicit=data.show_explicit)[0])
             columns.append(column)
     names = [data.model] if data.baseline_images is None else [str(data.baseline), data.model]
-    return png(contact_sheet(columns, names)) if columns else None
+    return png(contact_sheet(list(zip(*columns, strict=True)), names)) if columns else None
 
 
 def _spread(data: ReportData, indices: list[int]) -> list[int]:
@@ -236,6 +237,3 @@ def _spread(data: ReportData, indices: list[int]) -> list[int]:
         ranks.append((seen.setdefault(target, 0), index))
         seen[target] += 1
     return [index for _, index in sorted(ranks)]
-
-
-__all__ = ["page", "render_page", "short", "write_report"]

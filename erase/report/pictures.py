@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from erase.report.data import exposed, flagged
 
@@ -107,47 +107,3 @@ def embed(
         "crisp": small,
         "hidden": hidden,
     }
-
-
-def contact_sheet(
-    columns: Sequence[Sequence[Image.Image | None]],
-    names: Sequence[str],
-    *,
-    cell: int = 128,
-    gap: int = 6,
-) -> Image.Image:
-    """Images in a grid on white, each row under its name.
-
-    `columns` holds the images of each column, from the first row down; None is drawn as a crossed
-    cell.
-    """
-    font = ImageFont.load_default(16)
-    line = 24  # pixels that a row's name takes
-    width = len(columns) * (cell + gap) + gap
-    sheet = Image.new("RGB", (width, len(names) * (line + cell + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for y, name in enumerate(names):
-        shown = name.encode("latin-1", "replace").decode("latin-1")  # what the font has
-        draw.text((gap, y * (line + cell + gap) + 2), shown, fill="black", font=font)
-    for x, column in enumerate(columns):
-        for y, image in enumerate(column):
-            corner = (gap + x * (cell + gap), line + y * (line + cell + gap))
-            if image is None:
-                far = (corner[0] + cell - 1, corner[1] + cell - 1)
-                draw.rectangle((*corner, *far), outline="grey")
-                draw.line((*corner, *far), fill="grey")
-                continue
-            scale = cell / max(image.size)
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            small = max(image.size) <= NATIVE
-            kind = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-            place = (corner[0] + (cell - size[0]) // 2, corner[1] + (cell - size[1]) // 2)
-            sheet.paste(image.resize(size, kind), place)
-    return sheet
-
-
-def png(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MODEL, BASE = "#2f5fb3", "#a3abb5"
-PALETTE = ("#2f5fb3", "#c2571a", "#14713a", "#7b4bb0", "#8a6d00", "#b3261e", "#1a7f8c", "#5b636d")
-
-
-def plain(text: str) -> str:
-    """Text as matplotlib draws it literally: a dollar sign would start a formula."""
-    return text.replace("$", r"\$")
-
-
-def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Sequence[Any]]:
-    """A matplotlib figure in inches that no window system is needed for, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(drawn)
-    return drawn, drawn.subplots(1, columns, squeeze=False)[0]
-
-
-def saved(drawn: Any) -> bytes:
-    """The figure as a PNG file, without a date in it."""
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+from erase.report.figures import BASE, MODEL, PALETTE, figure, finish, plain, saved
 
 
 def plot_detections(rows: Sequence[Mapping[str, Any]], model: str, base: str | None) -> bytes:
@@ -46,12 +22,12 @@ def plot_detections(rows: Sequence[Mapping[str, Any]], model: str, base: str | N
     most = max([1, *(value for _, values, _ in series for value in values)])
     for y, row in enumerate(shown):
         end = max(row["count"], row["base"] or 0)
-        axis.text(end + 0.01 * most, y, row["said"], va="center", fontsize=9)
+        axis.text(end + 0.01 * most, y, row["change_text"], va="center", fontsize=9)
     axis.set_yticks(range(len(shown)), [plain(row["name"]) for row in shown])
     axis.invert_yaxis()
     axis.set(xlabel="detections", xlim=(0, 1.15 * most))
     axis.xaxis.get_major_locator().set_params(integer=True)
-    _finish(axis, "x")
+    finish(axis, "x")
     drawn.legend(frameon=False, loc="outside upper center", ncols=2)
     return saved(drawn)
 
@@ -69,7 +45,7 @@ def plot_classes(rows: Sequence[Mapping[str, Any]], model: str, base: str | None
     names = [plain(row["name"] + (" (forgotten)" if row["forgotten"] else "")) for row in rows]
     axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
     axis.set(ylabel="recognised (%)", ylim=(0, 100))
-    _finish(axis, "y")
+    finish(axis, "y")
     drawn.legend(frameon=False, loc="outside upper center", ncols=2)
     return saved(drawn)
 
@@ -86,8 +62,8 @@ def plot_metrics(
     """
     height = 1.2 + 0.32 * len(labels)
     drawn, axes = figure(max(3.2 * len(columns), 4), height, len(columns))
-    for place, (axis, (title, found)) in enumerate(zip(axes, columns, strict=True)):
-        for y, summary in enumerate(found):
+    for place, (axis, (title, summaries)) in enumerate(zip(axes, columns, strict=True)):
+        for y, summary in enumerate(summaries):
             if summary is None:
                 continue
             scale = 100 if summary["unit"] == "share" else 1
@@ -95,17 +71,10 @@ def plot_metrics(
             low, high = (scale * bound for bound in summary["ci95"] or [summary["value"]] * 2)
             axis.plot([low, high], [y, y], color=PALETTE[y % len(PALETTE)], linewidth=2)
             axis.plot(value, y, "o", color=PALETTE[y % len(PALETTE)], markersize=6)
-        share = any(summary and summary["unit"] == "share" for summary in found)
+        share = any(summary and summary["unit"] == "share" for summary in summaries)
         axis.set_title(plain(title + (" (%)" if share else "")), fontsize=9)
         axis.set_yticks(range(len(labels)), [plain(x) for x in labels] if not place else [])
         axis.set_ylim(len(labels) - 0.5, -0.5)
         axis.margins(x=0.1)
-        _finish(axis, "x")
+        finish(axis, "x")
     return saved(drawn)
-
-
-def _finish(axis: Any, grid: str) -> None:
-    axis.grid(axis=grid, color="#dfe1e4", linewidth=0.7)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

@@ -1,203 +1,91 @@
-"""The tables of a report: the same rows for the page, the terminal and CSV files."""
+"""Tables as Markdown, in a terminal and as CSV, for all reports, comparisons and model cards."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from erase.report.data import (
-    ReportData,
-    change,
-    detection_counts,
-    interval,
-    number,
-    part_name,
-    threshold,
-)
+if TYPE_CHECKING:
+    from rich.table import Table
 
-
-def difference(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """What `metrics.json` holds of a metric's paired difference to the control."""
-    found: Mapping[str, Any] | None = (metrics.get("differences") or {}).get(name)
-    return found
+MARKS = ("", "**", "*")
+"""Markdown around a cell of no place, the best and the second best."""
+STYLES = ("", "bold green", "bold")
+"""The same in a terminal."""
+MISSING = "–"
+"""What a cell says where there is no number."""
 
 
-def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the summary table."""
-    rows = []
-    for name, found in metrics["metrics"].items():
-        base = (metrics.get("baseline") or {}).get(name)
-        rows.append(
-            {
-                "name": name,
-                "title": found["title"],
-                "value": number(found["value"], found["unit"]),
-                "n": found["n"],
-                "interval": interval(found),
-                "better": "higher is better" if found["higher_is_better"] else "lower is better",
-                "arrow": "↑" if found["higher_is_better"] else "↓",
-                "base": number(base["value"], found["unit"]) if base else None,
-                "base_interval": interval(base) if base else "",
-                **_change(found, base, difference(metrics, name)),
-            }
-        )
-    return rows
+@dataclass(frozen=True)
+class Cell:
+    """A cell's text, its place in the ranking (1 the best, 2 the second best, 0 none) and a note.
 
-
-def _change(
-    found: Mapping[str, Any], base: Mapping[str, Any] | None, paired: Mapping[str, Any] | None
-) -> dict[str, str]:
-    """The difference to the control, its interval, and what to make of it."""
-    if paired is None and base is None:
-        return {"change": "", "change_interval": "", "verdict": ""}
-    unit = found["unit"]
-    value = paired["value"] if paired else found["value"] - base["value"]  # type: ignore[index]
-    shown = change(value, unit) if value else "none"
-    if base and value and unit in ("distance", "count") and base["value"] > 0:
-        shown += f" ({found['value'] / base['value']:.2f} ×)"
-    gain = value if found["higher_is_better"] else -value
-    verdict = "better" if gain > 0 else "worse" if gain < 0 else "equal"
-    bounds = ""
-    if paired and paired.get("ci95"):
-        low, high = paired["ci95"]
-        bounds = f"{change(low, unit)} to {change(high, unit)}".replace(" points to", " to")
-        if low <= 0 <= high:
-            verdict = "no clear difference"
-    return {"change": shown, "change_interval": bounds, "verdict": verdict}
-
-
-def class_rows(data: ReportData) -> list[dict[str, Any]]:
-    """How often each class was recognised as what was asked for, forgotten classes first."""
-    rows = []
-    for metric in ("ua", "ra"):
-        parts = _per_class(data.metrics["metrics"], metric)
-        before = _per_class(data.metrics.get("baseline") or {}, metric)
-        for concept, part in parts.items():
-            if not isinstance(part, Mapping) or "recognised" not in part:
-                continue
-            base = before.get(concept)
-            others = [(k, v) for k, v in part.get("taken_for", {}).items() if k != concept][:3]
-            rows.append(
-                {
-                    "name": concept,
-                    "forgotten": metric == "ua",
-                    "n": part["n"],
-                    "recognised": part["recognised"],
-                    "base_recognised": None if base is None else base["recognised"],
-                    "share": 100 * part["recognised"] / part["n"],
-                    "base": None if base is None else 100 * base["recognised"] / base["n"],
-                    "taken_for": ", ".join(f"{name} ({count})" for name, count in others),
-                }
-            )
-    return rows
-
-
-def _per_class(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = metrics.get(name, {}).get("detail", {}).get("per_class") or {}
-    return found
-
-
-def detection_rows(data: ReportData) -> list[dict[str, Any]]:
-    """Figure 4A: NudeNet's detections of each class of bare parts, most frequent first.
-
-    Empty when NudeNet did not look. `change` is the percentage change against the control, None
-    without one or where the control has none.
+    The note, an interval for example, stands behind the text and is never marked.
     """
-    if not data.has_detections:
-        return []
-    least = threshold(data.metrics)
-    mine = detection_counts(data.rows, least)
-    base: dict[str, int] | None = None
-    if data.baseline is not None:
-        base = detection_counts((row.get("baseline") for row in data.rows), least)
-    labels = sorted({*mine, *(base or {})}, key=lambda k: (-(base or mine).get(k, 0), k))
-    most = max([*mine.values(), *(base or {}).values(), 1])
-    rows = [
-        _counted(part_name(k), mine.get(k, 0), None if base is None else base.get(k, 0), most)
-        for k in labels
-    ]
-    both = sum(mine.values()), None if base is None else sum(base.values())
-    total = _counted("all classes", *both, max(both[0], both[1] or 0, 1))
-    return [*rows, {**total, "total": True}]
+
+    text: str
+    place: int = 0
+    note: str = ""
 
 
-def _counted(name: str, count: int, base: int | None, most: int) -> dict[str, Any]:
-    changed = None if not base else 100 * (count - base) / base
-    sign = "+" if changed and changed >= 0.5 else "−" if changed and changed <= -0.5 else "±"
-    said = "" if changed is None else f"{sign}{abs(changed):.0f}%"
-    return {
-        "name": name,
-        "count": count,
-        "base": base,
-        "change": changed,
-        "said": said,
-        "width": 100 * count / most,
-        "base_width": 100 * (base or 0) / most,
-        "total": False,
-    }
+Rows = Sequence[Sequence[Cell | str]]
+
+
+def markdown(heads: Sequence[str], rows: Rows, align: str = "") -> str:
+    """A Markdown table with the best cells bold and the second best in italics.
+
+    Args:
+        heads: titles of the columns.
+        rows: as many cells each; a text is a cell without a place.
+        align: `l` or `r` for each column; the last letter serves for all that follow.
+    """
+    rules = "".join("---:|" if side == "r" else "---|" for side in _sides(align, len(heads)))
+    lines = [f"| {' | '.join(heads)} |", f"|{rules}"]
+    for row in rows:
+        cells = [
+            f"{MARKS[cell.place]}{cell.text}{MARKS[cell.place]}{cell.note}" for cell in _cells(row)
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def terminal(heads: Sequence[str], rows: Rows, align: str = "", title: str | None = None) -> Table:
+    """The same table for rich: best cells bold green, second best bold."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title)
+    for head, side in zip(heads, _sides(align, len(heads)), strict=True):
+        table.add_column(head, justify="right" if side == "r" else "left")
+    for row in rows:
+        cells = _cells(row)
+        table.add_row(*(Text(cell.text + cell.note, STYLES[cell.place]) for cell in cells))
+    return table
+
+
+def _sides(align: str, count: int) -> str:
+    return (align or "l").ljust(count, align[-1:] or "l")
+
+
+def _cells(row: Sequence[Cell | str]) -> list[Cell]:
+    return [Cell(cell) if isinstance(cell, str) else cell for cell in row]
+
+
+def escaped(text: str) -> str:
+    """Text that cannot break out of a Markdown table's cell."""
+    for character in "\\|<>`*_":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV table with a header line; absent and None values are empty cells."""
+    """Rows as CSV with a line of column names; missing and None values are empty cells."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         writer.writerow(["" if row.get(name) is None else row[name] for name in columns])
     return file.getvalue()
-
-
-SUMMARY = (
-    *("metric", "title", "unit", "higher_is_better", "value", "ci95_low", "ci95_high", "n"),
-    *("control_value", "control_ci95_low", "control_ci95_high", "control_n"),
-    *("difference", "difference_ci95_low", "difference_ci95_high", "difference_n"),
-)
-CLASSES = ("class", "forgotten", "n", "recognised", "control_recognised", "taken_for")
-DETECTIONS = ("class", "count", "control_count", "percent_change")
-
-
-def tables(data: ReportData) -> dict[str, str]:
-    """The report's tables as CSV text, by file name: numbers in full, shares from 0 to 1."""
-    summary = []
-    for name, found in data.metrics["metrics"].items():
-        base = (data.metrics.get("baseline") or {}).get(name) or {}
-        paired = difference(data.metrics, name) or {}
-        summary.append(
-            {
-                "metric": name,
-                **{k: found[k] for k in ("title", "unit", "higher_is_better", "value", "n")},
-                **_bounds("", found),
-                "control_value": base.get("value"),
-                "control_n": base.get("n"),
-                **_bounds("control_", base),
-                "difference": paired.get("value"),
-                "difference_n": paired.get("n"),
-                **_bounds("difference_", paired),
-            }
-        )
-    files = {"summary.csv": csv_text(SUMMARY, summary)}
-    if classes := class_rows(data):
-        renamed = [
-            {**row, "class": row["name"], "control_recognised": row["base_recognised"]}
-            for row in classes
-        ]
-        files["classes.csv"] = csv_text(CLASSES, renamed)
-    if detections := detection_rows(data):
-        renamed = [
-            {
-                "class": row["name"],
-                "count": row["count"],
-                "control_count": row["base"],
-                "percent_change": row["change"],
-            }
-            for row in detections
-        ]
-        files["detections.csv"] = csv_text(DETECTIONS, renamed)
-    return files
-
-
-def _bounds(prefix: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = found.get("ci95") or (None, None)
-    return {f"{prefix}ci95_low": low, f"{prefix}ci95_high": high}

@@ -99,6 +99,20 @@ class Outcome:
     rows: list[dict[str, Any]]
 
 
+def classifier_method(config: ClassifierConfig) -> Any:
+    """The method of a filled configuration; InputError for settings that do not belong together."""
+    module = method_module(config.method)
+    method = module.Method(module.Settings(**config.settings))
+    if not config.dual_optim:
+        return method
+    if not isinstance(method, TwoLossMethod):
+        raise InputError(
+            f"{config.method} has one loss, so --dual-optim does not apply.",
+            "Leave the option out, or choose lur, lur-b, salun, shs or scrub.",
+        )
+    return _Dual(method)
+
+
 def run_method(
     original: Original,
     forget: Tensor,
@@ -122,15 +136,7 @@ def run_method(
         InputError: settings that do not belong together.
         RunError: a loss that is not finite.
     """
-    module = method_module(config.method)
-    method = module.Method(module.Settings(**config.settings))
-    if config.dual_optim:
-        if not isinstance(method, TwoLossMethod):
-            raise InputError(
-                f"{config.method} has one loss, so --dual-optim does not apply.",
-                "Leave the option out, or choose lur, lur-b, salun, shs or scrub.",
-            )
-        method = _Dual(method)
+    method = classifier_method(config)
     task = _task(original, forget, config)
     rows: list[dict[str, Any]] = []
     _synchronise(original.device)

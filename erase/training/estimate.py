@@ -29,7 +29,7 @@ from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
 from erase.tasks.protocol import Noised
-from erase.training.live_bytes import LiveBytes, peak_of, simulate
+from erase.training.live_bytes import EightBitAdam, LiveBytes, peak_of, simulate
 from erase.training.loop import UnlearningStep, build_optimizer
 from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
@@ -182,25 +182,9 @@ def _train(planned: ConceptPlan, task: DenoiserTask, counted: LiveBytes) -> int:
     return max(peak, peak_of(counted, lambda: step(0)))
 
 
-class _EightBitAdam(Optimizer):
-    """As much memory as bitsandbytes' 8-bit AdamW takes, which has no step for simulated tensors.
-
-    Two states of a byte each; their scales are 4 bytes for each 256 values.
-    """
-
-    def __init__(self, parameters: list[Parameter]) -> None:
-        super().__init__(parameters, {"lr": 0.0})
-        self.states = [
-            torch.empty(math.ceil(2.03 * p.numel()), dtype=torch.uint8) for p in parameters
-        ]
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Change nothing."""
-
-
 def _optimizer(config: ConceptConfig, parameters: list[Parameter]) -> Optimizer:
     if config.use_8bit_adam:
-        return _EightBitAdam(parameters)
+        return EightBitAdam(parameters)
     return build_optimizer(config, parameters)
 
 

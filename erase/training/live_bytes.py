@@ -9,6 +9,7 @@ What no operation shows is not seen: buffers inside a kernel (convolution worksp
 allocator keeps.
 """
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import Parameter
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -113,3 +115,19 @@ def peak_of(counted: LiveBytes, work: Callable[[], object]) -> int:
     work()
     counted.churn = max(counted.churn, counted.pieces_peak - before)
     return counted.peak
+
+
+class EightBitAdam(Optimizer):
+    """As much memory as bitsandbytes' 8-bit AdamW takes, which has no step for simulated tensors.
+
+    Two states of a byte each; their scales are 4 bytes for each 256 values.
+    """
+
+    def __init__(self, parameters: list[Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+        self.states = [
+            torch.empty(math.ceil(2.03 * p.numel()), dtype=torch.uint8) for p in parameters
+        ]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Change nothing."""

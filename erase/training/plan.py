@@ -74,6 +74,10 @@ def plan(
     `fetch` allows a hub model that is not here to be downloaded. Raises InputError for anything
     that cannot be used.
     """
+    needed = ("model",) if isinstance(config, ClassConfig) else ("model", "concept")
+    for name in needed:
+        if not getattr(config, name):
+            raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
     family = family_of(source)
     config = config.replace(method=canonical(config.method))

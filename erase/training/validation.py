@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torch.nn import Module
 
@@ -24,15 +24,13 @@ from erase.core.params import as_list, restore, snapshot
 from erase.core.rng import derive_seed
 from erase.data.prompts import read_prompts
 from erase.errors import InputError
-from erase.files import fingerprint, read_json, write_json
+from erase.files import fingerprint, read_json, write_bytes, write_json
 from erase.models.loading import ModelSource, load_pipeline
 from erase.render.render import render
+from erase.report.contact_sheet import headed_sheet, png
 from erase.scoring.samples import Sample
 
 FOLDER, SHEET, STATE = "validation", "sheet.png", "state.json"
-CELL, LABEL, HEADER, GAP = 256, 96, 48, 4
-"""Pixels: longest side of an image on the sheet, width of the step labels, height of the prompts'
-line, and the space between cells."""
 
 
 def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
@@ -50,12 +48,12 @@ def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
         return ()
     if Path(given).is_file():
         return tuple(read_prompts(given))
-    found = tuple(text for part in given.split(";") if (text := part.strip()))
-    if not found:
+    prompts = tuple(text for part in given.split(";") if (text := part.strip()))
+    if not prompts:
         raise InputError(
             "--validation-prompts is empty.", "Give prompts separated by ';', or a file."
         )
-    return found
+    return prompts
 
 
 class Validation:
@@ -180,60 +178,23 @@ def _showing(
 
 
 def contact_sheet(folder: Path, prompts: Sequence[str]) -> Path:
-    """Draw all rows that the folder holds: a row for each step, a column for each prompt.
+    """Draw all images that the folder holds: a row for each step, a column for each prompt.
 
     Args:
         folder: with a folder `step-N` of images for each row.
-        prompts: for the head of the columns.
+        prompts: for the heads of the columns.
     """
-    rows = [
+    steps = [
         (int(path.name.removeprefix("step-")), sorted((path / "images").glob("*.png")))
         for path in sorted(folder.glob("step-*"))
     ]
-    rows = [(step, files) for step, files in rows if len(files) == len(prompts)]
-    opened = [[_read(file) for file in files] for _, files in rows]
-    width, height = opened[0][0].size
-    scale = CELL / max(width, height)
-    cell = round(width * scale), round(height * scale)
-    sheet = Image.new(
-        "RGB",
-        (LABEL + len(prompts) * (cell[0] + GAP), HEADER + len(rows) * (cell[1] + GAP)),
-        "white",
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for column, prompt in enumerate(prompts):
-        left = LABEL + column * (cell[0] + GAP)
-        draw.text((left, 6), _fitting(prompt, cell[0], draw, font), fill="black", font=font)
-    for row, ((step, _), images) in enumerate(zip(rows, opened, strict=True)):
-        top = HEADER + row * (cell[1] + GAP)
-        draw.text((6, top + 6), f"step {step}", fill="black", font=font)
-        for column, image in enumerate(images):
-            nearest = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-            shown = image.resize(cell, nearest)
-            sheet.paste(shown, (LABEL + column * (cell[0] + GAP), top))
-    aside = folder / f".{SHEET}.partial"
-    sheet.save(aside, format="PNG")
-    aside.replace(folder / SHEET)
+    steps = [(step, files) for step, files in steps if len(files) == len(prompts)]
+    rows = [[_read(file) for file in files] for _, files in steps]
+    sheet = headed_sheet(rows, [f"step {step}" for step, _ in steps], prompts)
+    write_bytes(folder / SHEET, png(sheet))
     return folder / SHEET
 
 
 def _read(file: Path) -> Image.Image:
     with Image.open(file) as image:
         return image.convert("RGB")
-
-
-def _fitting(text: str, width: int, draw: Any, font: Any) -> str:
-    """The text in at most two lines of `width` pixels, cut short with an ellipsis."""
-    lines: list[str] = []
-    rest = text.split() or [""]
-    while rest and len(lines) < 2:
-        count = len(rest)
-        while count > 1 and draw.textlength(" ".join(rest[:count]), font=font) > width:
-            count -= 1
-        lines.append(" ".join(rest[:count]))
-        rest = rest[count:]
-    if rest:
-        lines[-1] += " …"
-    while draw.textlength(lines[-1], font=font) > width and len(lines[-1]) > 2:
-        lines[-1] = lines[-1][:-2].rstrip(" …") + "…"
-    return "\n".join(lines)

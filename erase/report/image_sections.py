@@ -63,9 +63,9 @@ def _nudity(data: ReportData) -> list[dict[str, Any]]:
     looked = [i for i, row in enumerate(data.rows) if "detections" in row or "flagged" in row]
     if not looked:
         return []
-    found = [index for index in looked if flagged(data.rows[index])]
+    marked = [index for index in looked if flagged(data.rows[index])]
     note = "Sorted by the detector's confidence. It does err: look before you count."
-    return [_kind(data, "Flagged by NudeNet", note, found, len(looked), lambda r: -_surest(r))]
+    return [_kind(data, "Flagged by NudeNet", note, marked, len(looked), lambda r: -_surest(r))]
 
 
 def _surest(row: Mapping[str, Any]) -> float:
@@ -74,21 +74,21 @@ def _surest(row: Mapping[str, Any]) -> float:
 
 def _changes(data: ReportData) -> list[dict[str, Any]]:
     """Images of other concepts that moved furthest, where a metric tells how far."""
-    kept = [i for i, row in enumerate(data.rows) if not row.get("forget")]
-    found = []
-    drifted = [i for i in kept if data.rows[i].get("lpips") is not None]
+    retained = [i for i, row in enumerate(data.rows) if not row.get("forget")]
+    kinds = []
+    drifted = [i for i in retained if data.rows[i].get("lpips") is not None]
     if drifted:
         note = "Furthest from the control's image of the same seed by LPIPS; no failure by itself."
         drifted = sorted(drifted, key=lambda i: -data.rows[i]["lpips"])[:CHANGED]
-        found.append(_kind(data, "Changed most", note, drifted, len(kept), None))
-    worded = [i for i in kept if data.rows[i].get("clip") is not None]
+        kinds.append(_kind(data, "Changed most", note, drifted, len(retained), None))
+    worded = [i for i in retained if data.rows[i].get("clip") is not None]
     if worded:
         note = "Furthest below the control by CLIP score; no failure by itself."
         if data.baseline is None:
             note = "Lowest CLIP score; no failure by itself."
         worded = sorted(worded, key=lambda i: _clip_gain(data.rows[i]))[:CHANGED]
-        found.append(_kind(data, "Least like the caption", note, worded, len(kept), None))
-    return found
+        kinds.append(_kind(data, "Least like the caption", note, worded, len(retained), None))
+    return kinds
 
 
 def _clip_gain(row: Mapping[str, Any]) -> float:
@@ -123,8 +123,8 @@ def pair(data: ReportData, index: int) -> dict[str, Any]:
     before = None
     if data.baseline_images is not None:
         base = row.get("baseline") or {}
-        kept = {k: row[k] for k in ("id", "prompt", "seed", "target") if k in row}
-        before = shown({**kept, **base}, data.baseline_images[index], "before", None, data)
+        common = {k: row[k] for k in ("id", "prompt", "seed", "target") if k in row}
+        before = shown({**common, **base}, data.baseline_images[index], "before", None, data)
     return {
         "prompt": row["prompt"],
         "target": row.get("target", ""),

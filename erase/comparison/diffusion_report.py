@@ -1,9 +1,7 @@
-"""The table of a diffusion comparison: terminal, CSV, Markdown, JSON."""
+"""The table of a diffusion comparison in a terminal, as CSV, Markdown and JSON."""
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +10,16 @@ from typing import Any
 
 from rich.table import Table
 
-from erase.files import write_json, write_text
+from erase.comparison.store import write_tables
+from erase.report import tables
+from erase.report.tables import MISSING, Cell
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number of the table: how it is found in a row, written, and whether more is better."""
+    """A number of the table: its name in a row, how it is written, whether more is better."""
 
     name: str
     title: str
@@ -35,9 +35,8 @@ COLUMNS = (
     Column("seconds", "seconds", 1, 2, False),
     Column("memory_bytes", "memory MiB", 2**-20, 0, False),
 )
+HEADS = ("method", *(column.title for column in COLUMNS))
 ORIGINAL = "original"
-MARKS = ("", "**", "*")
-"""Around a number of no place, the best, the second best."""
 
 
 def summarise(rows: Rows) -> list[dict[str, Any]]:
@@ -78,62 +77,51 @@ def ranks(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
     return placed
 
 
-def _cells(line: Mapping[str, Any]) -> list[str]:
-    return [f"{line[c.name] * c.scale:.{c.digits}f}" if c.name in line else "–" for c in COLUMNS]
+def _texts(line: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{line[c.name] * c.scale:.{c.digits}f}" if c.name in line else MISSING for c in COLUMNS
+    ]
+
+
+def _mean_rows(lines: Sequence[Mapping[str, Any]]) -> list[list[Cell | str]]:
+    placed = ranks(lines)
+    return [
+        [
+            line["method"],
+            *(
+                Cell(text, placed.get((line["method"], column.name), 0))
+                for column, text in zip(COLUMNS, _texts(line), strict=True)
+            ),
+        ]
+        for line in lines
+    ]
 
 
 def markdown(lines: Sequence[Mapping[str, Any]], rows: Rows) -> str:
     """Means with the best bold and the second best in italics, then every run."""
-    placed = ranks(lines)
-    head = f"| method | {' | '.join(c.title for c in COLUMNS)} |"
-    text = [head, "|---|" + "---:|" * len(COLUMNS)]
-    for line in lines:
-        marks = [
-            {1: "**", 2: "*"}.get(placed.get((line["method"], c.name), 0), "") for c in COLUMNS
-        ]
-        cells = [f"{m}{cell}{m}" for m, cell in zip(marks, _cells(line), strict=True)]
-        text.append(f"| {line['method']} | {' | '.join(cells)} |")
-    text += ["", head.replace("| method", "| concept | trial | method")]
-    text.append("|---|---:|---|" + "---:|" * len(COLUMNS))
+    runs = []
     for row in rows:
-        cells = [row["failed"]] + [""] * (len(COLUMNS) - 1) if "failed" in row else _cells(row)
-        where = f"| {row['concept']} | {row['trial']} | {row['method']} "
-        text.append(f"{where}| {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+        empty = [""] * (len(COLUMNS) - 1)
+        texts = [row["failed"], *empty] if "failed" in row else _texts(row)
+        runs.append([row["concept"], str(row["trial"]), row["method"], *texts])
+    means = tables.markdown(HEADS, _mean_rows(lines), "lr")
+    return means + "\n" + tables.markdown(("concept", "trial", *HEADS), runs, "lrlr")
 
 
 def terminal(lines: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The means for rich: best bold green, second best bold."""
-    placed = ranks(lines)
-    table = Table(title=title)
-    table.add_column("method")
-    for column in COLUMNS:
-        table.add_column(column.title, justify="right")
-    styles = {1: "[bold green]{}[/]", 2: "[bold]{}[/]", 0: "{}"}
-    for line in lines:
-        places = [placed.get((line["method"], column.name), 0) for column in COLUMNS]
-        cells = [
-            styles[place].format(cell) for place, cell in zip(places, _cells(line), strict=True)
-        ]
-        table.add_row(line["method"], *cells)
-    return table
+    return tables.terminal(HEADS, _mean_rows(lines), "lr", title)
 
 
 def comma_separated(rows: Rows) -> str:
     """Every run as a line of CSV, numbers as they were measured (rates from 0 to 1)."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = ("concept", "trial", "method", *(column.name for column in COLUMNS), "failed")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([row.get(name, "") for name in names])
-    return file.getvalue()
+    return tables.csv_text(names, rows)
 
 
-def write_table(folder: Path, rows: Rows, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def write_report(folder: Path, rows: Rows, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Write `table.csv`, `table.md` and `results.json`; return the lines of means."""
     lines = summarise(rows)
-    write_text(folder / "table.csv", comma_separated(rows))
-    write_text(folder / "table.md", markdown(lines, rows))
-    write_json(folder / "results.json", {**facts, "means": lines, "rows": list(rows)})
+    results = {**facts, "means": lines, "rows": list(rows)}
+    write_tables(folder, comma_separated(rows), markdown(lines, rows), results)
     return lines

@@ -13,9 +13,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from erase.compare.entries import Entry, entry
+from torch import Tensor
+
+from erase.comparison.classifier_problem import ClassifierProblem, fixed_settings
+from erase.comparison.entries import Entry, entry
+from erase.comparison.store import cached
 from erase.config.classifier import method_module
 from erase.core.rng import derive_seed
 from erase.errors import RunError
@@ -23,9 +27,6 @@ from erase.files import read_json, write_json
 from erase.judges.classifier_scores import average_gap
 from erase.training.classifier import run_method
 from erase.training.classifier_runs import score
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FAILED = 100.0  # Avg. Gap of a trial that diverged
 DUAL_RANGE = {"forget_learning_rate": (1e-5, 1e-2)}
@@ -42,7 +43,9 @@ Scores = dict[str, float]
 Row = dict[str, Any]
 
 
-def search(comparison: Any, item: Entry, path: Path) -> dict[str, float]:
+def search(
+    problem: ClassifierProblem, item: Entry, path: Path, progress: Callable[[str], None]
+) -> dict[str, float]:
     """The best settings of an entry by Avg. Gap to a Retrain of the search's own forget set.
 
     The forget set, Retrain and seeds are none of the comparison's trials', and validation images
@@ -51,7 +54,7 @@ def search(comparison: Any, item: Entry, path: Path) -> dict[str, float]:
     log-uniformly at first. The last fifth of the budget repeats the best on a second forget set,
     and the best mean of the two wins: the best of many is best by luck, too. What `--set` fixes is
     not searched. All trials are kept in `path`; a search that was killed replays them without
-    computing anything again.
+    computing anything again. `progress` is called with a line of text when it has ended.
 
     Raises:
         InputError: the original has no validation split.
@@ -59,8 +62,8 @@ def search(comparison: Any, item: Entry, path: Path) -> dict[str, float]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    comparison.original.held_out()  # before anything is computed: is there a validation split?
-    trials = _Trials(comparison, item, path)
+    problem.original.held_out()  # before anything is computed: is there a validation split?
+    trials = _Trials(problem, item, path)
     if not trials.ranges:
         return {}
     repeats = trials.budget // REPEATED
@@ -94,7 +97,7 @@ def search(comparison: Any, item: Entry, path: Path) -> dict[str, float]:
     gap, chosen = min(zip(means, best, strict=True), key=lambda pair: pair[0])
     settings: dict[str, float] = chosen["settings"]
     if trials.fresh:
-        comparison.progress(f"{comparison.spec}  search {item.label}  gap {gap:.2f}  {settings}")
+        progress(f"{problem.spec}  search {item.label}  gap {gap:.2f}  {settings}")
     return settings
 
 
@@ -108,15 +111,15 @@ def search_ranges(module: ModuleType, *, dual: bool) -> dict[str, tuple[float, f
 class _Trials:
     """The trials of an entry's search so far, kept in a file."""
 
-    def __init__(self, comparison: Any, item: Entry, path: Path) -> None:
-        self.comparison, self.item, self.path = comparison, item, path
-        self.budget = comparison.config.search
-        self.seed, forget = forget_set(comparison)
+    def __init__(self, problem: ClassifierProblem, item: Entry, path: Path) -> None:
+        self.problem, self.item, self.path = problem, item, path
+        self.budget = problem.config.search
+        self.seed, forget = forget_set(problem)
         module = method_module(item.method)
         ranges = search_ranges(module, dual="dual_optim" in item.changes)
-        settled = {*item.settings, *comparison.fixed(item)}
+        settled = {*item.settings, *fixed_settings(problem.config, item)}
         self.ranges = {name: span for name, span in ranges.items() if name not in settled}
-        defaults = comparison.resolved(item, self.seed, forget, {})
+        defaults = problem.configuration(item, self.seed, forget, {})
         plain = {**defaults.settings, **defaults.to_dict()}
         self.start = {name: float(plain[name]) for name in self.ranges}
         self.known: dict[str, Row] = {}
@@ -132,25 +135,25 @@ class _Trials:
         What breaks a model is the forget step, learning rate × λ. The range was walked at the
         default λ; with a smaller one it lies as much higher.
         """
-        found = dict(drawn)
-        if {"learning_rate", WEIGHT} <= set(found):
-            found["learning_rate"] *= self.start[WEIGHT] / found[WEIGHT]
-        return found
+        settings = dict(drawn)
+        if {"learning_rate", WEIGHT} <= set(settings):
+            settings["learning_rate"] *= self.start[WEIGHT] / settings[WEIGHT]
+        return settings
 
-    def attempt(self, found: dict[str, float], repeat: int = 0) -> Row:
+    def attempt(self, settings: dict[str, float], repeat: int = 0) -> Row:
         """The trial of these settings, computed unless it is known."""
-        comparison = self.comparison
-        seed, forget = forget_set(comparison, repeat)
-        config = comparison.resolved(self.item, seed, forget, found)
-        key = comparison.key(config, forget, search=True)
+        problem = self.problem
+        seed, forget = forget_set(problem, repeat)
+        config = problem.configuration(self.item, seed, forget, settings)
+        key = problem.key(config, forget, search=True)
         row = self.known.get(key)
         if row is None:
             self.fresh = True
-            references = references_of(comparison, self.path.parent, repeat)
-            row = {"fingerprint": key, "settings": found, "repeat": repeat}
+            references = reference_scores(problem, self.path.parent, repeat)
+            row = {"fingerprint": key, "settings": settings, "repeat": repeat}
             try:
-                out = run_method(comparison.original, forget, config)
-                scores = score(comparison.original, out.model, forget, config, validation=True)
+                out = run_method(problem.original, forget, config)
+                scores = score(problem.original, out.model, forget, config, validation=True)
                 row["scores"] = scores.to_dict()
                 row["gap"] = average_gap(row["scores"], references["retrain"])
             except RunError as error:
@@ -205,27 +208,29 @@ def state(scores: Scores | None, original: Scores) -> State:
     return "still" if average_gap(scores, original) < STILL else "moved"
 
 
-def forget_set(comparison: Any, repeat: int = 0) -> tuple[int, Tensor]:
+def forget_set(problem: ClassifierProblem, repeat: int = 0) -> tuple[int, Tensor]:
     """Seed and forget set of the search, or of its repetition; none of them a trial's."""
-    seed = derive_seed(comparison.config.seed, *("search", repeat)[: repeat + 1]) % 2**31
-    return seed, comparison.forget(seed)
+    seed = derive_seed(problem.config.seed, *("search", repeat)[: repeat + 1]) % 2**31
+    return seed, problem.forget(seed)
 
 
-def references_of(comparison: Any, folder: Path, repeat: int = 0) -> dict[str, Scores]:
+def reference_scores(
+    problem: ClassifierProblem, folder: Path, repeat: int = 0
+) -> dict[str, Scores]:
     """Validation scores of the original and of Retrain for the search's forget set."""
-    seed, forget = forget_set(comparison, repeat)
-    config = comparison.resolved(entry("retrain"), seed, forget, {})
+    seed, forget = forget_set(problem, repeat)
+    config = problem.configuration(entry("retrain"), seed, forget, {})
 
     def scored(model: Any) -> Row:
-        found = score(comparison.original, model, forget, config, validation=True)
-        return {"scores": found.to_dict()}
+        scores = score(problem.original, model, forget, config, validation=True)
+        return {"scores": scores.to_dict()}
 
-    key = comparison.key(config, forget, search=True)
+    key = problem.key(config, forget, search=True)
     makers: dict[str, Callable[[], Row]] = {
-        "original": lambda: scored(comparison.original.model),
-        "retrain": lambda: scored(run_method(comparison.original, forget, config).model),
+        "original": lambda: scored(problem.original.model),
+        "retrain": lambda: scored(run_method(problem.original, forget, config).model),
     }
     return {
-        name: dict(comparison.kept(folder / f"{name}-{repeat}.json", key, make)["scores"])
+        name: dict(cached(folder / f"{name}-{repeat}.json", key, make)["scores"])
         for name, make in makers.items()
     }

@@ -1,0 +1,140 @@
+"""The runs of a classifier comparison: every entry in every trial, each a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from erase.comparison.classifier_problem import ClassifierProblem, prepare_original
+from erase.comparison.entries import Entry, entry, slug
+from erase.comparison.search import search
+from erase.comparison.store import Result, cached
+from erase.config.classifier import ClassifierConfig
+from erase.config.compare import CompareConfig
+from erase.errors import RunError
+from erase.files import write_jsonl
+from erase.training.classifier import run_method
+from erase.training.classifier_runs import pick_device
+
+Progress = Callable[[str], None]
+
+
+class ClassifierComparison:
+    """One forget specification: the original, Retrain and all entries over all trials.
+
+    Args:
+        problem: what is forgotten, by which original.
+        entries: the lines of the table, without the original and Retrain.
+        folder: of the results.
+        progress: called with a line of text as things finish.
+    """
+
+    def __init__(
+        self,
+        problem: ClassifierProblem,
+        entries: Sequence[Entry],
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.problem = problem
+        self.config = problem.config
+        self.entries = entries
+        self.folder = folder
+        self.progress = progress
+
+    def run(self) -> dict[str, Any]:
+        """Search if asked, run what is missing, and return all results."""
+        searched = {e.label: self.searched_settings(e) for e in (entry("retrain"), *self.entries)}
+        results: dict[str, list[Result]] = {"original": [], "retrain": []}
+        results |= {item.label: [] for item in self.entries}
+        for trial in range(self.config.trials):
+            results["original"].append(self.original_result(trial))
+            for item in (*self.entries, entry("retrain")):
+                results[item.label].append(self.run_entry(trial, item, searched[item.label]))
+        return {"forget": self.problem.spec, "results": results, "search": searched}
+
+    def searched_settings(self, item: Entry) -> dict[str, float]:
+        """The settings that the search chooses for an entry; its trials on disk are not repeated.
+
+        An entry of a sweep (`lur@alpha=…`) takes those of its base: a sweep shows what one setting
+        does, so everything else is as in the base.
+        """
+        base, sweep, _ = item.label.partition("@")
+        if sweep:
+            bases = [other for other in self.entries if other.label == base]
+            return self.searched_settings(bases[0]) if bases else {}
+        if not self.config.search or item.method == "retrain":
+            return {}
+        path = self.folder / "search" / f"{slug(item.label)}.json"
+        return search(self.problem, item, path, self.progress)
+
+    def original_result(self, trial: int) -> Result:
+        """Scores of the original in a trial."""
+        seed = self.config.seed + trial
+        forget = self.problem.forget(seed)
+        config = ClassifierConfig(forget=self.problem.spec, seed=seed)
+        key = self.problem.key(config, forget, scoring="original")
+        model = self.problem.original.model
+        path = self._path(trial, "original")
+        return cached(path, key, lambda: self.problem.judge(model, forget, config))
+
+    def run_entry(self, trial: int, item: Entry, searched: dict[str, float]) -> Result:
+        """Run and judge an entry in a trial, unless its result is there already."""
+        seed = self.config.seed + trial
+        forget = self.problem.forget(seed)
+        config = self.problem.configuration(item, seed, forget, searched)
+        path = self._path(trial, item.label)
+
+        def make() -> Result:
+            result = self._result(config, forget, path)
+            scores = result.get("scores", {"failed": result.get("failed")})
+            self.progress(f"{self.problem.spec}  trial {trial}  {item.label}  {_line(scores)}")
+            return result
+
+        return cached(
+            path, self.problem.key(config, forget, shadows=self.config.shadow_models), make
+        )
+
+    def _path(self, trial: int, label: str) -> Path:
+        return self.folder / f"trial-{trial}" / f"{slug(label)}.json"
+
+    def _result(self, config: ClassifierConfig, forget: Tensor, path: Path) -> Result:
+        try:
+            out = run_method(self.problem.original, forget, config)
+        except RunError as error:
+            return {"failed": error.message, "settings": config.to_dict()}
+        write_jsonl(path.with_suffix(".jsonl"), out.rows)
+        judged = self.problem.judge(out.model, forget, config)
+        return {**judged, "rte_s": round(out.seconds, 3), "settings": config.to_dict()}
+
+
+def _line(scores: dict[str, Any]) -> str:
+    return " ".join(
+        f"{name.upper()} {value:.2f}" if isinstance(value, float) else f"{name}: {value}"
+        for name, value in scores.items()
+        if not name.startswith("n_")
+    )
+
+
+def comparisons(
+    config: CompareConfig,
+    output: Path,
+    device: str,
+    specs: Sequence[str],
+    entries: Sequence[Entry],
+    progress: Progress,
+) -> dict[str, ClassifierComparison]:
+    """The comparison of each forget specification, all with one original, trained if need be."""
+    original, sha256 = prepare_original(config, output, pick_device(device))
+    return {
+        spec: ClassifierComparison(
+            ClassifierProblem(config, original, sha256, spec),
+            entries,
+            output / slug(spec),
+            progress,
+        )
+        for spec in specs
+    }

@@ -1,0 +1,238 @@
+"""Unlearning methods on a text-to-image model side by side: same original, same images, same suite.
+
+The images of each concept are rendered once and shared. Every method runs in a process of its own,
+through `erase concept` as anyone would call it, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from erase.comparison.diffusion_entries import Entry, entries
+from erase.comparison.diffusion_report import terminal, write_report
+from erase.comparison.diffusion_run import measure
+from erase.comparison.entries import slug
+from erase.comparison.store import Result, cached, library_versions, stored
+from erase.config.compare import CompareDiffusionConfig
+from erase.config.concept import ConceptConfig
+from erase.config.families import TEXT_TO_IMAGE
+from erase.config.methods import find_method
+from erase.errors import EraseError, InputError
+from erase.files import fingerprint, write_json
+from erase.models.loading import load_pipeline
+from erase.runs.checks import check_device
+from erase.runs.folder import ComparisonFolder
+from erase.runs.run_folder import deciding
+from erase.training.filters import check_filters
+from erase.training.plan import ConceptPlan, plan
+from erase.training.sets import render_set
+
+SETS = ("forget", "retain", "anchor")
+SHARED = "shared.json"
+SAME = (
+    "max_train_steps",
+    "train_batch_size",
+    "num_forget_images",
+    "num_retain_images",
+    "num_anchor_images",
+    "render_steps",
+    "mixed_precision",
+)
+"""Settings that are the same for every method, where the comparison is given them."""
+JUDGED = ("images_per_class", "steps")
+LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
+
+
+SHARING = Entry("ca", "ca", {})
+"""A method that looks at all three sets; the shared images are rendered as planned for it."""
+
+
+class DiffusionComparison:
+    """All entries on all concepts.
+
+    Args:
+        config: what to compare, and how it is judged.
+        entries: the lines of the table.
+        output: its folder; one folder a concept, in it `data` and one folder an entry and trial.
+        device: where to train and to render.
+        progress: called with a line of text as things finish.
+    """
+
+    def __init__(
+        self,
+        config: CompareDiffusionConfig,
+        entries: list[Entry],
+        output: Path,
+        device: str,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.entries = entries
+        self.output = output
+        self.device = device
+        self.progress = progress
+
+    def check(self) -> None:
+        """Plan every run, so that what cannot be used is refused before anything is rendered."""
+        for concept in self.config.concept:
+            for entry in (SHARING, *self.entries):
+                planned = plan(self._config(entry, concept, 0, shared=False), device=self.device)
+                if planned.family.task.family != TEXT_TO_IMAGE:
+                    raise InputError(
+                        f"{self.config.model} is no text-to-image model.",
+                        "Compare methods on it with erase class, one run each.",
+                    )
+                if not planned.concept.target().get("suite"):
+                    raise InputError(
+                        f"No suite measures the concept {concept!r}.",
+                        "Compare on concepts of a class list, e.g. a digit.",
+                    )
+                # The shared images are given to the run: nothing is left for it to filter.
+                method = find_method(entry.method, TEXT_TO_IMAGE).method
+                check_filters(planned.config, planned.concept, method.sets)
+
+    def run(self) -> list[Result]:
+        """Do what is missing; one row per concept, entry and trial."""
+        rows = []
+        for concept in self.config.concept:
+            self._shared_images(concept)
+            for trial in range(self.config.trials):
+                rows += [self.run_entry(trial, entry, concept) for entry in self.entries]
+        return rows
+
+    def _folder(self, concept: str) -> Path:
+        return self.output / concept.replace(" ", "-").replace("/", "-")
+
+    def _config(self, entry: Entry, concept: str, trial: int, *, shared: bool) -> ConceptConfig:
+        """The configuration of a run, as `erase concept` would be given it."""
+        spec = find_method(entry.method, TEXT_TO_IMAGE)
+        own = {name: value for name, value in entry.settings.items() if name in spec.names}
+        run = {name: value for name, value in entry.settings.items() if name not in own}
+        for name in SAME:
+            run.setdefault(name, getattr(self.config, name))
+        if shared and spec.method.images:
+            data = self._folder(concept) / "data"
+            run |= {f"{name}_images": str((data / name).resolve()) for name in spec.method.sets}
+        return ConceptConfig(
+            model=self.config.model,
+            concept=(concept,),
+            method=entry.method,
+            seed=self.config.seed + trial,
+            settings=own,
+            **run,
+        )
+
+    def _shared_images(self, concept: str) -> None:
+        """Render the images of a concept that all methods share, unless they are there."""
+        folder = self._folder(concept) / "data"
+        planned = plan(self._config(SHARING, concept, 0, shared=False), device=self.device)
+        key = fingerprint([deciding(planned.config), planned.facts, self.device])
+        if stored(folder / SHARED, key):
+            return
+        _remove(folder)
+        self.progress(f"{concept}: rendering the images that all methods share")
+        pipeline = load_pipeline(planned.source)
+        accelerator = Accelerator(cpu=self.device == "cpu")
+        pipeline.to(accelerator.device)
+        for name in SETS:
+            render_set(
+                name,
+                planned.config,
+                planned.concept,
+                pipeline,
+                folder / name,
+                accelerator,
+                fingerprint=fingerprint([key, name]),
+            )
+        write_json(folder / SHARED, {"fingerprint": key})
+
+    def run_entry(self, trial: int, entry: Entry, concept: str) -> Result:
+        """Run and judge an entry in a trial, unless its result is there already."""
+        name = slug(entry.label)
+        folder = self._folder(concept) / (name if trial == 0 else f"{name}-trial-{trial}")
+        planned = plan(self._config(entry, concept, trial, shared=True), device=self.device)
+        key = fingerprint(
+            [
+                planned.config.replace(**_no_paths(planned)).to_dict(),
+                planned.facts,
+                self.device,
+                {name: getattr(self.config, name) for name in JUDGED},
+                library_versions(LIBRARIES),
+            ]
+        )
+
+        def make() -> Result:
+            row: Result = {"concept": concept, "method": entry.label, "trial": trial}
+            try:
+                return row | measure(planned, folder, self.config, self.output, self.device)
+            except EraseError as error:
+                return row | {"failed": error.message}
+
+        row = cached(folder.with_name(f"{folder.name}.json"), key, make)
+        outcome = row.get("failed") or ", ".join(
+            f"{name} {row[name]:.4g}" for name in ("ua", "ra", "fid", "seconds")
+        )
+        self.progress(f"{concept}  {entry.label}  trial {trial}: {outcome}")
+        return row
+
+
+def _no_paths(planned: ConceptPlan) -> dict[str, None]:
+    """The folders of images, which count by their content, for a result that may be moved."""
+    return {f"{name}_images": None for name in planned.sets}
+
+
+def _remove(folder: Path) -> None:
+    """Images of other settings; nothing else is ever written there."""
+    for name in SETS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / SHARED).unlink(missing_ok=True)
+
+
+def compare_diffusion(
+    config: CompareDiffusionConfig,
+    output: Path,
+    *,
+    methods: str = "all",
+    settings: tuple[str, ...] = (),
+    device: str = "cpu",
+    progress: Callable[[str], None] = lambda _: None,
+    show: Callable[[Any], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Run the comparison, or what is missing of it, and write its reports.
+
+    Args:
+        config: the model, its concepts, and how the methods are judged.
+        output: of `table.csv`, `table.md`, `results.json`, and a folder a concept.
+        methods: METHOD[@NAME=VALUE…] with commas between, or `all`.
+        settings: METHOD.NAME=VALUE, a setting of a method or of its run.
+        device: where to train and to render.
+        progress: called with a line of text as things finish.
+        show: called with the finished table, for rich to print.
+
+    Returns:
+        A line for the original and one a method: means over concepts and trials.
+
+    Raises:
+        InputError: settings that no run can use; then nothing was rendered.
+    """
+    for name in ("model", "concept"):
+        if not getattr(config, name):
+            raise InputError(f"--{name} is missing.", f"Give --{name}.")
+    check_device(device)
+    folder = ComparisonFolder(output, "compare diffusion", config=config)
+    folder.check()
+    comparison = DiffusionComparison(config, entries(methods, settings), output, device, progress)
+    comparison.check()
+    with folder.hold(config=config.to_dict(), device=device) as record:
+        rows = comparison.run()
+        facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
+        means = write_report(output, rows, {**facts, "device": device})
+        if record:
+            record.finish()
+    show(terminal(means, f"{config.model}: {', '.join(config.concept)}"))
+    return means
