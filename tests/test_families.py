@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from erase.core.meta import meta_gradient
@@ -90,6 +90,10 @@ def make_world(name: str, folder: Path) -> World:
     return World(name, source, family, cache)
 
 
+def test_every_family_is_under_these_contracts() -> None:
+    assert {type(PIPELINES[name]()).__name__ for name in ARCHITECTURES} >= set(FAMILIES)
+
+
 def test_losses_repeat_bit_for_bit(world: World) -> None:
     task = world.task()
     for step in (0, 3):
@@ -114,9 +118,8 @@ def test_micro_batches_equal_the_joint_batch(world: World) -> None:
 
 
 def kinds(world: World) -> Iterator[str]:
-    yield from (
-        ("flow",) if world.name in ("sd3", "auraflow") else ("epsilon", "v_prediction", "sample")
-    )
+    flow = world.family.scheduler is FlowMatchEulerDiscreteScheduler
+    yield from ("flow",) if flow else ("epsilon", "v_prediction", "sample")
 
 
 def test_a_perfect_denoiser_has_no_loss_and_its_answer_leads_to_the_image(world: World) -> None:
