@@ -150,3 +150,40 @@ def test_what_killed_writes_left_is_neither_content_nor_kept(tmp_path: Path) -> 
     with locked(tmp_path):
         assert left_in(tmp_path) == {".lock", "images"}
         assert not left_in(tmp_path / "images")
+
+
+@pytest.mark.parametrize("name", ["../victim", "/victim", "..", "a/../../victim", ""])
+def test_an_index_that_names_other_places_deletes_nothing(begun: Path, name: str) -> None:
+    victim = begun.parent / "victim"
+    victim.mkdir()
+    named = str(victim) if name == "/victim" else name
+    write_json(begun / "model_index.json", {named: ["diffusers", "UNet2DModel"]})
+    with pytest.raises(InputError, match="which is no folder in it"):
+        run_folder(begun, overwrite=True).check()
+    with pytest.raises(InputError), run_folder(begun, overwrite=True).hold():
+        pass
+    assert victim.is_dir()
+    assert "log.jsonl" in left_in(begun)
+
+
+def test_names_in_an_index_are_no_patterns_and_links_are_not_followed(begun: Path) -> None:
+    mine = begun.parent / "mine"
+    mine.mkdir()
+    (begun / "unet").mkdir()
+    (begun / "vae").symlink_to(mine)
+    (begun / "data").symlink_to(mine)
+    parts = {name: ["diffusers", "Part"] for name in ("*", "unet", "vae")}
+    write_json(begun / "model_index.json", {**parts, "_class_name": "notes.txt", "notes.txt": 1})
+    (mine / "image.png").write_text("")
+    with run_folder(begun, overwrite=True).hold():
+        pass
+    assert left_in(begun) == {".lock", "config.yaml", "record.json", "notes.txt", "vae"}
+    assert left_in(mine) == {"image.png"}
+
+
+def test_checkpoints_without_a_config_are_not_cleared(begun: Path) -> None:
+    (begun / "checkpoint-4").mkdir()
+    (begun / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"holds checkpoint-4 but no config\.yaml"):
+        run_folder(begun, resume="latest").check()
+    assert (begun / "checkpoint-4").is_dir()

@@ -140,7 +140,7 @@ class ResultFolder:
         """
         for pattern in self.leftovers:
             for path in self.path.glob(pattern):
-                if path.is_dir():
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()

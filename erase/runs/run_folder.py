@@ -12,7 +12,7 @@ from erase.config.base import Config
 from erase.config.replay import upgraded
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, read_yaml
-from erase.runs.checkpoint import find_checkpoint
+from erase.runs.checkpoint import find_checkpoint, list_checkpoints
 from erase.runs.folder import CONFIG, ResultFolder
 
 RUN_CONTROL = frozenset(
@@ -95,6 +95,7 @@ class RunFolder(ResultFolder):
                     "Give the --output of the run that the checkpoint belongs to.",
                 )
             return False
+        self._parts()
         for path in self.inputs:
             if path and Path(path).resolve().is_relative_to(self.path.resolve()):
                 raise InputError(
@@ -105,8 +106,16 @@ class RunFolder(ResultFolder):
 
     def continues(self) -> bool:
         """Whether the run is to be resumed and is the same; InputError where it is another."""
-        if self.resume is None or not (self.path / CONFIG).is_file():
+        if self.resume is None:
             return False
+        if not (self.path / CONFIG).is_file():
+            if checkpoints := list_checkpoints(self.path):
+                raise InputError(
+                    f"{self.path} holds {checkpoints[-1].name} but no {CONFIG}, so that nothing"
+                    " says what it belongs to.",
+                    f"Restore {CONFIG}, or start anew in another --output.",
+                )
+            return False  # killed before it had done anything
         saved = upgraded(read_yaml(self.path / CONFIG))
         self._check_same(deciding(self.config), saved, RUN_CONTROL)
         if self.facts is not None:
@@ -140,10 +149,23 @@ class RunFolder(ResultFolder):
 
     def clear(self) -> None:
         """Remove what an earlier run left, the parts of its pipeline included."""
-        index = self.path / "model_index.json"
-        for part in tuple(read_json(index)) if index.is_file() else ():
-            shutil.rmtree(self.path / part, ignore_errors=True)
+        for part in self._parts():
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
         super().clear()
+
+    def _parts(self) -> list[Path]:
+        """The parts of the folder's pipeline; InputError for an index that names other places."""
+        index = self.path / "model_index.json"
+        content = read_json(index) if index.is_file() else {}
+        names = [name for name, value in dict(content).items() if isinstance(value, list)]
+        for name in names:
+            if name in ("", ".", "..") or Path(name).name != name:
+                raise InputError(
+                    f"{index} names a part {name!r}, which is no folder in it.",
+                    "The file was changed by somebody: give another --output.",
+                )
+        return [self.path / name for name in names]
 
     def _check_same(
         self,
