@@ -11,7 +11,7 @@ from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
 from erase.evaluation import plan, run
-from erase.evaluation.run import Result, evaluate
+from erase.evaluation.run import EvaluationResult, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.models.loading import ModelSource, load_pipeline, resolve
 from erase.report.data import number
@@ -26,13 +26,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationResult:
     found = evaluate(config(models, tmp_path_factory.mktemp("evaluation") / "out"))
     assert found is not None
     return found
 
 
-def test_folder_holds_what_the_contract_says(models: Path, result: Result) -> None:
+def test_folder_holds_what_the_contract_says(models: Path, result: EvaluationResult) -> None:
     folder = result.folder
     metrics = json.loads((folder / "metrics.json").read_text())
     keys = {"suite", "model", "protocol", "metrics", "baseline", "differences", "images"}
@@ -68,7 +68,9 @@ def test_folder_holds_what_the_contract_says(models: Path, result: Result) -> No
     assert record["baseline"]["model"] == str(models / "base")
 
 
-def test_lost_images_are_made_up_for(models: Path, result: Result, tmp_path: Path) -> None:
+def test_lost_images_are_made_up_for(
+    models: Path, result: EvaluationResult, tmp_path: Path
+) -> None:
     folder = tmp_path / "resumed"
     shutil.copytree(result.folder, folder)
     before = {file.name: file.read_bytes() for file in (folder / "images").iterdir()}
@@ -83,7 +85,9 @@ def test_lost_images_are_made_up_for(models: Path, result: Result, tmp_path: Pat
     assert json.loads((folder / "record.json").read_text())["resumed"] == 1
 
 
-def test_other_settings_need_overwrite(models: Path, result: Result, tmp_path: Path) -> None:
+def test_other_settings_need_overwrite(
+    models: Path, result: EvaluationResult, tmp_path: Path
+) -> None:
     folder = tmp_path / "other"
     shutil.copytree(result.folder, folder)
     kept = (folder / "metrics.json").read_bytes()
@@ -143,7 +147,9 @@ def test_bad_input_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_control_needs_overwrite(models: Path, result: Result, tmp_path: Path) -> None:
+def test_another_control_needs_overwrite(
+    models: Path, result: EvaluationResult, tmp_path: Path
+) -> None:
     folder = tmp_path / "other"
     shutil.copytree(result.folder, folder)
     kept = (folder / "metrics.json").read_bytes()
@@ -209,7 +215,7 @@ def test_the_recorded_revision_of_the_base_is_the_control(
 
 
 def test_a_kill_while_clearing_leaves_a_folder_that_is_accepted(
-    models: Path, result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, result: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "killed"
     shutil.copytree(result.folder, folder)
@@ -259,7 +265,7 @@ def test_a_failure_is_recorded(models: Path, tmp_path: Path) -> None:
     assert record["status"] == "failed"
 
 
-def test_pipeline_in_memory_scores_the_same(models: Path, result: Result) -> None:
+def test_pipeline_in_memory_scores_the_same(models: Path, result: EvaluationResult) -> None:
     pipeline = load_pipeline(resolve(str(models / "run")))
     summaries = score_pipeline(pipeline, ["three"], images=2, steps=1, batch_size=10)
     found = {name: summary.to_json() for name, summary in summaries.items()}
@@ -269,7 +275,7 @@ def test_pipeline_in_memory_scores_the_same(models: Path, result: Result) -> Non
     )
 
 
-def test_report_is_self_contained(result: Result) -> None:
+def test_report_is_self_contained(result: EvaluationResult) -> None:
     text = result.report.read_text()
     page = Page(text)
     assert text.startswith("<!doctype html>")
@@ -305,7 +311,7 @@ def test_numbers_for_people() -> None:
     ]
 
 
-def test_command_line(models: Path, result: Result) -> None:
+def test_command_line(models: Path, result: EvaluationResult) -> None:
     arguments = ["evaluate", "--model", str(models / "run"), "--output", str(result.folder)]
     arguments += ["--steps", "1", "--images-per-class", "2", "--batch-size", "10"]
     arguments += ["--cache-dir", str(models / "cache")]

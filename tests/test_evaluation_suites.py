@@ -13,7 +13,7 @@ from erase.cli.main import main
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation import observe, plan
-from erase.evaluation.run import Result, evaluate
+from erase.evaluation.run import EvaluationResult, evaluate
 from erase.models.classifiers import Description, build, save_classifier
 from erase.scoring.context import Detection
 from erase.scoring.judge import Judge, View
@@ -29,7 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def result(models: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationResult:
     found = evaluate(config(models, tmp_path_factory.mktemp("evaluation") / "out"))
     assert found is not None
     return found
@@ -120,7 +120,7 @@ def test_unreadable_images_are_left_out_on_both_sides_and_listed(
 
 
 def test_other_metrics_against_a_folder_of_real_images(
-    models: Path, tmp_path: Path, result: Result
+    models: Path, tmp_path: Path, result: EvaluationResult
 ) -> None:
     real = tmp_path / "real"
     for name in load_suite("digits").classes(prompts_root(None)):

@@ -53,50 +53,52 @@ def classifier(
     settings: tuple[str, ...],
     **given: Any,
 ) -> None:
-    r"""Compare classifier unlearning methods: UA, RA, TA, MIA, Avg. Gap, ToW and run time.
+    """Compare classifier unlearning methods: UA, RA, TA, MIA, Avg. Gap, ToW and run time.
 
     Every trial draws one forget set that all methods share, and trains its own Retrain. Started
     again with the same --output, it goes on where it was.
 
     \b
-    erase compare classifier --dataset digits --forget random:10% --forget class:3 \
+    erase compare classifier --dataset digits --forget random:10% --forget class:3 \\
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
     from rich.console import Console
 
-    from erase.compare import classifier as comparing
-    from erase.compare import entries as listing
+    from erase.compare import classifier as classifier_comparison
     from erase.compare.classifier_report import report_folder, terminal, write_report
+    from erase.compare.entries import entries as parse_entries
     from erase.compare.jobs import plan_of, run_ahead
     from erase.runs.folder import ComparisonFolder
     from erase.training.classifier_runs import pick_device
 
-    began = time.perf_counter()
-    entries = listing.entries(methods, alphas)
-    where = pick_device(device)
+    start = time.perf_counter()
+    entries = parse_entries(methods, alphas)
+    chosen_device = pick_device(device)
     folder = ComparisonFolder(output, "compare classifier", config=config)
-    with folder.hold(config=config.to_dict(), device=str(where)) as record:
-        original, base = comparing.prepare_original(config, output, where)
+    with folder.hold(config=config.to_dict(), device=str(chosen_device)) as record:
+        original, original_hash = classifier_comparison.prepare_original(
+            config, output, chosen_device
+        )
         if config.jobs > 1:
-            run_ahead(plan_of(config, output, str(where), specs, entries))
-        facts = {"config": config.to_dict(), "original_sha256": base}
+            run_ahead(plan_of(config, output, str(chosen_device), specs, entries))
+        facts = {"config": config.to_dict(), "original_sha256": original_hash}
         for spec in specs:
             results = report_folder(output, spec)
-            comparison = comparing.Comparison(
+            comparison = classifier_comparison.Comparison(
                 config,
                 original,
-                base,
+                original_hash,
                 spec,
                 entries,
                 results,
-                lambda text: click.echo(text, err=True),
+                _print_progress,
             )
             table = write_report(results, comparison.run(), facts)
             title = f"{original.description.dataset}, {spec}, trials: {config.trials}"
             Console().print(terminal(table, title))
         if record:
-            record.finish(wall_s=round(time.perf_counter() - began, 1))
+            record.finish(wall_s=round(time.perf_counter() - start, 1))
     click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
 
 
@@ -119,14 +121,14 @@ def classifier(
 def diffusion(
     output: Path, methods: str, settings: tuple[str, ...], device: str, **given: Any
 ) -> None:
-    r"""Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
+    """Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
 
     The images of each concept are rendered once and shared by all methods; each method runs in a
     process of its own through `erase concept`. Started again with the same --output, it goes on
     where it was.
 
     \b
-    erase compare diffusion --model mini-sd --concept three --concept seven \
+    erase compare diffusion --model mini-sd --concept three --concept seven \\
         --methods lur,lur-b,salun --output runs/compare
     """
     config = resolve(CompareDiffusionConfig, given, None)
@@ -145,7 +147,7 @@ def diffusion(
     folder = ComparisonFolder(output, "compare diffusion", config=config)
     folder.check()
     lines = entries(methods, settings)
-    comparison = Comparison(config, lines, output, device, _say)
+    comparison = Comparison(config, lines, output, device, _print_progress)
     comparison.check()
     with folder.hold(config=config.to_dict(), device=device) as record:
         rows = comparison.run()
@@ -157,5 +159,5 @@ def diffusion(
     click.echo(f"Saved {output}: table.csv, table.md, results.json.")
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     click.echo(text, err=True)

@@ -11,7 +11,7 @@ from erase.cli.options import config_options, resolve
 from erase.config.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
-    from erase.evaluation.run import Result
+    from erase.evaluation.run import EvaluationResult
 
 
 @click.command()
@@ -47,19 +47,19 @@ def evaluate(**options: Any) -> None:
 
     with stages() as progress:
         result = run(config, progress if Distributed.launched().is_main else None)
-    show(result)
+    print_summary(result)
 
 
 def default_output(model: str, suite: str) -> str:
-    """Inside a model's folder, or in the working directory for a model that is not one."""
+    """The evaluation folder: in the model's folder if there is one, else in the working directory."""
     if Path(model).is_dir():
         return str(Path(model) / f"evaluation-{suite}")
     return f"evaluation-{suite}-{model.replace('/', '--')}"
 
 
-def show(result: Result | None) -> None:
-    """Print the summary as a table, and where the report lies; nothing where there is no result."""
-    if result is None:  # this process helped to render for another one
+def print_summary(result: EvaluationResult | None) -> None:
+    """Print the summary as a table and the path of the report; print nothing without a result."""
+    if result is None:  # only the main process has the result
         return
     from rich.console import Console
     from rich.table import Table

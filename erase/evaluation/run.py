@@ -40,7 +40,7 @@ KIND = "evaluation"
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluationResult:
     """The numbers of an evaluation, and the folder that holds them."""
 
     folder: Path
@@ -56,7 +56,9 @@ class Result:
         return self.folder / REPORT
 
 
-def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> Result | None:
+def evaluate(
+    config: EvaluateConfig, progress: StageProgress | None = None
+) -> EvaluationResult | None:
     """Render, score and report; see the module's docstring for what is left in the folder.
 
     Under `accelerate launch` or torchrun all processes render, and the first one does the rest.
@@ -76,7 +78,7 @@ def evaluate(config: EvaluateConfig, progress: StageProgress | None = None) -> R
 
 def _evaluate(
     config: EvaluateConfig, distributed: Distributed, progress: StageProgress | None
-) -> Result | None:
+) -> EvaluationResult | None:
     suite = load_suite(config.suite)
     source = resolve(config.model)
     root = prompt_source(config.prompts)
@@ -187,7 +189,7 @@ def _write(
     scored: Scored,
     files: list[Path],
     control_files: list[Path] | None,
-) -> Result:
+) -> EvaluationResult:
     scores, control = scored.model, scored.control
     lost = {item["id"] for item in scored.unreadable}
     rows = []
@@ -232,7 +234,7 @@ def _write(
     write_report(output / REPORT, data)
     _tell_card(plan.config, metrics, output)
     targets = tuple(sorted(plan.targets))
-    return Result(output, targets, scores, control, metrics)
+    return EvaluationResult(output, targets, scores, control, metrics)
 
 
 def _tell_card(config: EvaluateConfig, metrics: Mapping[str, Any], output: Path) -> None:
