@@ -17,7 +17,8 @@ from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.data import concepts
 from erase.data.captioned import CaptionedImages
-from erase.data.concepts import Concept, concept_files, find_classes, find_concept
+from erase.data.concept_files import read_concept_files
+from erase.data.concepts import Concept, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_class_list
 from erase.errors import InputError, RunError
 from erase.files import read_jsonl
@@ -25,7 +26,7 @@ from erase.training import sets
 from erase.training.filters import check_filters, nudenet_filter
 
 ROOT = prompts_root()
-NAMES = [str(content["name"]) for content in concept_files(ROOT)]
+NAMES = [str(content["name"]) for content in read_concept_files(ROOT)]
 
 
 @pytest.mark.parametrize("name", NAMES)

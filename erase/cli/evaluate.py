@@ -51,7 +51,7 @@ def evaluate(**options: Any) -> None:
 
 
 def default_output(model: str, suite: str) -> str:
-    """The evaluation folder: in the model's folder if there is one, else in the working directory."""
+    """The output folder: inside the model's folder, or in the working directory without one."""
     if Path(model).is_dir():
         return str(Path(model) / f"evaluation-{suite}")
     return f"evaluation-{suite}-{model.replace('/', '--')}"

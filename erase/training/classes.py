@@ -13,10 +13,10 @@ from erase.config.recipes import CLASS_EPOCHS, LARGE
 from erase.data.captioned import check_readable
 from erase.data.classes import (
     ClassImages,
-    captioned,
     find_imagenette,
     plain_list,
     read_class_folder,
+    with_captions,
 )
 from erase.data.classification import CIFAR, LabelledSet, load_dataset
 from erase.data.concepts import Concept, find_classes
@@ -86,7 +86,7 @@ def _from_folder(
             if (item in concept.names) == (name == "forget")
         }
         count = getattr(config, f"num_{name}_images")
-        found = captioned(images, captions, count, config.seed)
+        found = with_captions(images, captions, count, config.seed)
         check_readable(found)
         sets[name], counts[name] = found, len(found.paths)
     large = own is None and source.resolution() > 64
