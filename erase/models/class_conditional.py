@@ -73,11 +73,11 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Raises InputError for a text that names no class, or several.
         """
-        labels = {name: label for label, name in enumerate(self.classes)}
-        labels |= {other: labels[name] for other, name in self.config.synonyms.items()}
-        labels[""] = self.null_class
+        by_name = {name: label for label, name in enumerate(self.classes)}
+        by_name |= {other: by_name[name] for other, name in self.config.synonyms.items()}
+        by_name[""] = self.null_class
         return torch.tensor(
-            [labels[n] if n in labels else self._find_label(n, labels) for n in names]
+            [by_name[n] if n in by_name else self._find_label(n, by_name) for n in names]
         )
 
     def _find_label(self, sentence: str, labels: Mapping[str, int]) -> int:
@@ -108,7 +108,7 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Guidance is ε_∅ + s(ε_c − ε_∅) with s = `guidance_scale`, as in all of diffusers and in eq.
         11 of the LUR paper, (1 − w)ε_∅ + wε_c, with w = s. The published DDPM code writes
-        (1 + w)ε_c − wε_∅, so its w = 2 is s = 3 here. A scale of 1 means no guidance and costs half.
+        (1 + w)ε_c − wε_∅, so its w = 2 is s = 3 here. A scale of 1 means no guidance.
 
         Args:
             prompt: class names; an empty name is the null class.

@@ -208,11 +208,9 @@ def _imagenet_weights(weights: Any) -> Mapping[str, Tensor]:
 def _replace_head(net: nn.Module, classes: int) -> None:
     name = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)][-1]
     parent, _, attribute = name.rpartition(".")
-    setattr(
-        net.get_submodule(parent),
-        attribute,
-        nn.Linear(net.get_submodule(name).in_features, classes),
-    )  # type: ignore[arg-type]
+    head = net.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    setattr(net.get_submodule(parent), attribute, nn.Linear(head.in_features, classes))
 
 
 def save_classifier(folder: Path, model: Classifier, description: Description) -> None:
@@ -279,7 +277,8 @@ def _load_strictly(model: Classifier, tensors: Mapping[str, Tensor], path: Path)
     )
     if differing:
         raise InputError(
-            f"{path} does not fit this classifier: {differing[0]} and {len(differing) - 1} more differ.",
+            f"{path} does not fit this classifier:"
+            f" {differing[0]} and {len(differing) - 1} more differ.",
             "Check --arch and the number of classes.",
         )
     if not all(math.isfinite(float(t.float().sum())) for t in tensors.values()):

@@ -74,7 +74,7 @@ class ModelSource:
         return str(read_json(self.path / "model_index.json").get("_class_name"))
 
     def classes(self) -> dict[str, str]:
-        """Name of the class by each of its names, in label order; empty for other kinds of models."""
+        """Class by each of its names, in label order; empty if the model has no classes."""
         index = read_json(self.path / "model_index.json")
         named: dict[str, str] = index.get("id2label") or {}
         names = [named[label] for label in sorted(named, key=int)]
@@ -94,7 +94,7 @@ class ModelSource:
         return int(read_json(config)["sample_size"]) * self.latent_factor()
 
     def variant(self) -> str | None:
-        """The variant in the weight files' names (`fp16`), if no file without a variant is beside them."""
+        """The variant in the weight files' names (`fp16`), if all of a part's files have one."""
         for part in sorted(self.path.iterdir()):
             names = [file.name for file in part.glob("*.safetensors")]
             marks = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]

@@ -29,7 +29,7 @@ ORIGIN = "unpacked.json"
 
 @dataclass(frozen=True)
 class Kind:
-    """An architecture of single files: its pipeline class and a public model with configurations."""
+    """An architecture of single files: its pipeline class, and a public model of it."""
 
     title: str
     pipeline: str

@@ -1,8 +1,8 @@
 """Images of the same prompts and seeds while training: one row of a growing sheet each time.
 
-Rendering draws from generators of its own and leaves weights, modes and random state as they were,
-so a run ends with the same weights with it and without it. With a moving average of the weights it
-is the average that renders, for that is what the run saves.
+Rendering uses its own generators and changes no weights, modes or random state, so a run ends with
+the same weights with or without it. If the run has a moving average of the weights, the average
+renders, because the run saves the average.
 """
 
 import shutil
@@ -27,6 +27,7 @@ from erase.errors import InputError
 from erase.files import fingerprint, read_json, write_json
 from erase.models.loading import ModelSource, load_pipeline
 from erase.render.render import render
+from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
 
 FOLDER, SHEET, STATE = "validation", "sheet.png", "state.json"
@@ -40,29 +41,29 @@ def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
 
     InputError when they are empty, or when `--validation-steps` is given without them.
     """
-    given = config.validation_prompts
-    if given is None:
+    option = config.validation_prompts
+    if option is None:
         if config.validation_steps:
             raise InputError(
                 "--validation-steps is given without --validation-prompts.",
                 "Say what to render: --validation-prompts 'a red car; a dog'.",
             )
         return ()
-    if Path(given).is_file():
-        return tuple(read_prompts(given))
-    found = tuple(text for part in given.split(";") if (text := part.strip()))
-    if not found:
+    if Path(option).is_file():
+        return tuple(read_prompts(option))
+    prompts = tuple(text for part in option.split(";") if (text := part.strip()))
+    if not prompts:
         raise InputError(
             "--validation-prompts is empty.", "Give prompts separated by ';', or a file."
         )
-    return found
+    return prompts
 
 
 class Validation:
-    """Renders the validation prompts with the model as it is, into the run's folder.
+    """Renders the validation prompts with the current model, into the run's folder.
 
     Args:
-        config: resolved; its prompts may be empty, and then nothing is done.
+        config: resolved; without validation prompts nothing is done.
         source: the base model, for the parts that are not trained.
         component: the trained part's name in the pipeline.
         model: the trained part.
@@ -87,6 +88,7 @@ class Validation:
         self.model = model
         self.parameters = as_list(parameters)
         self.accelerator = accelerator
+        self.distributed = Distributed.of(accelerator)
         self.folder = folder / FOLDER
         self.samples = [
             Sample(
@@ -99,17 +101,17 @@ class Validation:
         ]
 
     def due(self, done: int) -> bool:
-        """Whether the prompts are rendered after `done` steps; the last step is `finish`'s."""
+        """Whether the prompts are rendered after `done` steps; not after the last step."""
         every = self.config.validation_steps
         return bool(every) and done % every == 0 and done < (self.config.max_train_steps or 0)
 
     def start(self) -> None:
-        """Make ready, and render the model that nothing has been done to yet.
+        """Prepare the folder, and render the model before the first step.
 
-        Call it before the first step, also of a resumed run, which finds these images there. A
-        sheet of other prompts, from before a resumption, is begun anew.
+        Call it before a resumed run too. A sheet of other prompts, from before the run was resumed,
+        is deleted.
         """
-        if self.samples and self.accelerator.is_main_process:
+        if self.samples and self.distributed.is_main:
             samples = fingerprint([asdict(sample) for sample in self.samples])
             state = self.folder / STATE
             if state.is_file() and read_json(state).get("samples") != samples:
@@ -120,19 +122,19 @@ class Validation:
     def __call__(self, done: int, average: Sequence[Tensor] | None = None) -> None:
         """Render after `done` steps, with the moving `average` of the parameters if there is one.
 
-        All processes may call it; those that do not render wait.
+        All processes call it; the main one renders, and the others wait.
         """
-        if not self.samples:
-            return
-        if self.accelerator.is_main_process:
-            with _showing(self.model, self.parameters, average):
-                files = self._render(done)
-            contact_sheet(self.folder, [sample.prompt for sample in self.samples])
-            self._report(done, files)
-        self.accelerator.wait_for_everyone()
+        if self.samples:
+            self.distributed.on_main(lambda: self._add_row(done, average))
+
+    def _add_row(self, done: int, average: Sequence[Tensor] | None) -> None:
+        with _evaluation_state(self.model, self.parameters, average):
+            files = self._render(done)
+        contact_sheet(self.folder, [sample.prompt for sample in self.samples])
+        self._report(done, files)
 
     def _render(self, done: int) -> list[Path]:
-        # VAE and text encoders are loaded for this alone, and leave memory after it.
+        # VAE and text encoders are loaded for this call only, and freed after it.
         parts: dict[str, Any] = {self.component: self.model}
         pipeline = load_pipeline(self.source, **parts)
         size = min(self.config.render_batch_size or 1, len(self.samples))
@@ -159,10 +161,10 @@ class Validation:
 
 
 @contextmanager
-def _showing(
+def _evaluation_state(
     model: Module, parameters: Sequence[Tensor], average: Sequence[Tensor] | None
 ) -> Iterator[None]:
-    """Inside, the model is in evaluation mode, with the average in place of its parameters."""
+    """Inside, the model is in evaluation mode, and its parameters hold the average."""
     training = model.training
     saved = None if average is None else snapshot(parameters)
     device = parameters[0].device
@@ -180,19 +182,19 @@ def _showing(
 
 
 def contact_sheet(folder: Path, prompts: Sequence[str]) -> Path:
-    """Draw all rows that the folder holds: a row for each step, a column for each prompt.
+    """Draw the sheet of all rows in the folder: a row for each step, a column for each prompt.
 
     Args:
-        folder: with a folder `step-N` of images for each row.
-        prompts: for the head of the columns.
+        folder: holds a folder `step-N` of images for each row.
+        prompts: the titles of the columns.
     """
     rows = [
         (int(path.name.removeprefix("step-")), sorted((path / "images").glob("*.png")))
         for path in sorted(folder.glob("step-*"))
     ]
     rows = [(step, files) for step, files in rows if len(files) == len(prompts)]
-    opened = [[_read(file) for file in files] for _, files in rows]
-    width, height = opened[0][0].size
+    images_by_row = [[_read(file) for file in files] for _, files in rows]
+    width, height = images_by_row[0][0].size
     scale = CELL / max(width, height)
     cell = round(width * scale), round(height * scale)
     sheet = Image.new(
@@ -202,18 +204,18 @@ def contact_sheet(folder: Path, prompts: Sequence[str]) -> Path:
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for column, prompt in enumerate(prompts):
-        left = LABEL + column * (cell[0] + GAP)
-        draw.text((left, 6), _fitting(prompt, cell[0], draw, font), fill="black", font=font)
-    for row, ((step, _), images) in enumerate(zip(rows, opened, strict=True)):
+        x = LABEL + column * (cell[0] + GAP)
+        draw.text((x, 6), _fitting(prompt, cell[0], draw, font), fill="black", font=font)
+    for row, ((step, _), images) in enumerate(zip(rows, images_by_row, strict=True)):
         top = HEADER + row * (cell[1] + GAP)
         draw.text((6, top + 6), f"step {step}", fill="black", font=font)
         for column, image in enumerate(images):
-            nearest = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-            shown = image.resize(cell, nearest)
-            sheet.paste(shown, (LABEL + column * (cell[0] + GAP), top))
-    aside = folder / f".{SHEET}.partial"
-    sheet.save(aside, format="PNG")
-    aside.replace(folder / SHEET)
+            resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+            resized = image.resize(cell, resampling)
+            sheet.paste(resized, (LABEL + column * (cell[0] + GAP), top))
+    partial = folder / f".{SHEET}.partial"
+    sheet.save(partial, format="PNG")
+    partial.replace(folder / SHEET)
     return folder / SHEET
 
 
@@ -225,14 +227,14 @@ def _read(file: Path) -> Image.Image:
 def _fitting(text: str, width: int, draw: Any, font: Any) -> str:
     """The text in at most two lines of `width` pixels, cut short with an ellipsis."""
     lines: list[str] = []
-    rest = text.split() or [""]
-    while rest and len(lines) < 2:
-        count = len(rest)
-        while count > 1 and draw.textlength(" ".join(rest[:count]), font=font) > width:
+    words = text.split() or [""]
+    while words and len(lines) < 2:
+        count = len(words)
+        while count > 1 and draw.textlength(" ".join(words[:count]), font=font) > width:
             count -= 1
-        lines.append(" ".join(rest[:count]))
-        rest = rest[count:]
-    if rest:
+        lines.append(" ".join(words[:count]))
+        words = words[count:]
+    if words:
         lines[-1] += " …"
     while draw.textlength(lines[-1], font=font) > width and len(lines[-1]) > 2:
         lines[-1] = lines[-1][:-2].rstrip(" …") + "…"
