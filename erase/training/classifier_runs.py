@@ -230,7 +230,7 @@ def erase_classifier(
         write_json(output / METRICS, content)
         if record:
             scoring = round(time.perf_counter() - start, 3)
-            record.finish(rte_s=seconds, scoring_s=scoring)
+            record.finish(rte_s=round(outcome.seconds, 3), scoring_s=scoring)
     return output, scores
 
 
