@@ -78,8 +78,8 @@ def read_class_list(path: Path) -> ClassList:
     for number, spellings in enumerate(rows, start=1):
         if not isinstance(spellings, dict) or "name" not in spellings:
             raise _unusable(path, f"class {number} has no `name`")
-        where = f"class {number}"
-        classes.append({_text(path, where, k): _text(path, where, v) for k, v in spellings.items()})
+        place = f"class {number}"
+        classes.append({_text(path, place, k): _text(path, place, v) for k, v in spellings.items()})
     templates = {}
     for name, items in lists.items():
         if not isinstance(items, list):

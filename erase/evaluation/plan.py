@@ -123,8 +123,8 @@ def make_plan(
     else:
         targets = frozenset[str]()
     model_classes = source.classes()
-    strange = [name for name in classes if model_classes and name not in model_classes]
-    samples = choose_samples(suite, protocol, root, targets, frozenset(strange))
+    unknown_classes = [name for name in classes if model_classes and name not in model_classes]
+    samples = choose_samples(suite, protocol, root, targets, frozenset(unknown_classes))
     if not samples:
         raise InputError(
             f"{source.name} knows no class of the suite {config.suite!r}.",
@@ -141,7 +141,7 @@ def make_plan(
     )
     unusable = suite.unusable(protocol, root) + [
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
-        for name in strange
+        for name in unknown_classes
     ]
     return EvaluationPlan(suite, named, protocol, samples, unusable, targets, observers, config)
 

@@ -130,9 +130,9 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
         if isinstance(part, torch.nn.Module):
             part.eval()
     root.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(folder) as aside:
-        pipeline.save_pretrained(aside, safe_serialization=True)
-        write_json(aside / ORIGIN, {"file": str(file.resolve()), "config_from": config_folder})
+    with atomic_directory(folder) as unpacked:
+        pipeline.save_pretrained(unpacked, safe_serialization=True)
+        write_json(unpacked / ORIGIN, {"file": str(file.resolve()), "config_from": config_folder})
     return folder
 
 

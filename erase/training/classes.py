@@ -94,9 +94,9 @@ def _with_model_names(classes: ClassList, model_classes: ClassList) -> ClassList
     """The data's classes as the model names them."""
     labels = [model_classes.label(name) for name in classes.names]
     if None in labels:
-        strange = classes.names[labels.index(None)]
+        unknown = classes.names[labels.index(None)]
         raise InputError(
-            f"The data has the class {strange!r}, which the model does not know.",
+            f"The data has the class {unknown!r}, which the model does not know.",
             f"It knows: {', '.join(model_classes.names)}."
             " Rename the folders, or remove the others.",
         )
@@ -118,9 +118,9 @@ def _from_data_set(
     concept = find_classes(model_classes, config.target, config.anchor)
     data = load_dataset(str(config.data), data_dir)
     names = class_names(data)
-    if strange := sorted(set(model_classes.names) - set(names)):
+    if unknown := sorted(set(model_classes.names) - set(names)):
         raise InputError(
-            f"{config.data} has no class {', '.join(strange[:5])}, which the model knows.",
+            f"{config.data} has no class {', '.join(unknown[:5])}, which the model knows.",
             f"It has: {', '.join(names)}.",
         )
     table = torch.tensor(

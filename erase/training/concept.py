@@ -211,8 +211,8 @@ def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
         fuse_lora(unet)
     dtype = torch.float16 if config.save_dtype == "fp16" else torch.float32
     pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
-    with replacing_parts(output) as aside:
-        save_pipeline(pipeline, aside, dtype)
+    with replacing_parts(output) as folder:
+        save_pipeline(pipeline, folder, dtype)
         if adapters and hasattr(pipeline, "load_lora_weights"):
             header = provenance(
                 erased=planned.concept.names,
@@ -221,5 +221,5 @@ def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
                 revision=source.revision,
                 fingerprint=planned.facts["base"],
             )
-            save_lora(aside / LORA, adapters, header, planned.family.component)
+            save_lora(folder / LORA, adapters, header, planned.family.component)
     model_card(output, config, source, planned.concept, planned.facts["base"])

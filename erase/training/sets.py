@@ -111,10 +111,10 @@ def render_set(
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
         if all(map(readable, files)):
             return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
-    batch, most = config.render_batch_size or 1, CANDIDATES * size
+    batch, limit = config.render_batch_size or 1, CANDIDATES * size
     selected: dict[Path, Sample] = {}
     count, number = 0, size
-    while len(selected) < size and count < most:
+    while len(selected) < size and count < limit:
         samples = _samples(name, config, concept, range(count, count + number))
         files = _render(samples, name, config, pipeline, folder, accelerator, fingerprint)
         # Every process judges all images; nothing is deleted until all have done so.
@@ -125,7 +125,7 @@ def render_set(
         count += number
         # The next round's size follows from the share selected so far, in whole batches.
         missing = (size - len(selected)) * count / max(len(selected), 1)
-        number = min(max(math.ceil(missing / batch), 1) * batch, most - count)
+        number = min(max(math.ceil(missing / batch), 1) * batch, limit - count)
     selected = dict(list(selected.items())[:size])
     if not selected:
         criterion = "shows" if name == "forget" else "is free of"
