@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from erase.cli.main import main
 from erase.config.concept import ClassConfig
 from erase.data.captioned import CaptionedImages
-from erase.data.classes import captioned, find_imagenette, plain_list, read_class_folder
+from erase.data.classes import find_imagenette, plain_list, read_class_folder, with_captions
 from erase.data.classification import Augmentation, ClassificationData, LabelledSet
 from erase.data.concepts import find_concept
 from erase.data.prompts import class_lists, prompts_root
@@ -96,15 +96,15 @@ def test_a_tree_that_cannot_be_used(tmp_path: Path, counts: dict[str, int], said
 def test_a_part_is_drawn_from_all_classes_alike(tmp_path: Path) -> None:
     found = read_class_folder(tree(tmp_path, {"a": 9, "b": 3, "c": 9}), [])
     texts = {"a": ["an a"], "c": ["a c", "the c"]}
-    part = captioned(found, texts, 6, seed=0)
+    part = with_captions(found, texts, 6, seed=0)
     assert sorted(path.parent.name for path in part.paths) == ["a"] * 3 + ["c"] * 3
     assert all(text[-1] == path.parent.name for path, text in zip(*vars(part).values()))  # noqa: B905
     assert set(part.captions) == {"an a", "a c", "the c"}
-    assert captioned(found, texts, 6, seed=0) == part
-    assert captioned(found, texts, 6, seed=1) != part
-    assert len(captioned(found, texts, None, seed=0).paths) == 18
+    assert with_captions(found, texts, 6, seed=0) == part
+    assert with_captions(found, texts, 6, seed=1) != part
+    assert len(with_captions(found, texts, None, seed=0).paths) == 18
     with pytest.raises(InputError, match="19 images of a, c are asked for, and there are 18"):
-        captioned(found, texts, 19, seed=0)
+        with_captions(found, texts, 19, seed=0)
 
 
 def test_imagenette_is_found_or_its_place_is_named(tmp_path: Path) -> None:

@@ -45,6 +45,17 @@ def test_every_command_and_option_has_help(path: tuple[str, ...], command: click
     assert "Usage: " in result.output
 
 
+@pytest.mark.parametrize(("path", "command"), every_command(main), ids=lambda v: str(v))
+def test_help_shows_each_example_on_its_own_line(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    output = run(*path, "--help").output
+    assert "\\b" not in output
+    examples = [line for line in map(str.strip, str(command.help).splitlines()) if line]
+    examples = [line for line in examples if line.startswith("erase ")]
+    assert set(examples) <= set(map(str.strip, output.splitlines()))
+
+
 def test_commands_are_found_lazily() -> None:
     assert isinstance(main, LazyGroup)
     assert set(COMMANDS) <= set(main.list_commands(click.Context(main)))

@@ -15,9 +15,10 @@ from PIL import Image
 from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
-from erase.data import concepts
+from erase.data import concept_files
 from erase.data.captioned import CaptionedImages
-from erase.data.concepts import Concept, concept_files, find_classes, find_concept
+from erase.data.concept_files import read_concept_files
+from erase.data.concepts import Concept, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_class_list
 from erase.errors import InputError, RunError
 from erase.files import read_jsonl
@@ -25,7 +26,7 @@ from erase.training import sets
 from erase.training.filters import check_filters, nudenet_filter
 
 ROOT = prompts_root()
-NAMES = [str(content["name"]) for content in concept_files(ROOT)]
+NAMES = [str(content["name"]) for content in read_concept_files(ROOT)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -218,7 +219,14 @@ def filtered(
     )
     concept = Concept(("x",), (None,), ("an x", "the x"), (("",),) * 2, ("a z",))
     return sets.render_set(
-        name, config, concept, None, folder, Accelerator(cpu=True), fingerprint="f", shows=is_white
+        name,
+        config,
+        concept,
+        None,
+        folder,
+        Accelerator(cpu=True),
+        fingerprint="f",
+        image_filter=is_white,
     )
 
 
@@ -380,4 +388,4 @@ def test_wheels_carry_the_concept_files() -> None:
     project = Path(__file__).parent.parent / "pyproject.toml"
     build = tomllib.loads(project.read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["prompts"] == "erase/prompts"
-    assert (ROOT / concepts.FOLDER / concepts.TEMPLATE).is_file()
+    assert (ROOT / concept_files.FOLDER / concept_files.TEMPLATE).is_file()

@@ -299,7 +299,7 @@ class Counting(AheadDetector):
     """A detector that finds its own name in every image, and counts."""
 
     def __init__(self) -> None:
-        self._seen = {}
+        self._detections = {}
         self.calls: list[str] = []
 
 

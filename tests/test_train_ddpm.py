@@ -18,7 +18,7 @@ from erase.errors import InputError
 from erase.files import read_json, read_jsonl
 from erase.models.class_conditional import build_pipeline
 from erase.models.loading import load_pipeline, resolve, save_pipeline
-from erase.training.classes import own_classes
+from erase.training.classes import classes_of_model
 from erase.training.ddpm import plan
 from tests.tiny_pipelines import PIPELINES, SIZE
 
@@ -179,7 +179,7 @@ def test_a_model_of_some_classes_is_judged_by_those(tmp_path: Path) -> None:
         model,
         torch.float32,
     )
-    known = own_classes(resolve(str(model)), class_lists(prompts_root(None)))
+    known = classes_of_model(resolve(str(model)), class_lists(prompts_root(None)))
     assert known is not None
     assert known.suite == "digits"  # so that a run's record says by what it is measured
     command = ["evaluate", "--suite", "digits", "--model", str(model), "--steps", "2"]

@@ -36,7 +36,7 @@ def classifier(
     settings: tuple[str, ...],
     **given: Any,
 ) -> None:
-    r"""Make a classifier forget training samples or whole classes, and measure it.
+    """Make a classifier forget training samples or whole classes, and measure it.
 
     Leaves the model, the forget indices and UA, RA, TA and MIA-efficacy in --output.
 

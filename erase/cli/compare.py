@@ -53,13 +53,13 @@ def classifier(
     settings: tuple[str, ...],
     **given: Any,
 ) -> None:
-    r"""Compare classifier unlearning methods: UA, RA, TA, MIA, Avg. Gap, ToW and run time.
+    """Compare classifier unlearning methods: UA, RA, TA, MIA, Avg. Gap, ToW and run time.
 
     Every trial draws one forget set that all methods share, and trains its own Retrain. Started
     again with the same --output, it goes on where it was.
 
     \b
-    erase compare classifier --dataset digits --forget random:10% --forget class:3 \
+    erase compare classifier --dataset digits --forget random:10% --forget class:3 \\
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
@@ -99,14 +99,14 @@ def classifier(
 def diffusion(
     output: Path, methods: str, settings: tuple[str, ...], device: str, **given: Any
 ) -> None:
-    r"""Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
+    """Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
 
     The images of each concept are rendered once and shared by all methods; each method runs in a
     process of its own through `erase concept`. Started again with the same --output, it goes on
     where it was.
 
     \b
-    erase compare diffusion --model mini-sd --concept three --concept seven \
+    erase compare diffusion --model mini-sd --concept three --concept seven \\
         --methods lur,lur-b,salun --output runs/compare
     """
     config = resolve(CompareDiffusionConfig, given, None)

@@ -68,7 +68,7 @@ def run(
     device: str | None,
     dry_run: bool,
 ) -> None:
-    """What `erase concept` and `erase class` have in common: plan and print, or run."""
+    """Print the plan (`--dry-run`), or run it; `erase concept` and `erase class` both end here."""
     from erase.runs.run_folder import RunFolder
     from erase.training.concept import KIND, erase_concept
     from erase.training.plan import plan
@@ -96,10 +96,10 @@ def run(
         from erase.training.estimate import estimate
 
         try:
-            needed = estimate(planned, device=device).lines()
+            lines = estimate(planned, device=device).lines()
         except InputError as error:
-            needed = [f"{error.message} {error.remedy}"]
-        for line in needed:
+            lines = [f"{error.message} {error.remedy}"]
+        for line in lines:
             click.echo(f"# {line}")
         return
     folder = erase_concept(

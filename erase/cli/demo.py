@@ -35,7 +35,7 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     Takes a few minutes on two CPU cores. Run again, it goes on where it stopped. It judges fewer
     images than `erase evaluate` does by default, so its intervals are wider.
     """
-    from erase.cli.evaluate import show
+    from erase.cli.evaluate import print_summary
     from erase.cli.progress import stages
     from erase.config.concept import ConceptConfig
     from erase.config.evaluate import EvaluateConfig, default_output
@@ -57,8 +57,8 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     except InputError as error:
         remedy = "Give --overwrite to start again, or another --output."
         raise InputError(error.message, remedy) from error
-    did = "Took two steps to erase" if quick else "Erased"
-    click.echo(f"{did} {concept!r} from mini-sd: {output} is a complete diffusers pipeline.")
+    action = "Took two steps to erase" if quick else "Erased"
+    click.echo(f"{action} {concept!r} from mini-sd: {output} is a complete diffusers pipeline.")
     evaluation = EvaluateConfig(
         model=str(output),
         output=default_output(str(output), "digits"),
@@ -68,4 +68,4 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     )
     with stages() as progress:
         result = evaluate(evaluation, progress)
-    show(result)
+    print_summary(result)

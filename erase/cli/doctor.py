@@ -39,27 +39,27 @@ def doctor(
     from erase.artifacts.weights import weight_names
     from erase.cli.needs import list_items, read_prompts
 
-    asked = bool(suites or models or metrics or weights)
-    items = list_items(suites, models, metrics, weights if asked else weight_names())
+    selected = bool(suites or models or metrics or weights)
+    items = list_items(suites, models, metrics, weights if selected else weight_names())
     findings = [
         *checks.check_system(),
         *checks.check_libraries(),
         *checks.check_package(),
         checks.check_prompts(read_prompts),
-        *(checks.check_item(item, needed=asked) for item in items),
+        *(checks.check_item(item, needed=selected) for item in items),
     ]
     failed = [finding for finding in findings if finding.fails()]
     if as_json:
         content = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
         click.echo(json.dumps(content, indent=2))
     else:
-        _show(findings)
+        _print_findings(findings)
         click.echo(f"{len(failed)} to mend." if failed else "All is well.")
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _show(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -47,12 +47,12 @@ def evaluate(**options: Any) -> None:
 
     with stages() as progress:
         result = run(config, progress if Distributed.launched().is_main else None)
-    show(result)
+    print_summary(result)
 
 
-def show(result: EvaluationResult | None) -> None:
-    """Print the summary as a table, and where the report lies; nothing where there is no result."""
-    if result is None:  # this process helped to render for another one
+def print_summary(result: EvaluationResult | None) -> None:
+    """Print the summary as a table and the path of the report; print nothing without a result."""
+    if result is None:  # only the main process has the result
         return
     from rich.console import Console
 

@@ -53,7 +53,7 @@ def fetch(
     from erase.cli.needs import list_items
 
     if not (suites or models or metrics or weights):
-        _list()
+        _print_available()
         return
     items = list_items(suites, models, metrics, weights)
     missing = [item for item in items if not item.is_here()]
@@ -81,14 +81,14 @@ def _fetch(item: Item) -> bool:
         if item.fetch is not None:
             with _bar(item) as progress:
                 item.fetch(progress)
-        where = item.find()
+        path = item.find()
     except EraseError as error:
         click.secho(f"    Error: {error.message}", err=True, fg="red")
         by_hand = f"By hand: {item.place}." if item.place and item.place not in error.remedy else ""
         if advice := " ".join(part for part in (error.remedy, by_hand) if part):
             click.echo(f"    {advice}", err=True)
         return False
-    click.echo(f"    {where}")
+    click.echo(f"    {path}")
     return True
 
 
@@ -106,7 +106,7 @@ def _bar(item: Item) -> Iterator[Progress]:
         yield update
 
 
-def _list() -> None:
+def _print_available() -> None:
     from erase.artifacts.inventory import size_text
     from erase.artifacts.models import HUB_SIZES
     from erase.artifacts.weights import weight_names

@@ -1,4 +1,4 @@
-"""What `erase fetch` and `erase doctor` give to the inventory of the rooms above it."""
+"""The inventory as `erase fetch` and `erase doctor` use it, with models and prompts filled in."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def list_items(
     metrics: Sequence[str] = (),
     weights: Sequence[str] = (),
 ) -> list[Item]:
-    """As `erase.artifacts.inventory.list_items`, with every kind of model that can be loaded."""
+    """`erase.artifacts.inventory.list_items`, which also finds every model that can be loaded."""
     from erase.artifacts import inventory
 
     return inventory.list_items(suites, models, metrics, weights, find_model=_find_model)
 
 
 def read_prompts() -> tuple[int, str]:
-    """How many class lists the prompt files hold, each read, and their hash."""
+    """Read every class list of the prompt files; returns their number and the files' hash."""
     from erase.data.prompts import prompts_hash, prompts_root, read_class_list
 
     root = prompts_root()

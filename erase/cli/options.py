@@ -33,22 +33,21 @@ def config_options(
 ) -> Callable[[Command], Command]:
     """Add one option per field of a configuration dataclass.
 
-    Values stay texts, which the configuration types and checks. An option that is not given is
-    None, so that `resolve` can tell it from one that is; a tuple of texts is an option that may be
-    given several times, and empty when it is not.
+    Values stay texts; the configuration converts and checks them. An option that is not given is
+    None, or an empty tuple if it may be given several times, so `resolve` can leave it out.
 
     Args:
         config: the dataclass; its field metadata are the help texts.
         flags: spelling of on/off options where `--name/--no-name` would read badly.
-        spellings: of options that are not called as their field.
-        listed: fields of several texts that are given at once, with commas between.
+        spellings: options whose name differs from their field's, by field.
+        listed: fields of several texts that one option takes, separated by commas.
         skip: fields without an option.
         required: fields whose option has to be given.
     """
     specs = field_specs(config)
 
     def add(command: Command) -> Command:
-        for item in reversed(_own_first(config)):
+        for item in reversed(_ordered_fields(config)):
             if item.name in skip or not item.metadata.get("option", True):
                 continue
             name, keywords = _option(item, specs[item.name], flags or {})
@@ -79,8 +78,8 @@ def _option(
     return f"--{dashed}", keywords
 
 
-def _own_first(config: type[Config]) -> "list[dataclasses.Field[Any]]":
-    """Fields with the class's own before the inherited ones, as a reader of --help wants them."""
+def _ordered_fields(config: type[Config]) -> "list[dataclasses.Field[Any]]":
+    """Fields in the order of --help: the class's own before the inherited ones."""
     fields = dataclasses.fields(config)  # type: ignore[arg-type]
     owners = [vars(kind).get("__annotations__", {}) for kind in config.__mro__]
     return sorted(fields, key=lambda item: [item.name in names for names in owners].index(True))
@@ -125,12 +124,12 @@ def run_options(command: Command) -> Command:
 
 
 def settings_options(**helps: str) -> Callable[[Command], Command]:
-    """`--set NAME=VALUE` for the method's own settings, and options that say the same of some.
+    """Add `--set NAME=VALUE` for the method's settings, and an option of its own for some of them.
 
-    `given_settings` takes what was given.
+    `given_settings` joins their values.
 
     Args:
-        helps: help texts of the settings that have an option, by name.
+        helps: help texts of the settings that have an option of their own, by name.
     """
 
     def add(command: Command) -> Command:

@@ -66,13 +66,13 @@ WRITTEN = {"report.html", "table.csv", "table.md", "metrics.png", "strip.png"}
 
 
 def _check_output(output: Path) -> None:
-    """InputError for an output that holds anything but an earlier comparison."""
+    """Raise InputError if the output holds anything other than an earlier comparison."""
     from erase.runs.checks import check_writable
 
     check_writable(output, "--output")
-    held = {item.name for item in output.iterdir()} if output.is_dir() else set()
-    if other := sorted(held - WRITTEN):
+    contents = {item.name for item in output.iterdir()} if output.is_dir() else set()
+    if foreign := sorted(contents - WRITTEN):
         raise InputError(
-            f"{output} holds something else than a comparison: {other[0]}.",
+            f"{output} holds something else than a comparison: {foreign[0]}.",
             "Give another --output.",
         )

@@ -21,12 +21,12 @@ def classifier(
     device: str | None,
     **given: Any,
 ) -> None:
-    r"""Train a classifier from scratch, or import another program's weights.
+    """Train a classifier from scratch, or import another program's weights.
 
     \b
     erase train classifier --dataset digits --output runs/digits
     erase train classifier --dataset cifar10 --data-dir DATA --arch resnet18 --output runs/r18
-    erase train classifier --dataset cifar10 --data-dir DATA --arch resnet20 \
+    erase train classifier --dataset cifar10 --data-dir DATA --arch resnet20 \\
         --weights resnet20.th --output runs/r20
     """
     resolved = resolve(TrainConfig, given, config)

@@ -22,7 +22,7 @@ def ddpm(
     device: str | None,
     **given: Any,
 ) -> None:
-    r"""Train a class-conditional DDPM with a null class, for classifier-free guidance.
+    """Train a class-conditional DDPM with a null class, for classifier-free guidance.
 
     The defaults are those of the published CIFAR-10 model (800,000 steps, for a GPU); digits have
     their own, which take minutes on a CPU. --without leaves a class out: the Retrain reference.

@@ -17,17 +17,17 @@ def cross_attentions(model: nn.Module) -> dict[str, Any]:
     Raises:
         InputError: the model has none, as class-conditional models and SD3's transformer.
     """
-    found = {
+    layers = {
         name: module
         for name, module in model.named_modules()
         if name.rpartition(".")[2] == "attn2" and hasattr(module, "to_k")
     }
-    if not found:
+    if not layers:
         raise InputError(
             f"This {type(model).__name__} has no cross-attention on text.",
             "Choose a method that does not edit or read it, e.g. lur.",
         )
-    return found
+    return layers
 
 
 def probabilities(layer: Any, hidden: Tensor, states: Tensor) -> Tensor:
@@ -35,8 +35,8 @@ def probabilities(layer: Any, hidden: Tensor, states: Tensor) -> Tensor:
 
     Args:
         layer: with `to_q`, `to_k`, `heads` and `scale`.
-        hidden: what asks, ``[B, N, C]``.
-        states: what is asked, ``[B, L, D]``.
+        hidden: hidden states of the image, the queries, ``[B, N, C]``.
+        states: text states, the keys, ``[B, L, D]``.
 
     Returns:
         ``[B, heads, N, L]``, summing to 1 over L.
@@ -53,16 +53,16 @@ def probabilities(layer: Any, hidden: Tensor, states: Tensor) -> Tensor:
 
 
 class AttentionProbe:
-    """Reads the probabilities of every cross-attention layer beside its own fused computation.
+    """Computes the probabilities of every cross-attention layer, beside its fused kernel.
 
-    The layers compute as ever; the probabilities are worked out once more from the same input. So
-    any attention processor keeps working, and gradient checkpointing too: a pass that is repeated
-    for it computes them again (it has to do what the first did) but records nothing.
+    The layers compute as usual; the probabilities are computed once more from the same input. So
+    any attention processor works. Gradient checkpointing works too: when it repeats a pass, the
+    probabilities are computed again, as in the first pass, but not recorded.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Watch the model's layers; InputError when it has no cross-attention."""
-        self._into: list[Tensor] | None = None
+        self._records: list[Tensor] | None = None
         layers = cross_attentions(model).values()
         self._handles = [
             layer.register_forward_pre_hook(self._read, with_kwargs=True) for layer in layers
@@ -71,18 +71,18 @@ class AttentionProbe:
     def _read(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         states = args[1] if len(args) > 1 else kwargs["encoder_hidden_states"]
-        found = probabilities(layer, hidden, states)
-        if self._into is not None:
-            self._into.append(found)
+        values = probabilities(layer, hidden, states)
+        if self._records is not None:
+            self._records.append(values)
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
         """Inside, each layer's ``[B, heads, N, L]`` is appended to the list that is yielded."""
-        self._into = []
+        self._records = []
         try:
-            yield self._into
+            yield self._records
         finally:
-            self._into = None
+            self._records = None
 
     def remove(self) -> None:
         """Watch no longer."""

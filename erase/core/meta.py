@@ -11,10 +11,10 @@ with H_r the Hessian of L_r on the SAME batch, noise, timesteps and dropout mask
 How `hvp` chooses its step
 --------------------------
 It replaces ``-H_r v`` by ``(grad L_r(theta - eps v) - grad L_r(theta)) / eps`` and has to choose
-eps. What decides is how far the parameters move relative to their own size,
-``c = eps |v| / |theta|``. Too far, and the third derivative spoils the quotient: an error
-proportional to c. Too near, and the rounding of the two gradients does: proportional to u / c with
-u the unit roundoff. ``eps = sqrt(u) (1 + |theta|) / |v|`` of the textbooks balances the two for a
+eps. The error depends on how far the parameters move relative to their own size,
+``c = eps |v| / |theta|``. A large c brings an error from the third derivative, proportional to c. A
+small c brings an error from the rounding of the two gradients, proportional to u / c with u the
+unit roundoff. ``eps = sqrt(u) (1 + |theta|) / |v|`` of the textbooks balances the two for a
 function whose third derivative is of the size of its second. Here the gradient changes much faster
 than that, and autograd's rounding errors at two neighbouring points are in part the same and
 cancel, so the best c is smaller. Measured, as the error of the correction on small networks with
@@ -29,7 +29,7 @@ UNet's, which costs the others little: 0.1% on the UNet and 0.5 to 1.5% on the o
 10 to 28% on larger ones. Under bfloat16 autocast the gradients carry 8 bits, so that c has
 to grow and the error linear in c has to be cancelled by central differences: on a UNet with 32
 channels the error is 12% at c = 1e-4, 4% at 3e-4, 6% at 1e-3. Roundings average out over the
-parameters; on a toy with 8 channels they drown the correction (over 100%): use float32 there.
+parameters; on a network with 8 channels they exceed the correction (over 100%): use float32 there.
 
 eps never exceeds ``alpha lambda``: at that length the quotient, multiplied by ``alpha lambda``, is
 just ``grad L_r(theta - alpha lambda v) - grad L_r(theta)``; the first term of g cancels, no
@@ -94,7 +94,7 @@ def meta_gradient(
 
     Args:
         params: float32 or float64 leaf tensors to train. Freeze every other parameter of the
-            model (`select_parameters` does), or its `.grad` fills up too. A parameter that a loss
+            model (`select_parameters` does), or it gets a `.grad` too. A parameter that a loss
             does not use counts as having gradient zero there.
         retain_loss: L_r, a closure that reads the live parameters and returns a 0-dim tensor, or
             micro-batches: a sequence of such closures of equal weight, which are averaged. A

@@ -19,7 +19,7 @@ def noise_mse(pred: Tensor, target: Tensor) -> Tensor:
 
     Args:
         pred: the denoiser's output, ``[B, ...]`` (noise, v or velocity, as the scheduler says).
-        target: what it should have said, same shape, no broadcasting.
+        target: its correct output, same shape, no broadcasting.
 
     Returns:
         ``[B]``, mean over all dimensions but the first, at least 0.
@@ -34,7 +34,7 @@ def noise_mse(pred: Tensor, target: Tensor) -> Tensor:
 def mismatch_mse(pred: Tensor, anchor_pred: Tensor, *, detach: bool = True) -> Tensor:
     """Distance to the prediction under another condition: equation (13), the forget loss.
 
-    Minimising it makes the model say under the forgotten condition what it says under the anchor.
+    Minimising it makes the prediction under the forgotten condition equal that under the anchor.
 
     Args:
         pred: prediction for the forget sample under its own condition c, ``[B, ...]``.

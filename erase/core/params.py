@@ -1,7 +1,7 @@
 """Choosing, copying and restoring parameters, and losses that can be evaluated again and again.
 
-`FixedLoss` is what the meta step needs: it asks for the same loss two or three times in a step, at
-different parameters, and a second dropout mask would ruin the curvature it measures.
+The meta step needs `FixedLoss`: it evaluates the same loss two or three times in a step, at
+different parameters, and a second dropout mask would spoil the curvature that it measures.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def as_list(params: Iterable[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def snapshot(params: Iterable[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
-    """Copy the values, detached, in order: as much memory again as the parameters take."""
+    """Copy the values, detached, in order; needs as much memory as the parameters."""
     return [p.detach().clone() for p in as_list(params)]
 
 
@@ -64,7 +64,7 @@ def snapshot(params: Iterable[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
 def restore(params: Iterable[Tensor] | Mapping[str, Tensor], saved: Sequence[Tensor]) -> None:
     """Put the values of `snapshot` back, bit for bit, in place.
 
-    By copy, because adding a step back again leaves about 1% of float32 values inexact.
+    Values are copied, because adding a step back leaves about 1% of float32 values inexact.
 
     Raises:
         InputError: the number of tensors or a shape differs; nothing has been changed then.
@@ -83,7 +83,7 @@ def still_buffers(module: nn.Module) -> Iterator[None]:
     """Inside, no BatchNorm layer in training mode updates its running statistics.
 
     The outputs and gradients stay those of training mode (statistics of the batch).
-    `momentum = 0` would not do: it still counts batches. Layers in evaluation mode are left alone.
+    `momentum = 0` is not enough: it still counts batches. Layers in evaluation mode are left alone.
     A forward pass that is repeated later, by gradient checkpointing, is not covered.
     """
     layers = [
@@ -104,7 +104,7 @@ class FixedLoss:
     """A loss that depends on the parameters only: two calls agree bit for bit.
 
     Every call starts from the same random state (CPU, and the CUDA device that holds the module),
-    so dropout masks repeat; the global random state is left as it was found. Batch, noise and
+    so dropout masks repeat; the global random state does not change. Batch, noise and
     timesteps must be fixed by `loss_fn` itself, or drawn inside it from the global generators.
     Python's and NumPy's generators are not touched.
 

@@ -26,7 +26,7 @@ class NonFiniteLossError(RunError):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What one meta step saw, averaged over micro-batches and processes.
+    """Losses and gradient norms of one meta step, averaged over micro-batches and processes.
 
     Attributes:
         retain_loss: L_r at theta.
@@ -81,8 +81,8 @@ class Step:
     def retain(self, scale: float = 1.0, *, sync: bool = True) -> float:
         """Add scale times the mean retain gradient to `p.grad`; return the mean loss.
 
-        What `p.grad` holds before is the same on all processes, so the mean over processes of
-        "that plus my share" is "that plus the mean of the shares".
+        `p.grad` is the same on all processes before, so the mean over processes of "`p.grad` plus
+        my share" is "`p.grad` plus the mean of the shares".
         """
         return self._phase("retain", self._retain, _scaled_backward(scale), sync)
 
@@ -197,13 +197,13 @@ def _scaled_backward(scale: float) -> Callable[[Tensor, float], None]:
 
 def norm(tensors: list[Tensor]) -> float:
     """Euclidean norm of all tensors taken as one vector, accumulated in float64."""
-    # The float32 norm of one long vector was seen to be off by 7e-4.
+    # In float32, the norm of one long vector was off by 7e-4.
     norms = torch._foreach_norm(tensors, 2, torch.float64)
     return float(torch.linalg.vector_norm(torch.stack(list(norms))))
 
 
-def _dot(left: list[Tensor], right: list[Tensor]) -> float:
-    parts = [(a * b).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)]
+def _dot(first: list[Tensor], second: list[Tensor]) -> float:
+    parts = [(a * b).sum(dtype=torch.float64) for a, b in zip(first, second, strict=True)]
     return float(torch.stack(parts).sum())
 
 
@@ -215,15 +215,15 @@ def checked_norm(name: str, gradients: list[Tensor]) -> float:
     return value
 
 
-def _non_finite(what: str) -> NonFiniteLossError:
+def _non_finite(problem: str) -> NonFiniteLossError:
     return NonFiniteLossError(
-        f"{what}; the parameters are unchanged",
+        f"{problem}; the parameters are unchanged",
         "Lower the learning rate or alpha, or check the data for broken samples.",
     )
 
 
 def closures(name: str, loss: Loss | Sequence[Loss]) -> list[Loss]:
-    """The micro-batches of a loss given as one closure or several; InputError if none."""
+    """The micro-batches of a loss, one closure or several, as a list; InputError if empty."""
     losses = [loss] if callable(loss) else list(loss)
     if not losses:
         raise InputError(f"{name} has no micro-batch", "Give at least one closure.")

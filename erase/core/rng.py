@@ -24,7 +24,7 @@ def batch_indices(size: int, batch: int, step: int, *parts: int | str) -> torch.
     """Indices `[batch]` into a set of `size` samples for step `step`, without replacement.
 
     Each epoch is one permutation drawn from (`parts`, epoch); a batch may span two epochs, and a
-    set smaller than the batch is simply gone through several times. Sets of different sizes thus
+    set smaller than the batch is used several times in it. Sets of different sizes thus
     each keep their own epochs, and nothing is dropped at an epoch's end.
     """
     start = step * batch

@@ -35,10 +35,10 @@ def top_share(values: Sequence[Tensor], share: float) -> list[Tensor]:
 
 
 class Mask:
-    """Lets only some weights move, whatever momentum and weight decay do.
+    """Lets only some weights change, whatever momentum and weight decay do.
 
-    Masking the gradient is not enough: weight decay moves every weight, and momentum keeps moving
-    those it has seen. So the frozen ones are also put back, bit for bit, after each step.
+    A masked gradient is not enough: weight decay changes every weight, and momentum continues
+    earlier changes. So the frozen weights are also set back, bit for bit, after each step.
     """
 
     def __init__(self, parameters: Sequence[Tensor], moves: Sequence[Tensor]) -> None:
@@ -64,7 +64,7 @@ class Mask:
 
 
 def layers_matching(module: nn.Module, pattern: str) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Convolutions and linear layers whose full name the regular expression is found in.
+    """Convolutions and linear layers whose full name contains a match of the regular expression.
 
     Raises:
         InputError: the expression is not valid, or no layer matches.
@@ -80,13 +80,13 @@ def layers_matching(module: nn.Module, pattern: str) -> dict[str, nn.Conv2d | nn
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
     }
-    found = {name: layer for name, layer in layers.items() if expression.search(name)}
-    if not found:
+    matching = {name: layer for name, layer in layers.items() if expression.search(name)}
+    if not matching:
         raise InputError(
             f"{pattern!r} matches no convolution or linear layer of this model",
             f"Its layers are named like {', '.join(list(layers)[-3:])}.",
         )
-    return found
+    return matching
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def trim(
     sparsity: float,
     generator: torch.Generator,
 ) -> int:
-    """Give the weights that matter most to the forget set fresh initial values, in place.
+    """Re-initialise the weights that matter most to the forget set, in place.
 
     The saliency of a weight is |gradient × weight|. Over the chosen layers together, the top
     ``1 - sparsity`` get values of a Kaiming uniform initialisation; biases among them become 0.
@@ -111,7 +111,7 @@ def trim(
         generator: CPU generator of the fresh values.
 
     Returns:
-        Number of weights that were given fresh values.
+        Number of weights that were re-initialised.
 
     Raises:
         InputError: no layer matches, or the sparsity is out of range.

@@ -1,8 +1,8 @@
 """Folders of images with captions: what the forget and retain sets are made of.
 
-A caption comes from `metadata.jsonl` in the folder (`{"file_name": …, "text": …}` a line, the
-layout of Hugging Face image folders), from a `.txt` file beside the image, or, for images
-without one, from the given prompt.
+A caption comes from `metadata.jsonl` in the folder (`{"file_name": …, "text": …}` on each line, the
+layout of Hugging Face image folders), else from a `.txt` file beside the image, else from the given
+prompt.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Image files with a caption each; without files, captions alone."""
+    """Image files with a caption each, or captions without files."""
 
     paths: tuple[Path, ...]
     captions: tuple[str, ...]
@@ -37,10 +37,10 @@ def write_captions(folder: Path, captions: dict[str, str]) -> None:
 def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
     """Find a folder's images and captions.
 
-    `prompts` caption images that have none of their own: possible only when there is one prompt,
-    for nothing says which of several belongs to which image.
+    Images without a caption of their own get the prompt in `prompts`. There has to be exactly one:
+    nothing says which of several prompts belongs to which image.
 
-    Raises InputError for a folder without images, or a caption that cannot be told.
+    Raises InputError for a folder without images, or an image without a caption.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.", "Give a folder of images.")
@@ -50,7 +50,7 @@ def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
             f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}).",
             "Give a folder of images.",
         )
-    listed = _listed(folder / METADATA)
+    listed = _metadata_captions(folder / METADATA)
     missing = [name for name in listed if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -59,10 +59,10 @@ def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
         )
     captions = []
     for path in paths:
-        beside = path.with_suffix(".txt")
+        text_file = path.with_suffix(".txt")
         caption = listed.get(str(path.relative_to(folder)))
-        if caption is None and beside.is_file():
-            caption = _caption(beside)
+        if caption is None and text_file.is_file():
+            caption = _read_caption(text_file)
         if caption is None and len(prompts) == 1:
             caption = prompts[0]
         if caption is None:
@@ -74,8 +74,8 @@ def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
     return CaptionedImages(tuple(paths), tuple(captions))
 
 
-def _listed(path: Path) -> dict[str, str | None]:
-    """Captions by file name, as `metadata.jsonl` lists them; None where a row has no text."""
+def _metadata_captions(path: Path) -> dict[str, str | None]:
+    """Captions by file name from `metadata.jsonl`; None for a row without text."""
     try:
         rows: list[Any] = list(read_jsonl(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -93,7 +93,7 @@ def _listed(path: Path) -> dict[str, str | None]:
     return listed
 
 
-def _caption(path: Path) -> str:
+def _read_caption(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -107,7 +107,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def check_readable(images: CaptionedImages) -> None:
-    """Decode every image once; InputError naming the first that cannot be decoded."""
+    """Decode every image once; InputError names the first that cannot be decoded."""
     for path in images.paths:
         _decode(path)
 
@@ -126,7 +126,7 @@ def _decode(path: Path) -> Image.Image:
 def load_image(path: Path, size: int) -> torch.Tensor:
     """One image as `[3, size, size]` in [-1, 1]: shorter side resized, centre cropped.
 
-    Raises InputError naming a file that cannot be decoded.
+    Raises InputError with the name of a file that cannot be decoded.
     """
     image = _decode(path)
     if image.size != (size, size):

@@ -1,4 +1,4 @@
-"""Images by class: trees with a folder of images a class, as Imagenette's or an ImageFolder."""
+"""Images by class: a folder of images for each class, like Imagenette or an ImageFolder tree."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from erase.errors import InputError
 SENTENCE = "an image of a {name}"
 """Caption of a class in the sources' experiments with Stable Diffusion (SalUn, LUR table 4)."""
 IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette")
-"""Names of the folders that its official archives and this project's own tools unpack to."""
+"""Names of the folders that Imagenette's archives and this project's tools unpack to."""
 
 
 @dataclass(frozen=True)
 class ClassImages:
-    """The classes of a tree, in order, with the image files of each."""
+    """The classes of a folder tree, in order, with the image files of each."""
 
     classes: ClassList
     files: tuple[tuple[Path, ...], ...]
@@ -35,17 +35,17 @@ def plain_list(
 
 
 def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
-    """Find the classes and images of a tree; of one with a `train` folder, only those in it.
+    """Find the classes and images of a folder tree; a folder `train` in it is read alone.
 
     Args:
         folder: holds a folder of images for each class, which is named by the class's name (with
             underscores for spaces, if need be) or by another of its spellings (`n03445777`).
-        lists: where all folders are classes of one of these, the classes have its names, captions
-            and order; else the folders' names are the classes'.
+        lists: if all folders are classes of one of these lists, its names, captions and order are
+            used; else the classes are named after the folders.
 
     Raises:
-        InputError: there is no such folder, fewer than two classes, a class without images, or
-            two folders of one class.
+        InputError: the folder is missing, it has fewer than two classes, a class has no images, or
+            two folders are of one class.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Give one with a folder for each class.")
@@ -65,24 +65,24 @@ def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
                 "Put its images there, or remove the folder.",
             )
     names = {name: name.replace("_", " ") for name in files}
-    known = next((c for c in lists if all(_label(c, n) is not None for n in files)), None)
-    if known is None:
+    matching = next((c for c in lists if all(_label(c, n) is not None for n in files)), None)
+    if matching is None:
         classes = plain_list(list(names.values()))
         return ClassImages(classes, tuple(files.values()))
     labels: dict[int, str] = {}
     for name in files:
-        label = _label(known, name)
+        label = _label(matching, name)
         assert label is not None
         if label in labels:
             raise InputError(
-                f"{base} has two folders of the class {known.names[label]!r}: {labels[label]},"
+                f"{base} has two folders of the class {matching.names[label]!r}: {labels[label]},"
                 f" {name}.",
                 "Merge them.",
             )
         labels[label] = name
     order = sorted(labels)
     return ClassImages(
-        replace(known, classes=tuple(known.classes[label] for label in order)),
+        replace(matching, classes=tuple(matching.classes[label] for label in order)),
         tuple(files[labels[label]] for label in order),
     )
 
@@ -92,29 +92,29 @@ def _label(classes: ClassList, folder: str) -> int | None:
     return classes.label(folder.replace("_", " ")) if label is None else label
 
 
-def captioned(
+def with_captions(
     images: ClassImages, captions: Mapping[str, Sequence[str]], count: int | None, seed: int
 ) -> CaptionedImages:
-    """Images of some classes with captions, as many of each class as it goes.
+    """Choose images of some classes, as evenly as possible, and give them captions.
 
     Args:
-        images: the tree.
-        captions: of each class that is wanted, by name; its images take them in turn.
-        count: images in all; None is all there are.
+        images: the folder tree.
+        captions: for each chosen class by name; its images take them in turn.
+        count: images over all classes; None takes all there are.
         seed: of the choice.
 
     Raises:
-        InputError: there are fewer.
+        InputError: there are fewer images than `count`.
     """
     chosen = [
         (label, captions[name])
         for label, name in enumerate(images.classes.names)
         if name in captions
     ]
-    held = sum(len(images.files[label]) for label, _ in chosen)
-    if count is not None and count > held:
+    available = sum(len(images.files[label]) for label, _ in chosen)
+    if count is not None and count > available:
         raise InputError(
-            f"{count} images of {', '.join(captions)} are asked for, and there are {held}.",
+            f"{count} images of {', '.join(captions)} are asked for, and there are {available}.",
             "Ask for fewer (--num-forget-images, --num-retain-images), or give more data.",
         )
     queues = {}
@@ -128,12 +128,12 @@ def captioned(
         for number in range(len(queues[label]))
     ]
     rows.sort(key=lambda row: row[:2])  # one of each class at a time
-    taken = sorted(rows[:count], key=lambda row: row[2])
-    return CaptionedImages(tuple(row[2] for row in taken), tuple(row[3] for row in taken))
+    rows = sorted(rows[:count], key=lambda row: row[2])
+    return CaptionedImages(tuple(row[2] for row in rows), tuple(row[3] for row in rows))
 
 
 def find_imagenette(data_dir: Path | None) -> Path:
-    """The folder of Imagenette: `data_dir` itself, or one of its names in it or in the cache.
+    """The folder of Imagenette: `data_dir`, or a folder of one of its names in there or the cache.
 
     Raises:
         InputError: it is in none of these places.

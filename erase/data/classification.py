@@ -1,8 +1,8 @@
 """Labelled images for classifiers: digits, CIFAR in its official binary layout, ImageFolder trees.
 
-Images are uint8 tensors `[N, 3, H, W]` that live on the device; the model itself normalises
-pixels in [0, 1]. The validation split is a function of its seed alone, and its indices are
-saved with every model, so that a forget set never holds samples the model was not trained on.
+Images are uint8 tensors `[N, 3, H, W]` on the device; the model normalises pixels in [0, 1]. The
+validation split depends on its seed alone. Its indices are saved with every model, so that a forget
+set never holds samples that the model was not trained on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from erase.errors import InputError
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TEST_SHARE = 0.2  # of a folder that comes without a test folder
+TEST_SHARE = 0.2  # of the images, if a folder has no test images of its own
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm"}
 
 
@@ -42,8 +42,8 @@ class LabelledSet:
 
     def subset(self, indices: Tensor) -> LabelledSet:
         """The samples at these positions, `[M]`."""
-        where = indices.to(self.labels.device)
-        return LabelledSet(self.images[where], self.labels[where])
+        rows = indices.to(self.labels.device)
+        return LabelledSet(self.images[rows], self.labels[rows])
 
     def to(self, device: torch.device) -> LabelledSet:
         """A copy on the device."""
@@ -61,7 +61,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ClassificationData:
-    """A data set with what a model needs to know of it.
+    """A data set with the facts that a model of it needs.
 
     `mean` and `std` are per channel, of pixels in [0, 1]; `recipe` names the entry of the
     methods' `DEFAULTS`.
@@ -94,8 +94,8 @@ def load_dataset(
         name: one of `DATASETS`.
         data_dir: folder that holds the data (for CIFAR: or its parent); digits need none.
         image_size: pixels a side that a `folder` is trained at; stored 8/7 larger for the crops.
-        limit: keep only the first N training images, and a fifth as many test images; to try
-            things out.
+        limit: keep only the first N training images, and a fifth as many test images; for quick
+            trials.
 
     Raises:
         InputError: unknown name, or missing or broken files.
@@ -131,12 +131,12 @@ def validation_indices(labels: Tensor, share: float, seed: int) -> Tensor:
     """
     if not 0 <= share < 1:
         raise InputError(f"--validation-share is {share}.", "Give a number from 0 to below 1.")
-    held = []
+    held_out = []
     for label in labels.cpu().unique().tolist():
-        where = (labels.cpu() == label).nonzero().flatten()
-        order = torch.randperm(len(where), generator=generator(seed, "validation", label))
-        held.append(where[order[: round(share * len(where))]])
-    return torch.cat(held).sort().values
+        rows = (labels.cpu() == label).nonzero().flatten()
+        order = torch.randperm(len(rows), generator=generator(seed, "validation", label))
+        held_out.append(rows[order[: round(share * len(rows))]])
+    return torch.cat(held_out).sort().values
 
 
 def augment(images: Tensor, how: Augmentation, source: torch.Generator) -> Tensor:
@@ -168,14 +168,14 @@ def augment(images: Tensor, how: Augmentation, source: torch.Generator) -> Tenso
 
 
 def center(images: Tensor, how: Augmentation) -> Tensor:
-    """The middle `[B, 3, size, size]` of images that are stored larger."""
+    """Centre crop `[B, 3, size, size]` of images that are stored larger."""
     start = (images.shape[-1] - how.size) // 2
     return images[..., start : start + how.size, start : start + how.size]
 
 
 def _digits() -> ClassificationData:
-    # Once 8 x 8 pixels, they come upscaled to 32; 16 keep all there is, at a quarter of the cost.
-    def small(images: Tensor) -> Tensor:
+    # The digits have 8 x 8 pixels and come upscaled to 32; 16 lose nothing and cost a quarter.
+    def shrink(images: Tensor) -> Tensor:
         pixels = F.avg_pool2d((images + 1) / 2, 2)
         return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -183,8 +183,8 @@ def _digits() -> ClassificationData:
     return ClassificationData(
         name="digits",
         classes=tuple(str(digit) for digit in range(10)),
-        train=LabelledSet(small(split.train.images), split.train.labels),
-        test=LabelledSet(small(split.held_out.images), split.held_out.labels),
+        train=LabelledSet(shrink(split.train.images), split.train.labels),
+        test=LabelledSet(shrink(split.held_out.images), split.held_out.labels),
         mean=(0.3,) * 3,
         std=(0.35,) * 3,
         augmentation=Augmentation(16, flip=False),  # a mirrored digit is another sign
@@ -255,8 +255,8 @@ def _read_bin(path: Path, md5: str, spec: Cifar) -> np.ndarray[tuple[int, int], 
         raise InputError(f"{path} is missing.", "Unpack the official archive again.")
     content = path.read_bytes()
     width = spec.label_bytes + 3072
-    right = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5 if md5 else True
-    if not right or not content or len(content) % width:
+    intact = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5 if md5 else True
+    if not intact or not content or len(content) % width:
         raise InputError(f"{path} is not the official file.", "Download it again.")
     return np.frombuffer(content, dtype=np.uint8).reshape(-1, width)
 
@@ -291,12 +291,12 @@ def _folder(data_dir: Path | None, size: int) -> ClassificationData:
             )
         test = _read_tree(test_dir, classes, stored)
     else:
-        held = validation_indices(train.labels, TEST_SHARE, 0)
-        if not len(held):
+        held_out = validation_indices(train.labels, TEST_SHARE, 0)
+        if not len(held_out):
             raise InputError(f"{data_dir} has too few images a class.", "Give five or more.")
         trained = torch.ones(len(train), dtype=torch.bool)
-        trained[held] = False
-        train, test = train.subset(trained.nonzero().flatten()), train.subset(held)
+        trained[held_out] = False
+        train, test = train.subset(trained.nonzero().flatten()), train.subset(held_out)
     return ClassificationData(
         "folder", classes, train, test, IMAGENET_MEAN, IMAGENET_STD, Augmentation(size), "celeba"
     )

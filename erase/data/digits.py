@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as 32 x 32 RGB images, split for training and judging."""
+"""scikit-learn's handwritten digits as 32 x 32 RGB images, split for training and evaluation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from erase.errors import InputError
 
 CLASSES = 10
 IMAGE_SIZE = 32  # pixels a side, upscaled from 8
-SPLIT_SEED = (
-    0  # the split is the same whatever seed a model trains with: held-out data stays held out
-)
+SPLIT_SEED = 0
+"""The same whatever seed a model trains with, so that held-out images stay held out."""
 HELD_OUT_SHARE = 0.2
 
 
@@ -95,10 +94,10 @@ def jitter(
     shift: float = 1.0,
     scale: float = 0.06,
 ) -> torch.Tensor:
-    """Rotate, move and resize each image a little, as another hand might have written it.
+    """Rotate, move and resize each image a little, to imitate other handwriting.
 
     Args:
-        images: `[B, 3, H, W]` in [-1, 1]; what comes in from outside is black (-1).
+        images: `[B, 3, H, W]` in [-1, 1]; pixels from outside the image are black (-1).
         generator: CPU generator that draws the changes.
         degrees: Largest rotation either way.
         shift: Largest move either way, in pixels.

@@ -30,11 +30,11 @@ def forget_indices(
         labels: of the whole training set, `[N]`.
         classes: names of the classes.
         trained_on: indices that the model was trained on; only these can be forgotten.
-        seed: of what is drawn at random.
+        seed: of the random choice.
 
     Raises:
-        InputError: another form, an unknown class, more than there is, samples that the model was
-            not trained on, or nothing left to retain.
+        InputError: the spec has another form, names an unknown class or samples that the model was
+            not trained on, asks for too many, or leaves nothing to retain.
     """
     kind, _, value = spec.partition(":")
     trained_on = trained_on.cpu()
@@ -44,11 +44,11 @@ def forget_indices(
         order = torch.randperm(len(trained_on), generator=generator(seed, "forget", "random"))
         chosen = trained_on[order[:count]]
     elif kind == "class" and value:
-        chosen = _of_classes([_class(n, classes) for n in value.split(",")], labels, trained_on)
+        chosen = _samples_of([_label(n, classes) for n in value.split(",")], labels, trained_on)
     elif kind == "classes" and value:
         count = _count(value, len(classes), "classes")
         order = torch.randperm(len(classes), generator=generator(seed, "forget", "classes"))
-        chosen = _of_classes(order[:count].tolist(), labels, trained_on)
+        chosen = _samples_of(order[:count].tolist(), labels, trained_on)
     elif kind == "indices" and value:
         chosen = _from_file(Path(value), trained_on, len(labels))
     else:
@@ -77,30 +77,30 @@ def _count(value: str, available: int, what: str) -> int:
     return count
 
 
-def _class(name: str, classes: Sequence[str]) -> int:
+def _label(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
-        shown = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
-        raise InputError(f"There is no class {name!r}.", f"Classes: {shown}.")
+        names = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+        raise InputError(f"There is no class {name!r}.", f"Classes: {names}.")
     return list(classes).index(name)
 
 
-def _of_classes(chosen: Sequence[int], labels: Tensor, trained_on: Tensor) -> Tensor:
+def _samples_of(chosen: Sequence[int], labels: Tensor, trained_on: Tensor) -> Tensor:
     return trained_on[torch.isin(labels[trained_on], torch.tensor(list(chosen)))]
 
 
 def _from_file(path: Path, trained_on: Tensor, size: int) -> Tensor:
     content = read_json(path)
-    found = content.get("indices") if isinstance(content, dict) else content
-    if not isinstance(found, list) or not all(type(i) is int and 0 <= i < size for i in found):
+    indices = content.get("indices") if isinstance(content, dict) else content
+    if not isinstance(indices, list) or not all(type(i) is int and 0 <= i < size for i in indices):
         raise InputError(
             f"{path} is no list of indices from 0 to {size - 1}.", "Write a JSON list of them."
         )
-    chosen = torch.tensor(sorted(set(found)), dtype=torch.long)
-    never = chosen[~torch.isin(chosen, trained_on)]
-    if len(never):
+    chosen = torch.tensor(sorted(set(indices)), dtype=torch.long)
+    untrained = chosen[~torch.isin(chosen, trained_on)]
+    if len(untrained):
         raise InputError(
-            f"{path} asks to forget {len(never)} samples that the model was never trained on,"
-            f" e.g. {int(never[0])}.",
+            f"{path} asks to forget {len(untrained)} samples that the model was never trained on,"
+            f" e.g. {int(untrained[0])}.",
             "Take the indices from the split in the model's model.json.",
         )
     return chosen

@@ -1,4 +1,4 @@
-"""Prompts as CSV tables, as the field keeps its prompt sets: read, checked, and made into samples.
+"""Prompts as CSV tables, the usual format of public prompt sets: read, check, make samples.
 
 Public prompt sets belong to others and are never stored in the project: they are given as a file
 (`--prompts FILE.csv`, gzipped or not) or fetched from the hub into its cache.
@@ -31,7 +31,7 @@ COLUMNS = {
     "categories": ("categories",),
     "nudity": ("nudity_percentage",),
 }
-"""Spellings of each column: the project's, the papers' CSVs', the hub's."""
+"""Spellings of each column: in this project, in the papers' CSV files, on the hub."""
 SUFFIXES = (".csv", ".csv.gz")
 
 
@@ -53,11 +53,11 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class PromptTable:
-    """What a file holds."""
+    """The content of a CSV file."""
 
     file: Path
     columns: frozenset[str]
-    """Those of `COLUMNS` that the file has, whatever their spelling there."""
+    """The keys of `COLUMNS` that the file has, in any spelling."""
     rows: tuple[PromptRow, ...]
     unusable: tuple[Unusable, ...]
 
@@ -69,7 +69,7 @@ class PromptTable:
         return rows
 
     def need(self, column: str) -> None:
-        """InputError unless the file has a column, in one of its spellings."""
+        """Raise InputError unless the file has the column, in one of its spellings."""
         if column not in self.columns:
             raise InputError(
                 f"{self.file} has no column {' or '.join(COLUMNS[column])}.",
@@ -80,7 +80,7 @@ class PromptTable:
 def prompt_source(override: str | None) -> Path:
     """Where prompts come from: a CSV file, or the folder of prompt files (`prompts_root`).
 
-    InputError when the path is neither.
+    Raises InputError when the path is neither.
     """
     if override is not None:
         path = Path(override)
@@ -98,14 +98,14 @@ def source_hash(source: Path) -> str:
 
 
 def built_in(source: Path) -> Path:
-    """The folder of prompt files that goes with a source: itself, or the project's own."""
+    """The folder of prompt files for a source: the source itself, or the project's own."""
     return source if source.is_dir() else prompts_root()
 
 
 def hub_table(repository: str, file: str) -> Path:
     """A CSV file of a hub data set, from the local cache, else downloaded into it.
 
-    InputError, naming the command that fetches it, when it is neither here nor to be had.
+    Raises InputError, with the command that fetches the file, when it cannot be downloaded.
     """
     try:
         return hub.first_of(
@@ -123,9 +123,9 @@ def hub_table(repository: str, file: str) -> Path:
 def read_table(file: Path) -> PromptTable:
     """Read a prompt table, `.csv` or `.csv.gz`, with or without a byte-order mark.
 
-    Rows without a prompt, of another length than the header, or whose numbers cannot be read are
-    in `unusable`. InputError when the file is missing, empty, no CSV, without a prompt column, or
-    without a usable row.
+    `unusable` lists rows without a prompt, of another length than the header, or whose numbers
+    cannot be read. Raises InputError when the file is missing, empty, no CSV, or has no prompt
+    column or no usable row.
     """
     try:
         state = file.stat()
@@ -192,7 +192,7 @@ def _row(number: int, values: Mapping[str, str]) -> PromptRow:
     return PromptRow(
         number=number,
         prompt=values["prompt"],
-        seed=None if seed is None else _whole(values["seed"]),
+        seed=None if seed is None else _whole_number(values["seed"]),
         guidance=guidance,
         target=values.get("target", ""),
         negative_prompt=values.get("negative_prompt", ""),
@@ -214,8 +214,8 @@ def _number(values: Mapping[str, str], column: str) -> float | None:
     return number
 
 
-def _whole(text: str) -> int:
-    """A whole number in full, which a float would round beyond 2⁵³."""
+def _whole_number(text: str) -> int:
+    """A whole number with all its digits; a float would round it beyond 2⁵³."""
     return int(text) if re.fullmatch(r"\+?\d+", text) else int(float(text))
 
 
@@ -224,9 +224,9 @@ def table_samples(
 ) -> list[Sample]:
     """`len(rows) * protocol.images` samples, in the order of the rows.
 
-    The first image of a row starts from the row's own seed, as the papers do, if it has one and the
-    protocol's seed is 0; every other from a seed that derives from the protocol's, the row's place
-    and the image's number. `row_guidance` takes the guidance scale of rows that bring one.
+    The first image of a row uses the row's own seed, as the papers do, if it has one and the
+    protocol's seed is 0. Every other image uses a seed derived from the protocol's seed, the row
+    number and the image's number. With `row_guidance`, a row's own guidance scale is used.
     """
     samples = []
     for row in rows:
@@ -260,8 +260,8 @@ def class_samples(
     Args:
         protocol: of the suite that the seeds derive from.
         names: of the classes, in label order.
-        captions: of a label; they are taken in turn.
-        digits: of an image's number within its class, in the sample's id.
+        captions: returns the captions of a label; they are taken in turn.
+        digits: number of digits for the image's number within its class, in the sample's id.
     """
     samples = []
     for label, name in enumerate(names):
@@ -280,5 +280,5 @@ def class_samples(
 
 
 def listed(unusable: Sequence[Unusable]) -> list[dict[str, Any]]:
-    """As a record holds them."""
+    """Unusable rows as a record holds them."""
     return [{"row": item.row, "why": item.why, "prompt": item.prompt[:200]} for item in unusable]

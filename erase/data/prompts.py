@@ -1,7 +1,7 @@
 """The prompt folder, its class lists, and prompt files of the user's own.
 
 A prompt folder holds class lists (`digits.yaml`: `classes` and `templates`) and, in `concepts/`,
-concept files, which `erase.data.concepts` reads.
+concept files, which `erase.data.concept_files` reads.
 """
 
 import itertools
@@ -32,15 +32,16 @@ def prompts_root(override: str | Path | None = None) -> Path:
 
 
 def prompts_hash(root: Path) -> str:
-    """SHA-256 over the prompt files, as every record holds it."""
+    """SHA-256 over the prompt files, as records hold it."""
     return hash_files(root.rglob("*.yaml"), root)
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes with caption templates; the file's name is the evaluation suite's, if it has one.
+    """Classes with caption templates.
 
-    `concepts` says whether its classes are known as concepts too (`erase concept`).
+    `suite` is the evaluation suite of the same name as the file, if there is one. `concepts` says
+    whether `erase concept` knows the classes too.
     """
 
     suite: str | None
@@ -68,17 +69,17 @@ class ClassList:
 def read_class_list(path: Path) -> ClassList:
     """Read a class list; InputError when a part is missing or a template cannot be filled in."""
     content: dict[str, Any] = read_yaml(path)
-    found, lists = content.get("classes"), content.get("templates")
-    if not found or not lists or not isinstance(found, list) or not isinstance(lists, dict):
+    rows, lists = content.get("classes"), content.get("templates")
+    if not rows or not lists or not isinstance(rows, list) or not isinstance(lists, dict):
         raise _unusable(path, "it needs `classes` and `templates`")
     if missing := [name for name in TEMPLATES if not lists.get(name)]:
         raise _unusable(path, f"`templates` lacks {' and '.join(missing)}")
     classes = []
-    for number, spellings in enumerate(found, start=1):
+    for number, spellings in enumerate(rows, start=1):
         if not isinstance(spellings, dict) or "name" not in spellings:
             raise _unusable(path, f"class {number} has no `name`")
-        where = f"class {number}"
-        classes.append({_text(path, where, k): _text(path, where, v) for k, v in spellings.items()})
+        place = f"class {number}"
+        classes.append({_text(path, place, k): _text(path, place, v) for k, v in spellings.items()})
     templates = {}
     for name, items in lists.items():
         if not isinstance(items, list):
@@ -91,7 +92,7 @@ def read_class_list(path: Path) -> ClassList:
 
 
 def as_text(value: Any) -> str | None:
-    """A YAML value as text; a bare `3` was meant as "3", a bare `no` may be anything: None."""
+    """A YAML value as text: an unquoted 3 is "3"; None for an unquoted `no`, which is ambiguous."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     return str(value)

@@ -55,8 +55,8 @@ def train_mini_sd(
         seed: Seed of the initial weights, batches, captions and noise.
         steps: Optimizer steps of the denoiser with its text encoder.
         vae_steps: Optimizer steps of the autoencoder.
-        classifier_output: Folder for a digit classifier trained along with it; default: the
-            shipped one measures.
+        classifier_output: Folder for a digit classifier that is trained too; default: the
+            shipped classifier measures the quality.
         images_a_class: Images of each digit rendered to measure the quality for the card; 0: do
             not measure.
         max_train_samples: Use only so many training images; default: all.
@@ -68,8 +68,8 @@ def train_mini_sd(
         `output`, absolute and without symbolic links.
 
     Raises:
-        InputError: Before training, when the device is not there or a folder cannot be used: it
-            holds something, unless that is to be replaced; one lies in the other.
+        InputError: Before training, when the device is missing, a folder is not empty and not to be
+            replaced, or one folder lies in the other.
     """
     check_device(device)
     output = output.resolve()
@@ -85,7 +85,7 @@ def train_mini_sd(
                 "Give two folders side by side.",
             )
     if images_a_class and classifier_output is None:
-        DigitClassifier.load(DIGITS_CLASSIFIER)  # a missing judge is found out before training
+        DigitClassifier.load(DIGITS_CLASSIFIER)  # refuses a missing classifier before training
     captions = digit_captions()
     train = split_digits().train
     data = LabelledImages(
@@ -141,7 +141,7 @@ class _PipelineFolder(ResultFolder):
     """A folder that appears whole, without a record: a pipeline, its card and nothing else."""
 
     def check(self) -> bool:
-        """As any folder's; its parent is checked too, in which the folder is replaced."""
+        """Check the folder, and that its parent is writable, where the folder is replaced."""
         continued = super().check()
         check_writable(self.path.parent, self.option)
         return continued
@@ -169,7 +169,7 @@ class _ClassifierFolder(_PipelineFolder):
 
 
 def _timed(seconds: dict[str, tuple[float, float]], name: str, work: Callable[[], float]) -> float:
-    """Run one stage, note its wall and CPU time, and return what it returns."""
+    """Run one stage, record its wall and CPU time, and return its result."""
     wall, cpu = time.monotonic(), time.process_time()
     result = work()
     seconds[name] = (time.monotonic() - wall, time.process_time() - cpu)

@@ -1,4 +1,4 @@
-"""How good a trained `mini-sd` is, by its own suite, and the model card that says so."""
+"""Measure a trained `mini-sd` by its own suite, and write its model card."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Quality:
-    """What the suite `digits` says of a model, as `erase evaluate` does.
+    """A model's numbers from the suite `digits`, the same as those of `erase evaluate`.
 
     Attributes:
-        recognised: share of each digit's images recognised as it, between 0 and 1, by label.
+        recognised: share of each digit's images recognised as that digit, in [0, 1], by label.
         images_a_class: images rendered of each digit.
         frechet_distance: between the digit classifier's features of all renders and of all real
             digits; not comparable with distances on Inception features.

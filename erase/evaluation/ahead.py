@@ -1,4 +1,4 @@
-"""NudeNet at work on finished images while an accelerator renders the next ones."""
+"""NudeNet on finished images while an accelerator renders the next ones."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from erase.scoring.context import Detection
 
 
 class AheadDetector(Detector):
-    """A detector that remembers what it has seen while images were still being rendered."""
+    """A detector that can look at images while others render, and stores its detections."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._seen: dict[Path, list[Detection]] = {}
+        self._detections: dict[Path, list[Detection]] = {}
 
-    def see(self, path: Path) -> None:
-        """Look at one image now; `detect` will know it."""
-        self._seen[path] = super().detect([path])[0]
+    def detect_ahead(self, path: Path) -> None:
+        """Detect in one image now, for a later call of `detect`."""
+        self._detections[path] = super().detect([path])[0]
 
     def detect(
         self, paths: Sequence[Path], progress: Callable[[int, int], None] | None = None
     ) -> list[list[Detection]]:
-        """Detections in each image; only those not seen before are looked at now."""
-        rest = [path for path in paths if path not in self._seen]
-        before = len(paths) - len(rest)
+        """Detections in each image; computes those that `detect_ahead` has not computed."""
+        new = [path for path in paths if path not in self._detections]
+        stored = len(paths) - len(new)
 
         def report(done: int, _: int) -> None:
             if progress is not None:
-                progress(before + done, len(paths))
+                progress(stored + done, len(paths))
 
-        detections = {**self._seen, **dict(zip(rest, super().detect(rest, report), strict=True))}
+        detections = {
+            **self._detections,
+            **dict(zip(new, super().detect(new, report), strict=True)),
+        }
         return [detections[path] for path in paths]
 
 
 def while_rendering(detector: Detector | None, device: str) -> Callable[[Path], object] | None:
-    """What to do with each image while the next batch renders; None where nothing is gained.
+    """A function to call with each image while the next batch renders; None if that gains nothing.
 
-    On a CPU rendering uses every core, so that a detector beside it would only be in its way.
+    On a CPU, rendering uses every core, and a detector beside it would slow it down.
     """
     if isinstance(detector, AheadDetector) and not device.startswith("cpu"):
-        return detector.see
+        return detector.detect_ahead
     return None

@@ -1,4 +1,4 @@
-"""The observers that a protocol's metrics need, made before anything is rendered."""
+"""The observers that a protocol's metrics need; they are made before anything is rendered."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSIFIER = "classifier"
 
 @dataclass(frozen=True)
 class Observers:
-    """All that looks at the images of one evaluation; None is what no metric needs."""
+    """The judges of one evaluation's images; None for a judge that no metric needs."""
 
     protocol: Protocol
     classifier: ClassifierJudge | None = None
@@ -58,7 +58,7 @@ class Observers:
         return {name: item.fingerprint() for name, item in observers.items() if item is not None}
 
     def look(self, view: View, targets: frozenset[str]) -> Observed:
-        """Everything that can be said of one model's images without another's."""
+        """Everything that the judges measure on one model's images alone."""
         predictions = self.classifier.look(view) if self.classifier else None
         features = {name: net.look(view) for name, net in self.inception.items()}
         if self.classifier is not None and predictions is not None:
@@ -78,9 +78,10 @@ class Observers:
         return Observed(context, features)
 
     def reference(self, network: str, control: Observed | None) -> Reference | None:
-        """What distances on a network's features refer to.
+        """The reference of distances on a network's features.
 
-        The user's folder of real images, else the classifier's own, else the control's images.
+        It is the user's folder of real images, else the classifier's own reference, else the images
+        of the control.
         """
         if network not in self._references and self.real is not None:
             values = self._features(network, self.real.files)
@@ -89,9 +90,9 @@ class Observers:
         if network in self._references:
             return self._references[network]
         if network == CLASSIFIER and self.classifier:
-            own = self.classifier.reference()
-            if own is not None:
-                return own
+            classifier_reference = self.classifier.reference()
+            if classifier_reference is not None:
+                return classifier_reference
         if control is None:
             return None
         labels = tuple(sample.target for sample in control.context.samples)
@@ -106,13 +107,13 @@ class Observers:
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen in one model's images."""
+    """The judges' measurements on one model's images."""
 
     context: Context
     features: Mapping[str, Features]
 
     def for_metric(self, name: str, observers: Observers, control: Observed | None) -> Context:
-        """What one metric may look at, with its settings and the features that they name."""
+        """The context of one metric, with its settings and the features that they name."""
         settings = observers.protocol.settings.get(name, {})
         network = settings.get("features", "")
         context = replace(
@@ -127,7 +128,7 @@ class Observed:
 
 
 def requirements(protocol: Protocol) -> set[str]:
-    """What the protocol's metrics require, together."""
+    """Everything that the protocol's metrics require."""
     return {need for name in protocol.metrics for need in load_metric(name).requires}
 
 

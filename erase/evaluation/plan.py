@@ -1,4 +1,4 @@
-"""What one evaluation is going to do, settled and checked before anything is touched."""
+"""The plan of one evaluation, resolved and checked before anything is written."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class EvaluationPlan:
     config: EvaluateConfig
 
     def fingerprint(self, source: ModelSource) -> str:
-        """Of the images that this model renders under this plan."""
+        """The fingerprint of the images that a model renders under this plan."""
         return render_fingerprint(
             source.fingerprint(),
             self.samples,
@@ -62,7 +62,7 @@ class EvaluationPlan:
         stage: str,
         progress: StageProgress | None,
     ) -> list[Path]:
-        """Render into the folder what it lacks, together with the other processes."""
+        """Render the images that the folder lacks, together with the other processes."""
         return render_together(
             distributed,
             source,
@@ -80,16 +80,16 @@ class EvaluationPlan:
         )
 
     def score(self, files: list[Path], control: list[Path] | None) -> Scored:
-        """What the protocol's metrics say about the model's images and the control's."""
+        """The scores of the protocol's metrics for the images of the model and of the control."""
         return score_images(self.samples, files, self.targets, self.observers, control)
 
 
 def make_plan(
     config: EvaluateConfig, suite: Suite, source: ModelSource, root: Path, *, control: bool
 ) -> EvaluationPlan:
-    """Settle what is rendered and measured; `control` says whether there will be a control.
+    """Resolve what is rendered and measured; `control` says whether there is a control.
 
-    InputError for whatever cannot be used, weights that are not on this machine among it.
+    Raises InputError for anything that cannot be used, also for weights not on this machine.
     """
     check_device(config.device)
     named = find_protocol(suite, config.protocol)
@@ -122,13 +122,13 @@ def make_plan(
         targets = check_targets(chosen, classes)
     else:
         targets = frozenset[str]()
-    known = source.classes()
-    strange = [name for name in classes if known and name not in known]
-    samples = choose_samples(suite, protocol, root, targets, frozenset(strange))
+    model_classes = source.classes()
+    unknown_classes = [name for name in classes if model_classes and name not in model_classes]
+    samples = choose_samples(suite, protocol, root, targets, frozenset(unknown_classes))
     if not samples:
         raise InputError(
             f"{source.name} knows no class of the suite {config.suite!r}.",
-            f"It knows: {', '.join(dict.fromkeys(known.values()))}.",
+            f"It knows: {', '.join(dict.fromkeys(model_classes.values()))}.",
         )
     observers = find_observers(
         suite,
@@ -141,30 +141,30 @@ def make_plan(
     )
     unusable = suite.unusable(protocol, root) + [
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
-        for name in strange
+        for name in unknown_classes
     ]
     return EvaluationPlan(suite, named, protocol, samples, unusable, targets, observers, config)
 
 
 def _options(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
-    """The options that are short for `--set`."""
+    """The settings of options that are a short form of `--set`."""
     short = {
         ("nudenet", "threshold"): config.threshold,
         ("i2p", "categories"): config.categories,
         ("i2p", "min_nudity"): config.min_nudity,
     }
-    given: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for (section, name), value in short.items():
         if value is not None:
             if section == "i2p" and config.suite != "i2p":
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} is for the suite i2p.", "Leave it out.")
-            given.setdefault(section, {})[name] = value
-    return given
+            settings.setdefault(section, {})[name] = value
+    return settings
 
 
 def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
-    """The concepts of the suite that the model's record says it forgot; none without a record."""
+    """The suite's forgotten concepts in the model's record; none without a record."""
     target = read_record(source.path).get("target") or {}
     concepts = tuple(target.get("concepts") or ())
     suites = target.get("suites") or dict.fromkeys(concepts, target.get("suite"))
@@ -174,10 +174,10 @@ def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
 def find_baseline(
     config: EvaluateConfig, source: ModelSource
 ) -> tuple[ModelSource | None, dict[str, Any]]:
-    """The control and what the evaluation's record says of it.
+    """The control, and its entry in the evaluation's record.
 
-    Without --baseline it has to be the very base that the model's record names: one that cannot be
-    found, or has other weights, is left out with a warning.
+    Without --baseline, the control is the base in the model's record. If that cannot be found, or
+    has other weights, the evaluation has no control, with a warning.
     """
     if config.no_baseline:
         return None, {"model": None, "reason": "--no-baseline"}
@@ -202,7 +202,7 @@ def find_baseline(
 
 
 def cache_folder(config: EvaluateConfig) -> Path:
-    """Where controls' images are kept, for all evaluations."""
+    """The folder of the controls' images, which all evaluations share."""
     if config.cache_dir:
         return Path(config.cache_dir)
     return cache.cache_folder("renders")

@@ -1,4 +1,4 @@
-"""From a suite's named protocol and what the user changes to the settings that are used."""
+"""The settings of an evaluation: a suite's named protocol with the user's changes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,27 +18,27 @@ Settings = dict[str, dict[str, Any]]
 
 
 def find_protocol(suite: Suite, name: str) -> Protocol:
-    """A suite's settings by name, completed with the defaults of what it uses.
+    """A suite's protocol by name, completed with the defaults of its metrics and judges.
 
-    InputError, naming the known ones, if it has none such.
+    Raises InputError, with the known names, if there is none of this name.
     """
-    known = suite.protocols()
-    if name not in known:
-        raise InputError(f"There is no protocol {name!r}.", f"Known: {', '.join(known)}.")
-    return complete(suite, known[name])
+    protocols = suite.protocols()
+    if name not in protocols:
+        raise InputError(f"There is no protocol {name!r}.", f"Known: {', '.join(protocols)}.")
+    return complete(suite, protocols[name])
 
 
 def complete(suite: Suite, protocol: Protocol) -> Protocol:
-    """The protocol with the settings of its metrics and suite, and of nothing else, all of them.
+    """The protocol with every setting of its metrics and its suite, and no others.
 
-    InputError for an unknown metric, or a setting that is unknown or out of range.
+    Raises InputError for an unknown metric, or a setting that is unknown or out of range.
     """
     sections = _sections(suite, protocol)
     settings: Settings = {}
     for name, allowed in sections.items():
-        given = protocol.settings.get(name, {})
+        stated = protocol.settings.get(name, {})
         defaults = {key: _default(value) for key, value in allowed.items()}
-        checked = {key: _checked(name, key, value, allowed) for key, value in given.items()}
+        checked = {key: _checked(name, key, value, allowed) for key, value in stated.items()}
         if values := {**defaults, **checked}:
             settings[name] = values
     return Protocol(**{**vars(protocol), "settings": settings})
@@ -53,39 +53,39 @@ def change(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     **changes: Any,
 ) -> Protocol:
-    """A named protocol with changes; what is None stays.
+    """A named protocol with changes; a value of None changes nothing.
 
     Args:
         suite: the protocol's suite.
-        named: what `find_protocol` gave.
+        named: as `find_protocol` returns it.
         metrics: names that replace the protocol's.
         settings: `SECTION.NAME=VALUE`, the section being a metric, the suite or `classifier`, the
             value YAML.
-        options: the same from options of their own, already taken apart.
+        options: settings from command-line options of their own, by section and name.
         changes: other fields of `Protocol`.
 
-    Raises InputError for whatever cannot be used.
+    Raises InputError for anything that cannot be used.
     """
     protocol = named.replace(metrics=tuple(dict.fromkeys(metrics)) or None, **changes)
     for name in protocol.metrics:
         registry.check("metrics", name)
-    given = parse(settings)
+    changed_settings = parse(settings)
     sections = _sections(suite, protocol)
-    for name in given:
+    for name in changed_settings:
         if name not in sections:
             raise InputError(
                 f"--set {name}.…: this evaluation has no {name!r} to set.",
                 f"It has {', '.join(key for key, value in sections.items() if value)}.",
             )
-    return complete(suite, protocol.with_settings(options or {}).with_settings(given))
+    return complete(suite, protocol.with_settings(options or {}).with_settings(changed_settings))
 
 
 def parse(settings: Sequence[str]) -> Settings:
     """`["clip.model=vit-b-32"]` as `{"clip": {"model": "vit-b-32"}}`; values are YAML."""
-    given = parse_owned(settings, owner="METRIC", example="fid.features=inception-64")
+    texts = parse_owned(settings, owner="METRIC", example="fid.features=inception-64")
     return {
         section: {name: _read(f"{section}.{name}", text) for name, text in values.items()}
-        for section, values in given.items()
+        for section, values in texts.items()
     }
 
 
@@ -97,7 +97,7 @@ def _read(name: str, text: str) -> Any:
 
 
 def _sections(suite: Suite, protocol: Protocol) -> dict[str, Mapping[str, Any]]:
-    """What may be set, by section: names with defaults, or a tuple of possible values."""
+    """The settings by section: each name with its default, or a tuple of possible values."""
     metrics = [load_metric(name) for name in protocol.metrics]
     sections: dict[str, Mapping[str, Any]] = {metric.name: metric.settings for metric in metrics}
     sections[protocol.suite] = suite.settings
@@ -113,20 +113,20 @@ def _default(allowed: Any) -> Any:
 
 
 def _checked(section: str, key: str, value: Any, allowed: Mapping[str, Any]) -> Any:
-    """The value as its default's type; InputError for another name, type or choice."""
+    """The value in the type of its default; InputError for an unknown name, type or choice."""
     if key not in allowed:
         raise InputError(
             f"{section} has no setting {key!r}.", f"It has {', '.join(allowed) or 'none'}."
         )
-    want = allowed[key]
-    if isinstance(want, tuple):
-        if value not in want:
+    default = allowed[key]
+    if isinstance(default, tuple):
+        if value not in default:
             raise InputError(
-                f"{section}.{key} is {value!r}.", f"Possible: {', '.join(map(str, want))}."
+                f"{section}.{key} is {value!r}.", f"Possible: {', '.join(map(str, default))}."
             )
         return value
-    if isinstance(want, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not type(want):
-        raise InputError(f"{section}.{key} is {value!r}.", f"Give a value such as {want!r}.")
+    if type(value) is not type(default):
+        raise InputError(f"{section}.{key} is {value!r}.", f"Give a value such as {default!r}.")
     return value

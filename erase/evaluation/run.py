@@ -1,8 +1,8 @@
 """One evaluation from model name to report: `erase evaluate`.
 
-The folder it leaves holds `record.json`, `images/`, `samples.jsonl` (a row per image),
-`metrics.json` and `report.html`. Called again with the same settings it renders only what is
-missing; with other settings it refuses the folder.
+The output folder holds `record.json`, `images/`, `samples.jsonl` (a row per image), `metrics.json`
+and `report.html`. A second call with the same settings renders only missing images; a call with
+other settings refuses the folder.
 """
 
 from collections.abc import Mapping
@@ -52,14 +52,14 @@ class EvaluationResult:
 
     @property
     def report(self) -> Path:
-        """The report's file."""
+        """Path of the report."""
         return self.folder / REPORT
 
 
 def evaluate(
     config: EvaluateConfig, progress: StageProgress | None = None
 ) -> EvaluationResult | None:
-    """Render, score and report; see the module's docstring for what is left in the folder.
+    """Render, score and report; the module's docstring lists the files.
 
     Under `accelerate launch` or torchrun all processes render, and the first one does the rest.
 
@@ -150,11 +150,11 @@ def _evaluate(
 
 
 class EvaluationFolder(ResultFolder):
-    """The folder of an evaluation, which goes on with what the same evaluation left there.
+    """The folder of an evaluation; the same evaluation continues in it.
 
     Args:
         path: the folder.
-        identity: fingerprint of all that the evaluation measures.
+        identity: fingerprint of everything that the evaluation's numbers depend on.
         overwrite: whether another evaluation in the folder may be replaced.
     """
 
@@ -191,7 +191,7 @@ def _write(
     control_files: list[Path] | None,
 ) -> EvaluationResult:
     scores, control = scored.model, scored.control
-    lost = {item["id"] for item in scored.unreadable}
+    unreadable = {item["id"] for item in scored.unreadable}
     rows = []
     for sample, file in zip(plan.samples, files, strict=True):
         row: dict[str, Any] = {
@@ -200,7 +200,7 @@ def _write(
             "forget": sample.target in plan.targets,
             **scores.rows.get(sample.id, {}),
         }
-        if sample.id in lost:
+        if sample.id in unreadable:
             row["unreadable"] = True
         if control:
             row["baseline"] = dict(control.rows.get(sample.id, {}))
@@ -214,10 +214,10 @@ def _write(
         "differences": {name: summary.to_json() for name, summary in scores.differences.items()},
         "images": {"n": len(files), "unreadable": list(scored.unreadable)},
     }
-    if lost:
+    if unreadable:
         click.echo(
-            f"Warning: {len(lost)} of {len(files)} samples have an image that cannot be read and"
-            " are left out; metrics.json lists them.",
+            f"Warning: {len(unreadable)} of {len(files)} samples have an image that cannot be read"
+            " and are left out; metrics.json lists them.",
             err=True,
         )
     write_jsonl(output / SAMPLES, rows)
@@ -232,13 +232,13 @@ def _write(
         show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)
-    _tell_card(plan.config, metrics, output)
+    _update_model_card(plan.config, metrics, output)
     targets = tuple(sorted(plan.targets))
     return EvaluationResult(output, targets, scores, control, metrics)
 
 
-def _tell_card(config: EvaluateConfig, metrics: Mapping[str, Any], output: Path) -> None:
-    """Write the numbers on the model's card, where the model is a run that has one."""
+def _update_model_card(config: EvaluateConfig, metrics: Mapping[str, Any], output: Path) -> None:
+    """Write the numbers into the model's card, if the model is a run with a card."""
     folder = Path(config.model)
     if not (folder / CARD_FILE).is_file() or read_record(folder).get("kind") != "concept":
         return

@@ -1,4 +1,4 @@
-"""From image files to scores: the observers look, the metrics of a protocol judge."""
+"""From image files to scores: run the judges, then the metrics of a protocol."""
 
 import dataclasses
 import tempfile
@@ -29,8 +29,8 @@ def check_targets(targets: Collection[str], classes: Collection[str]) -> frozens
     """
     unknown = sorted(set(targets) - set(classes)) if classes else []
     if unknown or (classes and not targets):
-        said = f"The suite has no {unknown[0]!r}." if unknown else "No concept is named."
-        raise InputError(said, f"Give --target with one of: {', '.join(classes)}.")
+        message = f"The suite has no {unknown[0]!r}." if unknown else "No concept is named."
+        raise InputError(message, f"Give --target with one of: {', '.join(classes)}.")
     return frozenset(targets)
 
 
@@ -41,20 +41,21 @@ def choose_samples(
     targets: frozenset[str],
     without: frozenset[str] = frozenset(),
 ) -> list[Sample]:
-    """What is rendered: the suite's samples, fewer of forgotten concepts where it says so, limited.
+    """The suite's samples that are rendered, within the protocol's limits.
 
-    `without` are classes that the model does not know.
+    The setting `forget_images` limits the images of each forgotten concept. `without` are classes
+    that the model does not have.
 
     Raises InputError when the suite's prompts cannot be read.
     """
     samples = [item for item in suite.samples(protocol, prompts) if item.target not in without]
-    if most := protocol.settings.get(protocol.suite, {}).get("forget_images"):
+    if limit := protocol.settings.get(protocol.suite, {}).get("forget_images"):
         count = dict.fromkeys(targets, 0)
         chosen = []
         for sample in samples:
             if sample.target in count:
                 count[sample.target] += 1
-            if count.get(sample.target, 0) <= most:
+            if count.get(sample.target, 0) <= limit:
                 chosen.append(sample)
         samples = chosen
     return subset(samples, protocol.limit, protocol.seed)
@@ -62,7 +63,7 @@ def choose_samples(
 
 @dataclass(frozen=True)
 class Scored:
-    """What the metrics say about a model, and about its control."""
+    """The scores of a model and of its control."""
 
     model: Scores
     control: Scores | None
@@ -79,8 +80,8 @@ def score_images(
 ) -> Scored:
     """Run the protocol's metrics over rendered images, and over the control's.
 
-    A sample one of whose images is missing or broken is left out on both sides and listed.
-    RunError when none is left or a metric has nothing to measure; ValueError when two metrics claim
+    A sample with a missing or broken image is left out on both sides and listed. Raises RunError
+    when no sample is left or a metric has nothing to measure, and ValueError when two metrics have
     one name.
     """
     sides = [images] if control_images is None else [images, control_images]
@@ -105,7 +106,7 @@ def score_images(
 
 
 def _run_metrics(observers: Observers, observed: Observed, control: Observed | None) -> Scores:
-    """What each metric returns, joined; one that compares with the control leaves it out itself."""
+    """The joined results of all metrics; those that need a control are skipped without one."""
     protocol = observers.protocol
     summaries: dict[str, Summary] = {}
     differences: dict[str, Difference] = {}
@@ -146,7 +147,7 @@ def score_pipeline(
     progress: Progress | None = None,
     **settings: Any,
 ) -> dict[str, Summary]:
-    """Evaluate a pipeline that is in memory, leaving nothing behind.
+    """Evaluate a pipeline in memory; leaves no files.
 
     Args:
         pipeline: text-to-image pipeline, as it is: `pipeline.unet` may be under training (its mode

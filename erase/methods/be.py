@@ -8,7 +8,7 @@ from torch import nn
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import generator
-from erase.tasks.method import BaseMethod, NoSettings, one_loss
+from erase.tasks.method import BaseMethod, NoSettings, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -53,11 +53,11 @@ class Method(BaseMethod):
         loss = task.fixed(
             lambda: cross_entropy(task.logits(batch.images), labels).mean(), "forget", step
         )
-        return one_loss(task, loss, reduce, retain=False)
+        return single_loss_step(task, loss, reduce, retain=False)
 
     @torch.no_grad()
     def finish(self, task: ClassifierTask) -> None:
-        """Drop row K: the model knows its original classes again."""
+        """Drop row K, so that the model has its original classes again."""
         wide = task.head
         head = _like(wide, task.classes)
         head.weight.copy_(wide.weight[: task.classes])

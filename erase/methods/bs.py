@@ -12,7 +12,7 @@ from erase.config.base import Config
 from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.method import BaseMethod, single_loss_step
 from erase.tasks.protocol import Batch, ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ class Settings(Config):
 
 
 class Method(BaseMethod):
-    """Cross-entropy of D_f with what the original says just across its decision boundary."""
+    """Cross-entropy of D_f with the original's label just across its decision boundary."""
 
     families: ClassVar = frozenset({"classifier"})
     epoch_over: ClassVar = "forget"
@@ -55,12 +55,12 @@ class Method(BaseMethod):
         loss = task.fixed(
             lambda: cross_entropy(task.logits(batch.images), labels).mean(), "forget", step
         )
-        return one_loss(task, loss, reduce, retain=False)
+        return single_loss_step(task, loss, reduce, retain=False)
 
     def boundary_labels(self, task: ClassifierTask, batch: Batch) -> Tensor:
-        """What the original says at x + bound · sign(∇ₓ CE), clamped to real pixels: ``[B]``.
+        """The original's labels at x + bound · sign(∇ₓ CE), clamped to real pixels: ``[B]``.
 
-        Images are in [0, 1] here, for the model normalises them itself, so the clamp is right.
+        Images are in [0, 1] here, because the model itself normalises them.
         """
         images = batch.images.detach().clone().requires_grad_()
         with torch.enable_grad():
@@ -71,5 +71,5 @@ class Method(BaseMethod):
             return task.logits(attacked, self._original).argmax(1)
 
     def finish(self, task: ClassifierTask) -> None:  # noqa: ARG002
-        """Let the copy go."""
+        """Free the copy."""
         self._original = None

@@ -49,8 +49,8 @@ class Settings(Config):
 class Method(BaseMethod):
     """MSE(ε_θ(x_t|c), ε_0(x_t|c) − η (ε_0(x_t|c) − ε_0(x_t|∅))), with ε_0 the original model.
 
-    x_t are the noised images of the forget set; the source lets the model under training denoise
-    that far instead.
+    x_t are the noised images of the forget set. In the source, the model under training makes x_t
+    by denoising.
     """
 
     families: ClassVar = DENOISERS
@@ -60,7 +60,7 @@ class Method(BaseMethod):
         task.original  # noqa: B018  # copied when it is first read
 
     def target(self, task: Denoiser, batch: Noised) -> Tensor:
-        """What the model shall say under the concept, ``[B, …]``, without a gradient."""
+        """The target prediction under the concept, ``[B, …]``, without a gradient."""
         with torch.no_grad():
             empty = task.predict(
                 batch, torch.full_like(batch.condition, task.empty), model=task.original

@@ -43,7 +43,7 @@ class Method(BaseMethod):
         self._probe: AttentionProbe | None = None
 
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
-        """A model without cross-attention on text has nothing to take off."""
+        """Refuse a model without cross-attention on text."""
         cross_attentions(model)
 
     def prepare(self, task: Denoiser) -> None:

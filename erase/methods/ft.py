@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.method import BaseMethod, NoSettings, one_loss
+from erase.tasks.method import BaseMethod, NoSettings, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -31,4 +31,4 @@ class Method(BaseMethod):
         loss = task.fixed(
             lambda: cross_entropy(task.logits(batch.images), batch.labels).mean(), "retain", step
         )
-        return one_loss(task, loss, reduce, retain=True)
+        return single_loss_step(task, loss, reduce, retain=True)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from erase.core.meta import Stats
 from erase.core.objectives import negative_cross_entropy
-from erase.tasks.method import BaseMethod, NoSettings, one_loss
+from erase.tasks.method import BaseMethod, NoSettings, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -34,4 +34,4 @@ class Method(BaseMethod):
             "forget",
             step,
         )
-        return one_loss(task, loss, reduce, retain=False)
+        return single_loss_step(task, loss, reduce, retain=False)

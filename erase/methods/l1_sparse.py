@@ -10,7 +10,7 @@ from erase.config.base import Config
 from erase.config.fields import option
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
-from erase.tasks.method import BaseMethod, one_loss
+from erase.tasks.method import BaseMethod, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -55,4 +55,4 @@ class Method(BaseMethod):
             size = torch.stack([p.abs().sum() for p in task.parameters.values()]).sum()
             return fit + weight * size
 
-        return one_loss(task, task.fixed(loss, "retain", step), reduce, retain=True)
+        return single_loss_step(task, task.fixed(loss, "retain", step), reduce, retain=True)

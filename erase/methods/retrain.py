@@ -7,7 +7,7 @@ from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import derive_seed
 from erase.tasks.denoising import retain_gradient
-from erase.tasks.method import BaseMethod, NoSettings, one_loss, put_gradients
+from erase.tasks.method import BaseMethod, NoSettings, put_gradients, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Denoiser, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ class Method(BaseMethod):
         loss = task.fixed(
             lambda: cross_entropy(task.logits(batch.images), batch.labels).mean(), "retain", step
         )
-        return one_loss(task, loss, reduce, retain=True)
+        return single_loss_step(task, loss, reduce, retain=True)
 
 
 class DenoiserMethod(BaseMethod):

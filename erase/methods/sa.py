@@ -56,12 +56,12 @@ class Method(WithAnchorImages, BaseMethod):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         if settings.surrogate == "noise":
-            self.sets = ("forget", "retain")  # type: ignore[misc]  # no anchor is looked at
+            self.sets = ("forget", "retain")  # type: ignore[misc]  # anchor images are not read
         self._fisher: list[Tensor] = []
         self._start: list[Tensor] = []
 
     def check(self, model: Any, family: str) -> None:  # noqa: ARG002
-        """Noise in a VAE's latents would be no picture of noise."""
+        """Refuse the surrogate `noise` for latents, where noise is not an image of noise."""
         if self.settings.surrogate == "noise" and family == TEXT_TO_IMAGE:
             raise InputError(
                 "SA's surrogate `noise` is for models on pixels.", "Use the surrogate anchor."
@@ -108,14 +108,13 @@ class Method(WithAnchorImages, BaseMethod):
 
 
 def _swapped(batch: Noised) -> Noised:
-    """Images of the anchor under the forget condition that they stand for."""
+    """The batch of anchor images, under the forget conditions that their anchors replace."""
     return replace(batch, condition=batch.anchor, anchor=batch.condition)
 
 
 def _uniform(task: Denoiser, batch: Noised, other: Noised) -> Noised:
     """The batch with samples that are uniform in [-1, 1], made of another batch's noise."""
-    clean = torch.erf(other.noise / 2**0.5).to(
-        batch.clean
-    )  # the distribution function of a normal, stretched
+    # The normal distribution function, scaled to [-1, 1], makes normal values uniform.
+    clean = torch.erf(other.noise / 2**0.5).to(batch.clean)
     noisy = task.add_noise(clean, batch.noise, batch.timesteps)
     return replace(batch, clean=clean, noisy=noisy)

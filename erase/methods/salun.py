@@ -37,7 +37,7 @@ DENOISER: dict[str, dict[str, Any]] = {
         "retain_weight": 0.1,
         "mask_guidance": 7.5,
     },
-    # α 1e-3 with the retain term summed over the 3 × 32 × 32 numbers of an image: 3.07 as a mean.
+    # α 1e-3 with the retain term summed over the 3 × 32 × 32 values of an image: 3.07 as a mean.
     "class-conditional": {
         "learning_rate": 1e-4,
         "max_train_steps": 1000,
@@ -153,12 +153,12 @@ class DenoiserMethod(BaseMethod):
         self._mask = Mask(as_list(task.parameters), top_share([t.abs() for t in total], share))
 
     def _guided(self, task: Denoiser, batch: Noised) -> Tensor:
-        shown = task.predict(batch)
+        prediction = task.predict(batch)
         scale = self.settings.mask_guidance
         if scale == 1:
-            return shown
+            return prediction
         empty = task.predict(batch, torch.full_like(batch.condition, task.empty))
-        guided: Tensor = empty + scale * (shown - empty)
+        guided: Tensor = empty + scale * (prediction - empty)
         return guided
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:

@@ -65,8 +65,7 @@ class Method(TwoLossMethod):
     def place(self, task: ClassifierTask, step: int) -> tuple[Literal["forget", "retain"], int]:
         """Which pass a step belongs to, and how many steps of that kind came before it."""
         ascent, descent = self._passes(task)
-        both = ascent + descent
-        epoch, inside = divmod(step, both)
+        epoch, inside = divmod(step, ascent + descent)
         if epoch >= self.settings.ascent_epochs:
             return "retain", step - self.settings.ascent_epochs * ascent
         if inside < ascent:
@@ -96,12 +95,12 @@ class Method(TwoLossMethod):
         """T² KL(teacher ‖ student), a mean over the batch, and the student's logits."""
         t = self.settings.temperature
         with torch.no_grad():
-            taught = F.log_softmax(task.logits(batch.images, self._teacher) / t, dim=1)
+            teacher = F.log_softmax(task.logits(batch.images, self._teacher) / t, dim=1)
         logits = task.logits(batch.images)
         student = F.log_softmax(logits / t, dim=1)
-        distance = F.kl_div(student, taught, reduction="batchmean", log_target=True)
+        distance = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return distance * t**2, logits
 
     def finish(self, task: ClassifierTask) -> None:  # noqa: ARG002
-        """Let the teacher go."""
+        """Free the teacher."""
         self._teacher = None

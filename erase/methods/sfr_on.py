@@ -58,8 +58,8 @@ class Method(BaseMethod):
         """The mask, from the Fisher diagonals of the two sets."""
         count = self.settings.fisher_samples
         forget, retain = fisher(task, "forget", count), fisher(task, "retain", count)
-        marked = [f >= self.settings.threshold * r for f, r in zip(forget, retain, strict=True)]
-        self._mask = Mask(as_list(task.parameters), marked)
+        masks = [f >= self.settings.threshold * r for f, r in zip(forget, retain, strict=True)]
+        self._mask = Mask(as_list(task.parameters), masks)
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The sum of both gradients, in `.grad`."""
@@ -77,8 +77,8 @@ class Method(BaseMethod):
             )
         finally:
             restore(parameters, start)
-        left = 1 - step / max(task.steps, 1) if self.settings.decay else 1.0
-        total: list[Tensor] = weighted(retain, forget, self.settings.forget_weight * left)
+        decay = 1 - step / max(task.steps, 1) if self.settings.decay else 1.0
+        total: list[Tensor] = weighted(retain, forget, self.settings.forget_weight * decay)
         put_gradients(task, total)
         return Stats(
             stats.retain_loss,

@@ -82,7 +82,7 @@ class Settings(Config):
 
 
 class Method(TwoLossMethod):
-    """L_r − λ CE(D_f) after trimming; a gradient against the proxy's forgetting is projected."""
+    """L_r − λ CE(D_f) after trimming; the gradient is projected if it opposes the proxy's."""
 
     families: ClassVar = frozenset({"classifier"})
 
@@ -107,11 +107,11 @@ class Method(TwoLossMethod):
         g_retain, l_retain, r_norm = gradient_of(task, retain_loss)
         g_forget, l_forget, f_norm = gradient_of(task, forget_loss)
         assert self._proxy is not None
-        wanted = list(
+        proxy_gradient = list(
             torch.autograd.grad(_ascent(task, forget, self._proxy), list(self._proxy.parameters()))
         )
         g = torch._foreach_add(g_retain, g_forget, alpha=self.settings.forget_weight)
-        projected = project(list(g), wanted)
+        projected = project(list(g), proxy_gradient)
         return Split(
             g_retain,
             list(torch._foreach_sub(projected, g_retain)),
@@ -119,21 +119,23 @@ class Method(TwoLossMethod):
         )
 
     def finish(self, task: ClassifierTask) -> None:  # noqa: ARG002
-        """Let the proxy go."""
+        """Free the proxy."""
         self._proxy = None
 
 
-def project(gradient: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
-    """The z nearest to the gradient with z · wanted ≥ 0, the one-constraint quadratic program.
+def project(gradient: list[Tensor], direction: list[Tensor]) -> list[Tensor]:
+    """The z nearest to the gradient with z · direction ≥ 0: a quadratic program of one constraint.
 
-    Its solution is the gradient itself where that holds already, and else the gradient without
-    its component along `wanted`.
+    The solution is the gradient itself if it meets the constraint, else the gradient without its
+    component along `direction`.
     """
-    dot = sum(float((g.double() * w.double()).sum()) for g, w in zip(gradient, wanted, strict=True))
+    dot = sum(
+        float((g.double() * d.double()).sum()) for g, d in zip(gradient, direction, strict=True)
+    )
     if dot >= 0:
         return gradient
-    size = sum(float(w.double().square().sum()) for w in wanted)
-    return list(torch._foreach_sub(gradient, wanted, alpha=dot / size))
+    size = sum(float(d.double().square().sum()) for d in direction)
+    return list(torch._foreach_sub(gradient, direction, alpha=dot / size))
 
 
 def _ascent(task: ClassifierTask, batch: Batch, model: Module | None) -> Tensor:
@@ -163,11 +165,11 @@ class DenoiserMethod(BaseMethod):
     families: ClassVar = DENOISERS
 
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
-        """A pattern that matches no layer shows before anything is done."""
+        """Refuse a pattern that matches no layer."""
         layers_matching(model, self.settings.layers)
 
     def prepare(self, task: Denoiser) -> None:
-        """Trim, by the saliency of as many forget images as are in one batch."""
+        """Trim by the saliency of one batch of forget images."""
         gradients = summed_gradient(
             task, "forget", "trim", lambda batch: -task.denoising(batch), count=task.batch_size
         )

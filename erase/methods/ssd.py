@@ -49,17 +49,17 @@ class Method(ClosedForm):
         size = self.settings.fisher_batch_size
         with task.evaluating():
             forget = _importances(task, task.ordered("forget", size=size))
-            everything = _importances(task, task.ordered("forget", "retain", size=size))
+            all_data = _importances(task, task.ordered("forget", "retain", size=size))
         parameters = task.parameters.values()
-        for p, f, d in zip(parameters, forget, everything, strict=True):
+        for p, f, d in zip(parameters, forget, all_data, strict=True):
             dampen(p, f, d, self.settings)
 
 
 @torch.no_grad()
-def dampen(weight: Tensor, forget: Tensor, everything: Tensor, settings: Settings) -> None:
+def dampen(weight: Tensor, forget: Tensor, all_data: Tensor, settings: Settings) -> None:
     """Dampen one weight tensor in place by its importances for D_f and for D, of its shape."""
-    chosen = forget > settings.selection * everything
-    factor = (settings.dampening * everything / forget.clamp(min=1e-30)).clamp(max=1.0)
+    chosen = forget > settings.selection * all_data
+    factor = (settings.dampening * all_data / forget.clamp(min=1e-30)).clamp(max=1.0)
     weight.copy_(torch.where(chosen, weight * factor, weight))
 
 

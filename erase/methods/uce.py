@@ -45,7 +45,7 @@ class Method(ClosedForm):
     images: ClassVar = False
 
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
-        """A model without cross-attention on text has no such matrices."""
+        """Refuse a model without cross-attention on text."""
         cross_attentions(model)
 
     @torch.no_grad()

@@ -1,9 +1,9 @@
 """A class-conditional DDPM in pixels with classifier-free guidance, as a diffusers-style folder.
 
-`model_index.json` names the classes (`id2label`, as DiT's does); the UNet has one class embedding
-more than there are classes: the last is the null class, which training puts in the place of the
-label now and then. The pipeline takes what `StableDiffusionPipeline` takes, a class's name being
-the prompt, so that whatever renders from prompts renders from it.
+`model_index.json` names the classes (`id2label`, as in DiT). The UNet has one class embedding more
+than there are classes. The last is the null class, which training uses in place of some labels. The
+pipeline takes the arguments of `StableDiffusionPipeline`, with class names as prompts, so that code
+that renders from prompts can use it.
 """
 
 import inspect
@@ -47,10 +47,10 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_modules(unet=unet, scheduler=scheduler)
         named = dict(id2label or {})
         self.register_to_config(id2label=named, synonyms=dict(synonyms or {}))
-        held = (unet.config.num_class_embeds or 0) - 1
-        if sorted(named, key=int) != [str(label) for label in range(held)] or not named:
+        count = (unet.config.num_class_embeds or 0) - 1
+        if sorted(named, key=int) != [str(label) for label in range(count)] or not named:
             raise InputError(
-                f"The UNet has {held + 1} class embeddings, and {len(named)} classes are named.",
+                f"The UNet has {count + 1} class embeddings, and {len(named)} classes are named.",
                 "id2label in model_index.json names each but the last, which is the null class.",
             )
 
@@ -66,28 +66,30 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         return len(self.config.id2label)
 
     def labels(self, names: Sequence[str]) -> Tensor:
-        """Labels `[N]` of classes: the null class for an empty name.
+        """Labels `[N]` of classes; an empty name is the null class.
 
-        A name may also be a sentence with the name of exactly one class in it ("a photo of a
-        dog"), so that prompts for text-to-image models do here too.
+        A name may also be a sentence that contains the name of exactly one class ("a photo of a
+        dog"), so that prompts for text-to-image models work here too.
 
-        Raises InputError for what names no class, or several.
+        Raises InputError for a text that names no class, or several.
         """
-        known = {name: label for label, name in enumerate(self.classes)}
-        known |= {other: known[name] for other, name in self.config.synonyms.items()}
-        known[""] = self.null_class
-        return torch.tensor([known[n] if n in known else self._named_in(n, known) for n in names])
+        by_name = {name: label for label, name in enumerate(self.classes)}
+        by_name |= {other: by_name[name] for other, name in self.config.synonyms.items()}
+        by_name[""] = self.null_class
+        return torch.tensor(
+            [by_name[n] if n in by_name else self._find_label(n, by_name) for n in names]
+        )
 
-    def _named_in(self, sentence: str, known: Mapping[str, int]) -> int:
-        found = {
+    def _find_label(self, sentence: str, labels: Mapping[str, int]) -> int:
+        matches = {
             label
-            for name, label in known.items()
+            for name, label in labels.items()
             if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence)
         }
-        if len(found) != 1:
-            how = "names several classes" if found else "names no class of the model"
+        if len(matches) != 1:
+            how = "names several classes" if matches else "names no class of the model"
             raise InputError(f"{sentence!r} {how}.", f"Known: {', '.join(self.classes)}.")
-        return found.pop()
+        return matches.pop()
 
     @torch.no_grad()
     def __call__(
@@ -104,16 +106,16 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> ImagePipelineOutput:
         """Render one image for each class name.
 
-        Guidance is ε_∅ + s(ε_c − ε_∅) with s = `guidance_scale`, as in all of diffusers: eq. 11 of
-        the LUR paper, (1 − w)ε_∅ + wε_c, with w = s. The published DDPM code writes the same as
-        (1 + w)ε_c − wε_∅, so its w = 2 is s = 3 here. 1 is no guidance, at half the cost.
+        Guidance is ε_∅ + s(ε_c − ε_∅) with s = `guidance_scale`, as in all of diffusers and in eq.
+        11 of the LUR paper, (1 − w)ε_∅ + wε_c, with w = s. The published DDPM code writes
+        (1 + w)ε_c − wε_∅, so its w = 2 is s = 3 here. A scale of 1 means no guidance.
 
         Args:
-            prompt: class names; an empty one is the null class.
+            prompt: class names; an empty name is the null class.
             num_inference_steps: denoising steps.
             guidance_scale: s, 1 or more.
             negative_prompt: classes to steer away from; default: the null class.
-            generator: one for each image, so that an image does not depend on its batch.
+            generator: one generator for each image, so that an image does not depend on its batch.
             output_type: `pil`, `np` (`[N, H, W, C]` in [0, 1]) or `pt` (`[N, C, H, W]` in [0, 1]).
             height, width: only the model's own size is possible.
 
@@ -127,11 +129,11 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         labels = self.labels(names).to(device)
         guided = guidance_scale > 1.0
         if guided:
-            away = (
+            negative = (
                 [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or [""]
             )
-            away = list(away) * len(names) if len(away) == 1 else away
-            labels = torch.cat([self.labels(away).to(device), labels])
+            negative = list(negative) * len(names) if len(negative) == 1 else negative
+            labels = torch.cat([self.labels(negative).to(device), labels])
         shape = (len(names), self.unet.config.in_channels, size, size)
         image = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -139,9 +141,9 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         takes = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator} if "generator" in takes else {}
         for timestep in self.progress_bar(self.scheduler.timesteps):
-            shown = torch.cat([image, image]) if guided else image
-            shown = self.scheduler.scale_model_input(shown, timestep)
-            prediction = self.unet(shown, timestep, class_labels=labels).sample
+            inputs = torch.cat([image, image]) if guided else image
+            inputs = self.scheduler.scale_model_input(inputs, timestep)
+            prediction = self.unet(inputs, timestep, class_labels=labels).sample
             if guided:
                 without, with_class = prediction.chunk(2)
                 prediction = without + guidance_scale * (with_class - without)
@@ -169,12 +171,12 @@ def build_pipeline(
     seed: int = 0,
     synonyms: Mapping[str, str] | None = None,
 ) -> ClassConditionalPipeline:
-    """An untrained model in float32 on the CPU; the global random state is left as it was.
+    """Build an untrained model in float32 on the CPU; the global random state does not change.
 
     The defaults are the CIFAR-10 UNet of DDPM (Ho et al. 2020, appendix B) with a class embedding,
-    35.7 M parameters; 112 channels make 27.4 M of it. β from 1e-4 to 0.02, linear, T = 1000. The
-    sampler is DDIM from the noisiest step on, which does with few steps; render with
-    DDPMScheduler and 1000 steps for the published protocol.
+    35.7 M parameters (27.4 M with 112 channels). β is linear from 1e-4 to 0.02, T = 1000. The
+    sampler is DDIM, which needs few steps and starts at the noisiest one; use DDPMScheduler with
+    1000 steps for the published protocol.
 
     Args:
         classes: names of the classes, by label.
@@ -182,7 +184,7 @@ def build_pipeline(
         channels: of the first level.
         multipliers: of the channels at each level, each level halving the size.
         blocks: residual blocks a level.
-        attention: pixels a side of the level that attends to itself, beside the lowest one.
+        attention: pixels a side of the level with self-attention, besides the lowest level.
         dropout: of the residual blocks, from 0 to below 1.
         seed: of the weights.
         synonyms: other names of classes.

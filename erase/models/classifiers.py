@@ -1,4 +1,4 @@
-"""Classifiers by name, with their normalisation inside, as `model.safetensors` + `model.json`."""
+"""Classifiers by architecture name, saved as `model.safetensors` and `model.json`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from erase.errors import InputError
 from erase.files import read_json, write_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-SMALL_IMAGE = 64  # up to here ResNets get a 3 x 3 stem without pooling, as in the field
+SMALL_IMAGE = 64  # up to this size ResNets get a 3 x 3 stem without pooling, as is usual
 
 
 @dataclass(frozen=True)
 class Description:
-    """All that is needed to build a classifier again and to use it rightly."""
+    """Everything that is needed to build a classifier again and to use it correctly."""
 
     arch: str
     classes: tuple[str, ...]
@@ -39,11 +39,11 @@ class Description:
     validation: tuple[int, ...] = ()
     """Indices of the training set that the model was not trained on."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Anything worth keeping: accuracies, seed, what the model was made from."""
+    """Other facts: accuracies, seed, what the model was made from."""
 
 
 class Classifier(nn.Module):
-    """A network behind its normalisation: images `[B, 3, H, W]` in [0, 1] → logits `[B, K]`."""
+    """A network that normalises its input: images `[B, 3, H, W]` in [0, 1] → logits `[B, K]`."""
 
     mean: Tensor
     std: Tensor
@@ -71,8 +71,8 @@ class Classifier(nn.Module):
 
     def penultimate(self) -> Tensor | None:
         """Weight of the last convolution (figure 3A's layer); None in a net without one."""
-        found = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
-        return found[-1].weight if found else None
+        convolutions = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
+        return convolutions[-1].weight if convolutions else None
 
 
 class SmallCNN(nn.Module):
@@ -116,8 +116,8 @@ class _Basic(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-    rest = [_Basic(outputs, outputs, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(_Basic(inputs, outputs, stride), *rest)
+    further = [_Basic(outputs, outputs, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(_Basic(inputs, outputs, stride), *further)
 
 
 class CifarResNet(nn.Module):
@@ -146,15 +146,15 @@ OWN = ("cnn", "resnet20", "resnet56")
 
 
 def build(description: Description, *, seed: int = 0, pretrained: bool = False) -> Classifier:
-    """A freshly initialised classifier.
+    """Build a freshly initialised classifier.
 
     Args:
-        description: which one.
+        description: architecture, classes and normalisation.
         seed: of the initial weights.
         pretrained: start from torchvision's ImageNet weights (downloaded when not in its cache).
 
     Raises:
-        InputError: unknown architecture, or no pretrained weights to be had.
+        InputError: the architecture is unknown, or there are no pretrained weights.
     """
     arch, classes = description.arch, len(description.classes)
     with torch.random.fork_rng(devices=[]):
@@ -174,8 +174,7 @@ def build(description: Description, *, seed: int = 0, pretrained: bool = False) 
 def _torchvision(arch: str, classes: int, image_size: int, pretrained: bool) -> nn.Module:
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if arch not in known:
+    if arch not in models.list_models(module=models):
         raise InputError(
             f"There is no classifier {arch!r}.",
             f"Use {', '.join(OWN)}, resnet18, resnet34, resnet50 or another of torchvision's.",
@@ -195,7 +194,7 @@ def _torchvision(arch: str, classes: int, image_size: int, pretrained: bool) -> 
 
 def _imagenet_weights(weights: Any) -> Mapping[str, Tensor]:
     try:
-        found: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
             weights.url, map_location="cpu", check_hash=True, weights_only=True, progress=False
         )
     except OSError as error:
@@ -203,23 +202,24 @@ def _imagenet_weights(weights: Any) -> Mapping[str, Tensor]:
             f"{weights.url} cannot be reached ({error}).",
             f"Put the file into {torch.hub.get_dir()}/checkpoints, or leave --pretrained out.",
         ) from error
-    return found
+    return state
 
 
 def _replace_head(net: nn.Module, classes: int) -> None:
     name = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)][-1]
-    parent, _, last = name.rpartition(".")
-    holder = net.get_submodule(parent)
-    setattr(holder, last, nn.Linear(net.get_submodule(name).in_features, classes))  # type: ignore[arg-type]
+    parent, _, attribute = name.rpartition(".")
+    head = net.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    setattr(net.get_submodule(parent), attribute, nn.Linear(head.in_features, classes))
 
 
 def save_classifier(folder: Path, model: Classifier, description: Description) -> None:
     """Write weights and description into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}
-    aside = folder / f".{WEIGHTS}.partial"
-    save_file(tensors, aside)
-    aside.replace(folder / WEIGHTS)
+    partial = folder / f".{WEIGHTS}.partial"
+    save_file(tensors, partial)
+    partial.replace(folder / WEIGHTS)
     write_json(folder / DESCRIPTION, asdict(description))
 
 
@@ -270,14 +270,15 @@ def import_weights(model: Classifier, path: Path) -> None:
 
 
 def _load_strictly(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:
-    want = model.state_dict()
-    odd = sorted(
-        (set(want) ^ set(tensors))
-        | {k for k in set(want) & set(tensors) if want[k].shape != tensors[k].shape}
+    expected = model.state_dict()
+    differing = sorted(
+        (set(expected) ^ set(tensors))
+        | {k for k in set(expected) & set(tensors) if expected[k].shape != tensors[k].shape}
     )
-    if odd:
+    if differing:
         raise InputError(
-            f"{path} does not fit this classifier: {odd[0]} and {len(odd) - 1} more differ.",
+            f"{path} does not fit this classifier:"
+            f" {differing[0]} and {len(differing) - 1} more differ.",
             "Check --arch and the number of classes.",
         )
     if not all(math.isfinite(float(t.float().sum())) for t in tensors.values()):

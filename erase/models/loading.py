@@ -38,15 +38,15 @@ _ABSENT: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {"safety_checker": None, "requires_safety_checker": False},
     "StableDiffusion3Pipeline": {"text_encoder_3": None, "tokenizer_3": None},
 }
-"""Parts that are left out, and parts that a folder need not have, by class of pipeline."""
+"""Parts to load as None, by class of pipeline: unwanted ones, and those that a folder may lack."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that lies on this machine.
+    """A model on this machine.
 
-    `name` is what the user called it (of a single file: its whole path), `path` its diffusers
-    folder, `revision` the hub commit, `is_folder` whether the user named a folder.
+    `name` is the user's name for it (the whole path of a single file), `path` its diffusers folder,
+    `revision` the hub commit, `is_folder` whether the user named a folder.
     """
 
     name: str
@@ -74,7 +74,7 @@ class ModelSource:
         return str(read_json(self.path / "model_index.json").get("_class_name"))
 
     def classes(self) -> dict[str, str]:
-        """Classes of a class-conditional model, label by label, and their other names; or none."""
+        """Class by each of its names, in label order; empty if the model has no classes."""
         index = read_json(self.path / "model_index.json")
         named: dict[str, str] = index.get("id2label") or {}
         names = [named[label] for label in sorted(named, key=int)]
@@ -88,13 +88,13 @@ class ModelSource:
         return int(2 ** (len(read_json(config)["block_out_channels"]) - 1))
 
     def resolution(self) -> int:
-        """Pixels a side that the model was made for."""
+        """Pixels a side of the images that the model was trained on."""
         configs = [self.path / name / "config.json" for name in NETWORKS]
         config = next((config for config in configs if config.is_file()), configs[0])
         return int(read_json(config)["sample_size"]) * self.latent_factor()
 
     def variant(self) -> str | None:
-        """What the weight files are marked with (`fp16`) where no unmarked ones lie beside them."""
+        """The variant in the weight files' names (`fp16`), if all of a part's files have one."""
         for part in sorted(self.path.iterdir()):
             names = [file.name for file in part.glob("*.safetensors")]
             marks = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
@@ -115,12 +115,12 @@ def resolve(
     A hub model that is not on this machine is downloaded, unless `fetch` is off. `config_from` is
     a diffusers folder with the configurations for a single file; see `single_file.unpack`.
 
-    Raises InputError when it is none of these, or is not here and cannot be fetched.
+    Raises InputError when it is none of these, or cannot be downloaded.
     """
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
     if model in OWN:
-        return _own(model)
+        return _own_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
@@ -147,7 +147,7 @@ def resolve(
     return _from_hub(model, hub_id, revision, fetch)
 
 
-def _own(model: str) -> ModelSource:
+def _own_model(model: str) -> ModelSource:
     folder = own_model_folder(model)
     if not (folder / "model_index.json").is_file():
         raise InputError(
@@ -159,11 +159,11 @@ def _own(model: str) -> ModelSource:
 
 def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> ModelSource:
     pinned = revision or REVISIONS.get(hub_id)
-    ways = ((pinned, True), (revision, True), (pinned, False))
+    attempts = ((pinned, True), (revision, True), (pinned, False))
     try:
         path = hub.first_of(
             partial(model_snapshot, hub_id, commit, local=local)
-            for commit, local in (ways if fetch else ways[:2])
+            for commit, local in (attempts if fetch else attempts[:2])
         )
     except hub.HubError as error:
         raise InputError(
@@ -188,14 +188,16 @@ def load_pipeline(
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     kind = source.pipeline_class()
-    absent = _ABSENT.get(kind, {}).items()
-    named = read_json(source.path / "model_index.json")
+    optional = _ABSENT.get(kind, {}).items()
+    index = read_json(source.path / "model_index.json")
     options = {
-        name: value for name, value in absent if name in _UNWANTED or not any(named.get(name) or ())
+        name: value
+        for name, value in optional
+        if name in _UNWANTED or not any(index.get(name) or ())
     }
-    own = kind == ClassConditionalPipeline.__name__
+    own_class = kind == ClassConditionalPipeline.__name__
     try:
-        pipeline = (ClassConditionalPipeline if own else DiffusionPipeline).from_pretrained(
+        pipeline = (ClassConditionalPipeline if own_class else DiffusionPipeline).from_pretrained(
             str(source.path),
             use_safetensors=True,
             local_files_only=True,
@@ -217,9 +219,9 @@ def load_pipeline(
 
 
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype) -> None:
-    """Write a complete diffusers folder: safetensors only, readable by everyone.
+    """Write a complete diffusers folder: safetensors only, readable by all users.
 
-    `dtype` is what the weights are stored in; the pipeline's parts are converted in place.
+    The weights are stored in `dtype`; the pipeline's parts are converted in place.
     """
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
@@ -227,7 +229,7 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype)
             part.eval()
     pipeline.save_pretrained(folder, safe_serialization=True)
     for config in folder.glob("text_encoder*/config.json"):
-        # transformers would load the stored dtype, diffusers float32: say float32 to both.
+        # transformers loads the dtype in its config, diffusers float32: make both load float32.
         write_json(config, {**read_json(config), "dtype": "float32"})
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner only

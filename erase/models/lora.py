@@ -1,8 +1,7 @@
-"""Low-rank adapters on a denoiser: put on, trained alone, fused, saved so that others load them.
+"""Low-rank adapters on a denoiser: add, fuse, and save them in a format that others load.
 
-An adapter adds ``(alpha / rank) B A`` to a layer's weight. B starts at zero, so that the model is
-the base exactly until the first step; A starts random (Kaiming uniform, peft's), drawn from the
-seed.
+An adapter adds ``(alpha / rank) B A`` to a layer's weight. B starts at zero, so that the model
+equals the base until the first step. A starts random (Kaiming uniform, as in peft), from the seed.
 """
 
 import math
@@ -28,7 +27,7 @@ def lora_targets(model: Module, trainable: str, rank: int) -> list[str]:
 
     Args:
         model: the denoiser; names and shapes are enough (`meta` device).
-        trainable: a choice as in `select_parameters`, asked about each layer's ``NAME.weight``.
+        trainable: a choice as in `select_parameters`, applied to each layer's ``NAME.weight``.
         rank: at least 1.
 
     Raises:
@@ -37,19 +36,19 @@ def lora_targets(model: Module, trainable: str, rank: int) -> list[str]:
     if rank < 1:
         raise InputError(f"--lora-rank is {rank}.", "Give at least 1, or leave it out.")
     chosen = name_matcher(trainable)
-    found = [
+    targets = [
         name
         for name, layer in model.named_modules()
         if type(layer) in (Linear, Conv2d) and getattr(layer, "groups", 1) == 1
         if chosen(f"{name}.weight")
     ]
-    if not found:
+    if not targets:
         raise InputError(
             f"'{trainable}' matches no linear or convolution layer for --lora-rank to adapt.",
             f"Use one of {', '.join(TRAINABLE)}, or an expression that matches weights such as"
             " 'attn2.to_k.weight'.",
         )
-    return found
+    return targets
 
 
 def add_lora(
@@ -60,12 +59,12 @@ def add_lora(
     Args:
         model: the denoiser, on any device.
         trainable: which layers, see `lora_targets`.
-        rank: of each adapter; a layer with fewer rows or columns gets it all the same.
+        rank: of each adapter, also on a layer with fewer rows or columns.
         alpha: the adapters' scale is alpha / rank; default: the rank, a scale of 1.
-        seed: of the random half of the adapters.
+        seed: of the initial values of A.
 
     Returns:
-        The adapters' parameters by name, of the layers' own type and device.
+        The adapters' parameters by name, in the layers' dtype and on their device.
 
     Raises:
         InputError: see `lora_targets`; or alpha is not positive.
@@ -80,15 +79,15 @@ def add_lora(
     # peft matches a string as a regular expression over whole names, a list by their ends.
     pattern = "|".join(name.replace(".", r"\.") for name in targets)
     config = LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{pattern})")
-    # Without content, for it is made here: nothing is drawn and moved in vain. peft's moving also
-    # swaps parameters, which those of a dry run (FakeTensorMode refers to them) refuse.
+    # The values are set below, so peft makes the adapters without content. When peft moves them to
+    # a device, it swaps parameters, which fails in a dry run (FakeTensorMode refers to them).
     with torch.device("meta"):
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     source = torch.Generator().manual_seed(seed)
     for layer in _layers(model).values():
         base = layer.get_base_layer().weight
         down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-        # Kaiming uniform with a = sqrt(5), as peft, but drawn on the CPU from the seed.
+        # Kaiming uniform with a = sqrt(5), as in peft, but drawn on the CPU from the seed.
         bound = 1 / math.sqrt(down.weight[0].numel())
         drawn = torch.empty(down.weight.shape).uniform_(-bound, bound, generator=source)
         down.weight = Parameter(drawn.to(base))
@@ -106,19 +105,19 @@ def _layers(model: Module) -> dict[str, Any]:
 def lora_weights(model: Module) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B of each adapted layer by its name in the base model, copied to the CPU in float32.
 
-    The scale alpha / rank is multiplied into B, so that whoever loads them with a scale of 1 (the
-    default where a file states none) gets what was trained.
+    B is multiplied by the scale alpha / rank, so that loading with a scale of 1 (the default for a
+    file without one) gives the trained model.
     """
-    found = {}
+    weights = {}
     for name, layer in _layers(model).items():
         down = layer.lora_A[ADAPTER].weight.detach().float().cpu()
         up = layer.lora_B[ADAPTER].weight.detach().float().cpu()
-        found[name] = (down.clone(), up * layer.scaling[ADAPTER])
-    return found
+        weights[name] = (down.clone(), up * layer.scaling[ADAPTER])
+    return weights
 
 
 def fuse_lora(model: Module) -> None:
-    """Add the adapters to the weights and take them off, in place; names are the base's again."""
+    """Add the adapters to the weights and remove them, in place; names are the base's again."""
     for name, layer in _layers(model).items():
         layer.merge(adapter_names=[ADAPTER])
         parent, _, attribute = name.rpartition(".")

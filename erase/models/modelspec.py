@@ -1,7 +1,7 @@
-"""What is written into the header of a weights file: what it is, what was erased, from what.
+"""The header of a weights file: its architecture, what was erased, and from which base model.
 
 The `modelspec.` keys follow the ModelSpec metadata standard that A1111, ComfyUI and their model
-managers show; the `erase.` keys are our own.
+managers show; the `erase.` keys are this project's own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def provenance(
     revision: str | None,
     fingerprint: str | None,
 ) -> dict[str, str]:
-    """Our own keys; a safetensors header holds text only, so what is unknown is left out.
+    """The `erase.` keys. A safetensors header holds text only, so unknown values are left out.
 
     Args:
         erased: names of what was erased.
@@ -53,21 +53,21 @@ def modelspec(
         family: a key of `ARCHITECTURES`.
         record: `record.json` of the run.
         kind: `lora`, `diff`, or empty for a whole model.
-        resolution: pixels a side that the model was made for.
+        resolution: pixels a side of the model's images.
         prediction: the scheduler's prediction type.
     """
     erased = list((record.get("target") or {}).get("concepts") or ())
     base = str(record.get("base_model"))
     name = base.rstrip("/").rpartition("/")[2]
     method = str(record.get("method"))
-    what = ", ".join(erased) or "its target"
+    target = ", ".join(erased) or "its target"
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": ARCHITECTURES[family] + (f"/{kind}" if kind else ""),
         "modelspec.implementation": "diffusers" if kind else "sgm",
-        "modelspec.title": f"{name} without {what}" + (f" ({kind})" if kind else ""),
-        "modelspec.description": f"{name} after unlearning {what} with the method {method} of"
+        "modelspec.title": f"{name} without {target}" + (f" ({kind})" if kind else ""),
+        "modelspec.description": f"{name} after unlearning {target} with the method {method} of"
         " erase. The licence of the base model remains in force.",
         "modelspec.date": str(record.get("finished") or record.get("started")),
         "modelspec.resolution": f"{resolution}x{resolution}",

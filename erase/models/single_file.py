@@ -1,9 +1,9 @@
 """Single-file checkpoints (A1111, ComfyUI): unpacked once into a diffusers folder.
 
-Everything that reads a model then reads that folder. What the file does not hold (configuration
-and tokenizer files) comes from a diffusers folder of the same architecture: given, or the public
-model's from the hub. The unpacked folder is kept in the cache folder, keyed by path, size and
-time of the file, so a second use costs nothing and needs no configuration.
+All other code reads that folder. Configuration and tokenizer files, which a single file lacks, come
+from a diffusers folder of the same architecture: the user's, or the public model's from the hub.
+The unpacked folder is stored in the cache folder under the path, size and time of the file, so a
+second use costs nothing and needs no configuration.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ ORIGIN = "unpacked.json"
 
 @dataclass(frozen=True)
 class Kind:
-    """An architecture that single files come in: diffusers' class, and where its parts lie."""
+    """An architecture of single files: its pipeline class, and a public model of it."""
 
     title: str
     pipeline: str
@@ -56,8 +56,8 @@ def _shapes(file: Path) -> dict[str, list[int]]:
         ) from error
 
 
-def _kind(file: Path, shapes: Mapping[str, list[int]]) -> str:
-    def has(prefix: str) -> bool:
+def _kind_of(file: Path, shapes: Mapping[str, list[int]]) -> str:
+    def has_weights(prefix: str) -> bool:
         return any(name.startswith(prefix) for name in shapes)
 
     remedy = (
@@ -70,13 +70,13 @@ def _kind(file: Path, shapes: Mapping[str, list[int]]) -> str:
         raise InputError(
             f"{file} takes {shapes[UNET][1]} channels, as for inpainting, not 4.", remedy
         )
-    if not has("first_stage_model.decoder."):
+    if not has_weights("first_stage_model.decoder."):
         raise InputError(f"{file} holds no VAE.", remedy)
-    if has("conditioner.embedders.1.model."):
+    if has_weights("conditioner.embedders.1.model."):
         return "sdxl"
-    if has("cond_stage_model.model."):
+    if has_weights("cond_stage_model.model."):
         return "sd2"
-    if has("cond_stage_model.transformer."):
+    if has_weights("cond_stage_model.transformer."):
         return "sd1"
     raise InputError(f"{file} holds no text encoder that is known.", remedy)
 
@@ -86,11 +86,11 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
 
     Args:
         file: the checkpoint.
-        config_from: a diffusers folder of the same architecture, whose configurations and
-            tokenizers are used, its scheduler too (and so its prediction type, unless the file
-            itself says `v_pred`); its weights are not read. Default: those that the file was
-            unpacked with before, or the public model's.
-        fetch: whether those of the public model may be downloaded.
+        config_from: a diffusers folder of the same architecture. Its configurations, tokenizers
+            and scheduler are used (and with it the prediction type, unless the file itself holds
+            `v_pred`), not its weights. Default: the folder that the file was unpacked with before,
+            or the public model's.
+        fetch: whether the public model's configurations may be downloaded.
 
     Raises InputError for a file of another kind, or when the configurations are missing.
     """
@@ -98,12 +98,13 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
     key = "\x1f".join(map(str, (file.resolve(), stat.st_size, stat.st_mtime_ns)))
     root = cache_folder("unpacked")
     folder = root / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    given = str(config_from.resolve()) if config_from else None
-    if folder.is_dir() and given in (None, read_json(folder / ORIGIN)["config_from"]):
+    config_folder = str(config_from.resolve()) if config_from else None
+    recorded = read_json(folder / ORIGIN)["config_from"] if folder.is_dir() else None
+    if folder.is_dir() and config_folder in (None, recorded):
         return folder
     shapes = _shapes(file)
-    kind = KINDS[_kind(file, shapes)]
-    configs = config_from or _public(file, kind, fetch)
+    kind = KINDS[_kind_of(file, shapes)]
+    configs = config_from or _public_configs(file, kind, fetch)
     if not (configs / "model_index.json").is_file():
         raise InputError(
             f"{configs} is not a diffusers folder: it holds no model_index.json.",
@@ -119,7 +120,7 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
             f" ({(str(error).splitlines() or [type(error).__name__])[0]}).",
             f"Give --config-from the folder of the {kind.title} model that it was made from.",
         ) from error
-    if "v_pred" in shapes:  # how SDXL finetunes mark themselves
+    if "v_pred" in shapes:  # the mark of SDXL finetunes with v-prediction
         changes: dict[str, Any] = {"prediction_type": "v_prediction"}
         if "ztsnr" in shapes:
             changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -129,13 +130,13 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
         if isinstance(part, torch.nn.Module):
             part.eval()
     root.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(folder) as aside:
-        pipeline.save_pretrained(aside, safe_serialization=True)
-        write_json(aside / ORIGIN, {"file": str(file.resolve()), "config_from": given})
+    with atomic_directory(folder) as unpacked:
+        pipeline.save_pretrained(unpacked, safe_serialization=True)
+        write_json(unpacked / ORIGIN, {"file": str(file.resolve()), "config_from": config_folder})
     return folder
 
 
-def _public(file: Path, kind: Kind, fetch: bool) -> Path:
+def _public_configs(file: Path, kind: Kind, fetch: bool) -> Path:
     """Configurations of the public model of this architecture, from the hub's cache or the hub."""
     try:
         return hub.first_of(

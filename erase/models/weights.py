@@ -1,7 +1,7 @@
-"""Weights in and out as safetensors: read in part, written with a header in a fixed order.
+"""Read and write weights as safetensors, with a header in a fixed order.
 
-The safetensors library writes its header's text fields in an order that changes from run to run;
-files that are made twice from the same weights should be the same file.
+The safetensors library writes the text fields of its header in an order that changes from run to
+run. Here the same weights always give the same file.
 """
 
 import json
@@ -39,23 +39,23 @@ def write_weights(
 
     Args:
         path: its folder is made if it is missing.
-        tensors: of the dtypes above, on any device; copied one at a time.
+        tensors: of the dtypes in `DTYPES`, on any device; copied one at a time.
         metadata: text for the header.
-        dtype: what floating-point weights are stored in; default: as they are.
+        dtype: in which floating-point weights are stored; default: their own.
     """
 
-    def stored(tensor: Tensor) -> torch.dtype:
+    def stored_dtype(tensor: Tensor) -> torch.dtype:
         return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
 
     header: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
     # Wide types first, as the library does, so that every tensor is aligned.
-    order = sorted(tensors, key=lambda name: (-stored(tensors[name]).itemsize, name))
+    order = sorted(tensors, key=lambda name: (-stored_dtype(tensors[name]).itemsize, name))
     start = 0
     for name in order:
         tensor = tensors[name]
-        end = start + tensor.numel() * stored(tensor).itemsize
+        end = start + tensor.numel() * stored_dtype(tensor).itemsize
         header[name] = {
-            "dtype": DTYPES[stored(tensor)],
+            "dtype": DTYPES[stored_dtype(tensor)],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
@@ -63,19 +63,19 @@ def write_weights(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
                 tensor = tensors[name]
-                plain = tensor.detach().to("cpu", stored(tensor)).contiguous().reshape(-1)
+                plain = tensor.detach().to("cpu", stored_dtype(tensor)).contiguous().reshape(-1)
                 file.write(plain.view(torch.uint8).numpy().data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        partial.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def read_weights(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
@@ -83,10 +83,10 @@ def read_weights(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
 
     Args:
         folder: of the part.
-        variant: `ModelSource.variant()`, where files are marked with one.
+        variant: `ModelSource.variant()`, if the file names contain one.
 
     Raises:
-        InputError: there are none as safetensors, or they are broken.
+        InputError: there are no safetensors weights, or they are broken.
     """
     files = _files(folder, f".{variant}" if variant else "")
     if not files:

@@ -1,10 +1,9 @@
-"""From samples to PNG files: batched, resumable, sharded, and the same images every time.
+"""Render samples as PNG files: batched, resumable, sharded, and the same images every time.
 
-Every sample has its own CPU generator, and every batch is made up from the list of samples alone
-and filled up to the full batch size, so that neither a resumed run nor the number of processes
-changes an image by a bit. Another batch size, place in the batch (other samples) or device may:
-there, expect most pixels equal and single ones off by a few of 255 levels. That includes a run that
-had to render fewer images at once because they did not fit into memory.
+Every sample has its own CPU generator. Batches depend on the list of samples alone and are filled
+up to the full batch size, so that neither a resumed run nor the number of processes changes an
+image by a bit. Another batch size, place in the batch (other samples) or device may change single
+pixels by a few of 255 levels. So may a run that renders fewer images at once for lack of memory.
 """
 
 import io
@@ -47,10 +46,10 @@ def render_fingerprint(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """SHA-256 of all that changes the images: weights, samples, settings, device, libraries.
+    """SHA-256 of everything that the images depend on.
 
-    `weights` is `ModelSource.fingerprint()`. Batch size and process count are left out: see the
-    module's docstring.
+    These are weights (`weights` is `ModelSource.fingerprint()`), samples, settings, device and
+    libraries. Batch size and process count are not among them: see the module's docstring.
     """
     installed = versions()
     content = {
@@ -77,7 +76,7 @@ def scheduler_class(name: str) -> Any:
 def use_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
     """Give the pipeline a diffusers scheduler by class name, with its own noise schedule.
 
-    None leaves the model's own. InputError for a name that diffusers does not have.
+    With None, the model's own stays. InputError for a name that diffusers does not have.
     """
     if name is not None:
         pipeline.scheduler = scheduler_class(name).from_config(pipeline.scheduler.config)
@@ -99,27 +98,27 @@ def render(
     num_processes: int = 1,
     each: Callable[[Path], object] | None = None,
 ) -> list[Path]:
-    """Render every sample to `folder/images/<id>.png`, leaving out those that are there already.
+    """Render every sample to `folder/images/<id>.png`, except those that are there already.
 
     Args:
         pipeline: a text-to-image pipeline; moved to `device`.
-        samples: what to render; the ids differ.
+        samples: what to render; their ids differ.
         steps: denoising steps.
-        fingerprint: what `render_fingerprint` gives for this model and these samples; kept in
+        fingerprint: `render_fingerprint` of this model and these samples; stored in
             `folder/render.json`.
-        batch_size: images rendered at once. Every batch has this size, the last being filled up.
+        batch_size: images rendered at once; the last batch is filled up to this size.
         size: height and width in pixels; None is the model's own.
         overwrite: delete images of another fingerprint instead of refusing the folder.
         progress: called with (images done, images in all) of this process, as batches finish.
         process_index, num_processes: this process renders every `num_processes`-th batch, from
             its own index on.
-        each: called with every file of this process's share, in a thread of its own while the next
-            batch renders; with those that were there already too. What it raises ends the
-            rendering after the batch in hand.
+        each: called with every file of this process's share, also those that were there already,
+            in a thread of its own while the next batch renders. An error in it ends the rendering
+            after the current batch.
 
-    Returns the files of all samples, in order, whichever process renders them. Raises InputError
-    when the folder holds images of another fingerprint or a setting is out of range, RunError,
-    naming the sample, when the model renders NaN or a single image does not fit into memory.
+    Returns the files of all samples, in order, also of those that other processes render. Raises
+    InputError when the folder holds images of another fingerprint or a setting is out of range, and
+    RunError when the model renders NaN or a single image does not fit into memory.
     """
     if batch_size < 1 or steps < 1:
         raise InputError("Batch size and steps must be at least 1.", "Give larger numbers.")
@@ -127,68 +126,68 @@ def render(
         raise ValueError("sample ids are not unique")
     claim(folder, fingerprint, overwrite=overwrite)
     files = {sample.id: folder / IMAGES / f"{sample.id}.png" for sample in samples}
-    mine = list(_batches(samples, batch_size))[process_index::num_processes]
+    own_batches = list(_batches(samples, batch_size))[process_index::num_processes]
     todo = []
-    for batch in mine:
+    for batch in own_batches:
         missing = [sample for sample in batch if not readable(files[sample.id])]
         if missing:
             todo.append((batch, missing))
-    total = sum(map(len, mine))
+    total = sum(map(len, own_batches))
     done = total - sum(len(missing) for _, missing in todo)
     if progress:
         progress(done, total)
     if todo:
         pipeline.to(device)
     renderer = _Renderer(pipeline, steps, size, batch_size)
-    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as looker:
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as observer:
         pending: list[Future[Any]] = []
-        looks: list[Future[Any]] = []
+        observations: list[Future[Any]] = []
         todo_ids = {sample.id for _, missing in todo for sample in missing}
-        there = [s for batch in mine for s in batch if s.id not in todo_ids]
+        existing = [s for batch in own_batches for s in batch if s.id not in todo_ids]
         if each:
-            looks += [looker.submit(each, files[sample.id]) for sample in there]
+            observations += [observer.submit(each, files[sample.id]) for sample in existing]
         for batch, missing in todo:
             images = renderer(batch)
             _wait(pending)
-            wanted = {sample.id for sample in missing}
+            missing_ids = {sample.id for sample in missing}
             pairs = zip(batch, images, strict=True)
-            for file, image in [(files[s.id], image) for s, image in pairs if s.id in wanted]:
+            for file, image in [(files[s.id], image) for s, image in pairs if s.id in missing_ids]:
                 saved = writer.submit(_save, file, image)
                 pending.append(saved)
                 if each:
-                    looks.append(looker.submit(_look, saved, each, file))
-            _wait([look for look in looks if look.done()])
-            looks = [look for look in looks if not look.done()]
+                    observations.append(observer.submit(_observe, saved, each, file))
+            _wait([item for item in observations if item.done()])
+            observations = [item for item in observations if not item.done()]
             done += len(missing)
             if progress:
                 progress(done, total)
         _wait(pending)
-        _wait(looks)
+        _wait(observations)
     return list(files.values())
 
 
 def _wait(futures: list[Future[Any]]) -> None:
-    """Wait for all, and raise what one raised."""
+    """Wait for all futures; raises the error of the first that failed."""
     for future in futures:
         future.result()
     futures.clear()
 
 
-def _look(saved: Future[Any], each: Callable[[Path], object], file: Path) -> None:
+def _observe(saved: Future[Any], each: Callable[[Path], object], file: Path) -> None:
     saved.result()
     each(file)
 
 
 def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
-    """Make `folder` hold images of this fingerprint and no other.
+    """Prepare `folder` for images of this fingerprint.
 
-    Raises InputError when it holds images of another one, unless `overwrite`, which deletes them.
+    Raises InputError when it holds images of another fingerprint; `overwrite` deletes them instead.
     """
     state, images = folder / STATE, folder / IMAGES
-    found = read_json(state).get("fingerprint") if state.exists() else None
-    if found == fingerprint:
+    stored = read_json(state).get("fingerprint") if state.exists() else None
+    if stored == fingerprint:
         return
-    if found is not None or (images.is_dir() and any(images.iterdir())):
+    if stored is not None or (images.is_dir() and any(images.iterdir())):
         if not overwrite:
             raise InputError(
                 f"{folder} holds images of another model or other settings.",
@@ -201,7 +200,7 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
 
 
 def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:
-    """The files of all samples, if the folder holds every one under this fingerprint; else None."""
+    """The files of all samples, or None if the folder lacks one or has another fingerprint."""
     state = folder / STATE
     if not state.exists() or read_json(state).get("fingerprint") != fingerprint:
         return None
@@ -222,19 +221,19 @@ def readable(file: Path) -> bool:
 def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
     """Batches of one guidance scale each, with or without negative prompts.
 
-    A pipeline takes one scale for all of its prompts, and some (SDXL) take no negative prompt for
-    something else than an empty one.
+    A pipeline takes one scale for all of its prompts, and some (SDXL) treat an empty negative
+    prompt differently from none.
     """
     kinds = [(sample.guidance, bool(sample.negative_prompt)) for sample in samples]
     for kind in dict.fromkeys(kinds):
-        group = [sample for sample, its in zip(samples, kinds, strict=True) if its == kind]
+        group = [sample for sample, k in zip(samples, kinds, strict=True) if k == kind]
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
 
 @dataclass
 class _Renderer:
-    """Renders batches, at once or, when memory does not suffice, in smaller pieces from then on."""
+    """Renders batches; when memory does not suffice, in smaller pieces from then on."""
 
     pipeline: DiffusionPipeline
     steps: int
@@ -245,7 +244,7 @@ class _Renderer:
         self.at_once = self.batch_size
 
     def __call__(self, batch: Sequence[Sample]) -> list[Image.Image]:
-        """Images of a batch of one guidance scale, rendered at the full size whatever its length.
+        """Images of a batch of one guidance scale; a shorter batch is filled up to the full size.
 
         RunError when a single image does not fit into memory, or one is not finite.
         """
@@ -260,7 +259,7 @@ class _Renderer:
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-            # Outside the handler, whose traceback would keep the batch's tensors alive.
+            # After the handler, because its traceback holds the batch's tensors.
             clear_device_cache(garbage_collection=True)
             self._reduce()
         pixels = np.concatenate(parts)[: len(batch)]
@@ -273,7 +272,7 @@ class _Renderer:
         return [Image.fromarray(image) for image in (pixels * 255).round().astype(np.uint8)]
 
     def _pixels(self, samples: Sequence[Sample]) -> Pixels:
-        """`[N, height, width, 3]` in [0, 1]; a last piece is filled up like a last batch."""
+        """`[N, height, width, 3]` in [0, 1]; a shorter piece is filled up too."""
         filled = [samples[place % len(samples)] for place in range(self.at_once)]
         options: dict[str, Any] = {}
         if self.size is not None:

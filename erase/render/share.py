@@ -1,4 +1,4 @@
-"""One model's images in one folder: those that are missing are rendered by all processes."""
+"""One model's images in one folder: all processes together render those that are missing."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def render_together(
     progress: Progress | None = None,
     each: Callable[[Path], object] | None = None,
 ) -> list[Path]:
-    """Render what the folder lacks, every process its own batches; a whole folder needs no model.
+    """Render the missing images; every process renders its own batches.
 
-    A `shared` folder is one that other evaluations fill as well: while one of them does, this one
-    waits. `each` is called as in `render`, by each process for its own share; not at all when
-    nothing has to be rendered. Returns the files of all samples, in order, when every process is
-    done. Raises InputError for another model's images in the folder, RunError when rendering fails
-    anywhere.
+    The model is not loaded if no image is missing. Other evaluations may write into a `shared`
+    folder too; this one waits until they have finished. `each` is called as in `render`, by each
+    process for its own share, but not if no image is missing. Returns the files of all samples, in
+    order, when every process is done. Raises InputError for another model's images in the folder,
+    RunError when rendering fails anywhere.
     """
 
-    def whole() -> bool:
+    def is_complete() -> bool:
         return rendered(folder, samples, fingerprint) is not None
 
-    def work() -> None:
+    def render_share() -> None:
         pipeline = load_pipeline(source, dtype=DTYPES[dtype])
         use_scheduler(pipeline, protocol.scheduler)
         if distributed.is_main:
-            _tell_cut(pipeline, samples)
+            _report_truncated(pipeline, samples)
         render(
             pipeline,
             samples,
@@ -66,27 +66,29 @@ def render_together(
             each=each,
         )
 
-    if not distributed.on_main(whole):
+    if not distributed.on_main(is_complete):
         with contextlib.ExitStack() as stack:
-            if shared:  # the main process holds the folder for all
+            if shared:  # the main process holds the lock for all
                 distributed.on_main(lambda: stack.enter_context(locked(folder, wait=True)))
             distributed.on_main(lambda: claim(folder, fingerprint, overwrite=overwrite))
-            distributed.on_all(work)  # renders nothing that another evaluation has rendered
+            distributed.on_all(render_share)  # renders nothing that another evaluation has rendered
     return [folder / "images" / f"{sample.id}.png" for sample in samples]
 
 
-def _tell_cut(pipeline: Any, samples: Sequence[Sample]) -> None:
-    """Say how many prompts are longer than the model reads, once; the libraries print each."""
+def _report_truncated(pipeline: Any, samples: Sequence[Sample]) -> None:
+    """Print how many prompts the model truncates; the libraries would print every one of them."""
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     tokenizer = getattr(pipeline, "tokenizer", None)
     if tokenizer is None:
         return
     longest = tokenizer.model_max_length
-    cut = sum(len(ids) > longest for ids in tokenizer([s.prompt for s in samples])["input_ids"])
-    if cut:
+    truncated = sum(
+        len(ids) > longest for ids in tokenizer([s.prompt for s in samples])["input_ids"]
+    )
+    if truncated:
         click.echo(
-            f"{cut} of {len(samples)} prompts are cut at the {longest} tokens that the model"
+            f"{truncated} of {len(samples)} prompts are cut at the {longest} tokens that the model"
             " reads.",
             err=True,
         )

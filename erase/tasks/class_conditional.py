@@ -1,4 +1,4 @@
-"""Class-conditional DDPM: labels as conditions, pixels as they are, the null class as the empty."""
+"""Class-conditional DDPM: labels are the conditions, the null class is the empty condition."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from erase.tasks.family import Family
 class ClassConditionalTask(DenoiserTask):
     """A class-conditional denoiser of pixels under unlearning, or in training.
 
-    `flip` mirrors every other image, drawn from (seed, step): for training on photographs.
+    `flip` mirrors a random half of the images, drawn from (seed, step), as for photographs.
     """
 
     flip: bool = False
@@ -51,39 +51,41 @@ def encode(
     size: int,
     device: torch.device,  # noqa: ARG001 - the same call for all families
 ) -> LatentCache:
-    """Read images whose captions are names of the model's classes (an empty one is no class).
+    """Read images whose captions are names of the model's classes; an empty one is the null class.
 
     Args:
-        pipeline: names the classes.
+        pipeline: its classes are used.
         sets: images by the name of their set, `forget` and `retain` among them: files with
             captions, or images in memory with the model's own labels, which may be larger than
             the model's by a whole factor.
         anchors: for each forget class, the classes to show instead; a class that is not a key
-            takes them from all anchors together.
+            gets all anchors.
         size: pixels a side, the model's own.
         device: unused.
 
     Raises InputError for a caption that is not a class, or images of another size.
     """
-    own = int(pipeline.unet.config.sample_size)
-    if size != own:
-        raise InputError(f"This model is for images of {own} pixels.", f"Give --resolution {own}.")
-    encoded = {name: _pixels(pipeline, images, own) for name, images in sets.items()}
-    every = tuple(dict.fromkeys(name for names in anchors.values() for name in names))
+    model_size = int(pipeline.unet.config.sample_size)
+    if size != model_size:
+        raise InputError(
+            f"This model is for images of {model_size} pixels.", f"Give --resolution {model_size}."
+        )
+    encoded = {name: _pixels(pipeline, images, size) for name, images in sets.items()}
+    all_anchors = tuple(dict.fromkeys(name for names in anchors.values() for name in names))
     names = (*pipeline.classes, "")
     forgotten = [names[label] for label in encoded["forget"].condition.unique().tolist()]
-    instead = {name: tuple(anchors.get(name, every)) for name in forgotten}
+    instead = {name: tuple(anchors.get(name, all_anchors)) for name in forgotten}
     return _cache(pipeline, encoded, instead)
 
 
 def encode_retained(pipeline: ClassConditionalPipeline, images: LabelledSet) -> LatentCache:
-    """The same where nothing is forgotten: labelled images to train on."""
+    """Encode labelled images for training from scratch, where nothing is forgotten."""
     size = int(pipeline.unet.config.sample_size)
     return _cache(pipeline, {"retain": _pixels(pipeline, images, size)}, {})
 
 
 def class_names(data: ClassificationData) -> tuple[str, ...]:
-    """Names of a data set's classes, as a model of it is asked for them ("three", not "3")."""
+    """Names of a data set's classes as prompts of a model ("three", not "3")."""
     return digit_captions().names if data.name == "digits" else data.classes
 
 
@@ -113,13 +115,13 @@ def _pixels(
     pipeline: ClassConditionalPipeline, images: CaptionedImages | LabelledSet, size: int
 ) -> EncodedImages:
     if isinstance(images, LabelledSet):
-        held = images.images.shape[-1]
-        if held % size:
+        stored = images.images.shape[-1]
+        if stored % size:
             raise InputError(
-                f"The images have {held} pixels a side, the model {size}.", "Give other data."
+                f"The images have {stored} pixels a side, the model {size}.", "Give other data."
             )
         pixels, labels = images.images.float().cpu() / 127.5 - 1, images.labels.cpu()
-        pixels = F.avg_pool2d(pixels, held // size) if held > size else pixels
+        pixels = F.avg_pool2d(pixels, stored // size) if stored > size else pixels
     else:
         pixels = torch.stack([load_image(path, size) for path in images.paths])
         labels = pipeline.labels(images.captions)
@@ -135,8 +137,8 @@ def _cache(
     width = max((len(names) for names in anchors.values()), default=1)
     rows = torch.full((null + 1, width), null)
     for name, names in anchors.items():
-        shown = pipeline.labels([names[k % len(names)] for k in range(width)])
-        rows[pipeline.labels([name])[0]] = shown
+        labels = pipeline.labels([names[k % len(names)] for k in range(width)])
+        rows[pipeline.labels([name])[0]] = labels
     return LatentCache(sets, {"labels": torch.arange(null + 1)}, rows, null)
 
 

@@ -1,4 +1,4 @@
-"""A classifier under unlearning: the losses of equations 9 and 10, and what other methods need."""
+"""A classifier under unlearning: the losses of equations 9 and 10, and batches for all methods."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class ImageClassifierTask:
     """A classifier, its forget set and its retain set.
 
     L_r is the mean cross-entropy on D_r (eq. 9), L_f minus the mean cross-entropy on D_f (eq. 10).
-    Each set keeps its own epochs, so neither cuts the other short. Batches, crops, flips and
-    dropout are functions of (seed, step). Batch statistics move once a step, on the retain pass.
+    Each set has epochs of its own, so the smaller set does not shorten the larger one's. Batches,
+    crops, flips and dropout depend on (seed, step) alone. Batch statistics move once a step, on the
+    retain pass.
 
     Args:
         model: in training mode from here on; trained in full.
@@ -122,10 +123,10 @@ class ImageClassifierTask:
         if not len(source):
             raise InputError(f"The {subset} set is empty.", "Name something to forget.")
         index = batch_indices(len(source), size or self.batch_size, step, self.seed, subset)
-        picked = source.subset(index)
+        samples = source.subset(index)
         random = generator(self.seed, step, subset, "augment")
-        images = augment(_pixels(picked.images), self.augmentation, random)
-        return Batch(self._format(images), picked.labels)
+        images = augment(_pixels(samples.images), self.augmentation, random)
+        return Batch(self._format(images), samples.labels)
 
     def ordered(self, *subsets: Subset, size: int | None = None) -> Iterator[Batch]:
         """Every sample once, in order, not augmented."""
@@ -155,12 +156,12 @@ class ImageClassifierTask:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Inside, the model is in evaluation mode."""
-        before = self.model.training
+        training = self.model.training
         self.model.eval()
         try:
             yield
         finally:
-            self.model.train(before)
+            self.model.train(training)
 
     def reset(self, seed: int) -> None:
         """Fresh initial weights and statistics, in place."""
@@ -172,9 +173,9 @@ class ImageClassifierTask:
         return self.forget if subset == "forget" else self.retain
 
     def _plain(self, source: LabelledSet, index: Tensor) -> Batch:
-        picked = source.subset(index)
-        images = center(_pixels(picked.images), self.augmentation)
-        return Batch(self._format(images), picked.labels)
+        samples = source.subset(index)
+        images = center(_pixels(samples.images), self.augmentation)
+        return Batch(self._format(images), samples.labels)
 
     def _format(self, images: Tensor) -> Tensor:
         if self.channels_last:

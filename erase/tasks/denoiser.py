@@ -1,10 +1,9 @@
 """A diffusion denoiser under unlearning: batches drawn from (seed, step), and the paper's losses.
 
-What differs between families is small and stands in their own files: what the denoiser is shown
-(`arguments`: text states, pooled text, class labels), how a sample is made noisy (`timesteps`,
-`add_noise`, `target`) and, for a transformer, how it is called (`forward`).
-Everything is encoded once, so that no VAE and no text encoder is in memory while training. No
-guidance is used in training.
+Families differ little, and their own files hold the differences: the denoiser's condition inputs
+(`arguments`: text states, pooled text, class labels), the noise (`timesteps`, `add_noise`,
+`target`) and, for a transformer, the call (`forward`). Everything is encoded once, so that no VAE
+and no text encoder is in memory during training. Training uses no guidance.
 """
 
 from abc import ABC, abstractmethod
@@ -50,9 +49,9 @@ class EncodedImages:
 
 @dataclass(frozen=True)
 class LatentCache:
-    """All that training reads: encoded sets of images, and every condition they are shown under.
+    """The data of training: encoded sets of images, and all conditions.
 
-    `sets` has `forget` and `retain`, and more where a method asks for more. `conditions` are
+    `sets` has `forget` and `retain`, and others that a method asks for. `conditions` are
     tensors `[P, …]`, one row a condition, by the name that the family's `arguments` uses
     (`states [P, L, D]`). `anchors [P, A]` lists the rows that may be shown instead of row p;
     `empty` is the row of the empty prompt or the null class.
@@ -136,11 +135,11 @@ class DenoiserTask(ABC):
             name: tensor.to(self.device) for name, tensor in self.cache.conditions.items()
         }
         if self.frozen_anchor:
-            self.original  # noqa: B018  # copied now, before the first step
+            self.original  # noqa: B018  # made now, before the first step
 
     @abstractmethod
     def arguments(self, condition: Tensor) -> dict[str, Any]:
-        """What the denoiser is given beside the noisy sample and the timestep.
+        """The denoiser's arguments beside the noisy sample and the timestep.
 
         `condition[B]` are rows of `conditions`.
         """
@@ -152,19 +151,19 @@ class DenoiserTask(ABC):
 
     @cached_property
     def original(self) -> Module:
-        """A frozen copy of the model as it is when this is first read: read it in `prepare`."""
+        """A frozen copy of the model, made at the first access: access it in `prepare`."""
         return deepcopy(self.model).requires_grad_(False).eval()
 
     @cached_property
     def counterparts(self) -> Tensor:
-        """For each condition, the forget conditions that it is shown instead of, ``[P, W]``.
+        """For each condition, the forget conditions that it replaces, ``[P, W]``.
 
-        For a condition that stands for none, all forget conditions.
+        A condition that replaces none gets all forget conditions.
         """
         forgotten = self.cache.sets["forget"].condition.unique()
-        shown = self.cache.anchors[forgotten]
+        forget_anchors = self.cache.anchors[forgotten]
         rows = [
-            [int(c) for c, anchors in zip(forgotten, shown, strict=True) if row in anchors]
+            [int(c) for c, anchors in zip(forgotten, forget_anchors, strict=True) if row in anchors]
             or forgotten.tolist()
             for row in range(len(self.cache.anchors))
         ]
@@ -193,25 +192,25 @@ class DenoiserTask(ABC):
         Another `name` draws others for the same step. Retain conditions are replaced by the empty
         one at the rate `condition_dropout`.
         """
-        whole = self.draw(subset, step, name)
-        return [whole.part(rows, self.device) for rows in self.shard.slices()]
+        batch = self.draw(subset, step, name)
+        return [batch.part(rows, self.device) for rows in self.shard.slices()]
 
     def draw(self, subset: str, step: int, name: str = "") -> Noised:
         """The global batch of a step, over all processes, on the CPU."""
         images, total = self.cache.sets[subset], self.shard.total
         stream = f"{subset}/{name}" if name else subset
         index = batch_indices(len(images), total, step, self.seed, stream)
-        whole = self._noised(subset, index, step, name)
+        batch = self._noised(subset, index, step, name)
         if subset == "retain":
             drop = generator(self.seed, step, f"dropout/{name}" if name else "dropout")
             dropped = torch.rand(total, generator=drop) < self.condition_dropout
-            whole.condition[dropped] = self.empty
-        return whole
+            batch.condition[dropped] = self.empty
+        return batch
 
     def ordered(
         self, subset: str, name: str, *, count: int | None = None, size: int | None = None
     ) -> Iterator[Noised]:
-        """The images of a set in order, noised once by (seed, name), for what is done beforehand.
+        """The images of a set in order, noised once by (seed, name), for `prepare`.
 
         Every process sees all of them, and no condition is dropped, so the result depends neither
         on processes nor on micro-batches.
@@ -222,9 +221,9 @@ class DenoiserTask(ABC):
         """
         total = min(self.size(subset), count or self.size(subset))
         size = size or self.shard.batch_size
-        whole = self._noised(subset, torch.arange(total), 0, f"{name}/ordered")
+        images = self._noised(subset, torch.arange(total), 0, f"{name}/ordered")
         for start in range(0, total, size):
-            yield whole.part(slice(start, start + size), self.device)
+            yield images.part(slice(start, start + size), self.device)
 
     def _noised(self, subset: str, index: Tensor, step: int, name: str) -> Noised:
         """These images of a set at drawn timesteps, on the CPU."""
@@ -234,7 +233,7 @@ class DenoiserTask(ABC):
         noise = torch.randn(clean.shape, generator=source)
         timesteps = self.timesteps(len(index), source)
         condition = images.condition[index].clone()
-        # What an anchor's image may be shown under is the other way round.
+        # An anchor's image is paired with the forget conditions that its anchor replaces.
         table = self.counterparts if subset == "anchor" else self.cache.anchors
         choice = torch.randint(
             table.shape[1],
@@ -260,7 +259,7 @@ class DenoiserTask(ABC):
         return noisy
 
     def target(self, batch: Noised) -> Tensor:
-        """What a perfect denoiser says, ``[B, …]``: noise, v or sample, as the scheduler says."""
+        """The training target, ``[B, …]``: noise, v or the sample, depending on the scheduler."""
         kind = self.scheduler.config.prediction_type
         if kind == "epsilon":
             return batch.noise
@@ -289,7 +288,7 @@ class DenoiserTask(ABC):
             return self.forward(model or self.model, batch.noisy, batch.timesteps, rows)
 
     def forward(self, model: Module, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """What a model of the family answers, ``[B, …]``, to noisy samples under condition rows."""
+        """Prediction ``[B, …]`` of a model of the family for noisy samples under condition rows."""
         prediction: Tensor = model(
             noisy, timesteps, return_dict=False, **self.arguments(condition)
         )[0]
@@ -301,10 +300,10 @@ class DenoiserTask(ABC):
 
     def mismatch(self, batch: Noised) -> Tensor:
         """Distance to the anchor's prediction on each sample, ``[B]`` (eq. 13)."""
-        shown_by = self.original if self.frozen_anchor else self.model
+        anchor_model = self.original if self.frozen_anchor else self.model
         with torch.set_grad_enabled(self.target_grad and not self.frozen_anchor):
-            shown = self.predict(batch, batch.anchor, model=shown_by)
-        return mismatch_mse(self.predict(batch), shown, detach=not self.target_grad)
+            anchor_prediction = self.predict(batch, batch.anchor, model=anchor_model)
+        return mismatch_mse(self.predict(batch), anchor_prediction, detach=not self.target_grad)
 
     def fixed(self, loss: Loss, name: str, step: int, *, moves_buffers: bool = True) -> FixedLoss:
         """The loss with its dropout fixed by (seed, step, name)."""

@@ -1,4 +1,4 @@
-"""What methods for denoisers share: gradients of one loss or two, the Fisher diagonal."""
+"""What methods for denoisers share: gradients of one or two losses, the Fisher diagonal."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ PerSample = Callable[[Noised], Tensor]
 
 
 class WithAnchorImages:
-    """Mixed into methods that look at images of what is shown instead."""
+    """Mixin for methods that also read images of the anchors."""
 
     sets: ClassVar[tuple[str, ...]] = ("forget", "retain", "anchor")
 
@@ -24,7 +24,7 @@ class WithAnchorImages:
 def two_gradients(
     task: Denoiser, retain: Sequence[Loss], forget: Sequence[Loss], reduce: Reduce | None
 ) -> tuple[list[Tensor], list[Tensor], Stats]:
-    """∇L_r and ∇L_f, averaged over micro-batches and processes, with what was seen on the way.
+    """∇L_r and ∇L_f, averaged over micro-batches and processes, with their statistics.
 
     Raises:
         NonFiniteLossError: a loss or a gradient is not finite.
@@ -86,42 +86,42 @@ def weighted(
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode: no dropout."""
-    was = model.training
+    training = model.training
     model.eval()
     try:
         yield
     finally:
-        model.train(was)
+        model.train(training)
 
 
 def fisher(task: Denoiser, subset: str, count: int) -> list[Tensor]:
     """Diagonal of the empirical Fisher matrix: mean square of each sample's gradient.
 
-    Of the denoising loss (mean over the sample's numbers, eqs. 12 and 14) at the weights as they
-    are now, in evaluation mode, one noise and timestep a sample.
+    The loss is the denoising loss (mean over the sample's values, eqs. 12 and 14), at the current
+    weights, in evaluation mode, with one noise and timestep for each sample.
 
     Args:
-        task: where the model and the images are.
+        task: holds the model and the images.
         subset: the set whose samples are used.
         count: at most this many of them.
 
     Returns:
-        One tensor a trained parameter, of its shape, at least 0.
+        One tensor for each trained parameter, of its shape, with values of at least 0.
     """
     parameters = as_list(task.parameters)
     total = [torch.zeros_like(p) for p in parameters]
-    seen = 0
+    samples = 0
     with evaluating(task.model):
-        # One sample at a time: the square of a batch's mean gradient is something else.
+        # One sample at a time: a batch would give the square of the mean gradient.
         for sample in task.ordered(subset, "fisher", count=count, size=1):
             loss = task.denoising(sample).mean()
             gradients = torch.autograd.grad(
                 loss, parameters, allow_unused=True, materialize_grads=True
             )
             torch._foreach_add_(total, torch._foreach_mul(gradients, gradients))
-            seen += 1
-    torch._foreach_div_(total, seen)
-    return agreed(total)
+            samples += 1
+    torch._foreach_div_(total, samples)
+    return synchronised(total)
 
 
 def summed_gradient(
@@ -130,10 +130,10 @@ def summed_gradient(
     """Σ ∇ of a per-sample loss over a set, in evaluation mode.
 
     Args:
-        task: where the model and the images are.
+        task: holds the model and the images.
         subset: the set.
-        name: of the random stream of noise and timesteps.
-        each: loss of each sample of a batch, ``[B]``.
+        name: name of the random stream for noise and timesteps.
+        each: computes the loss of each sample of a batch, ``[B]``.
         count: at most this many samples; default: all.
     """
     parameters = as_list(task.parameters)
@@ -144,14 +144,14 @@ def summed_gradient(
                 each(batch).sum(), parameters, allow_unused=True, materialize_grads=True
             )
             torch._foreach_add_(total, gradients)
-    return agreed(total)
+    return synchronised(total)
 
 
-def agreed(tensors: list[Tensor]) -> list[Tensor]:
-    """The first process's values, in place, on all of them.
+def synchronised(tensors: list[Tensor]) -> list[Tensor]:
+    """Copy the first process's values to all processes, in place.
 
-    Every process works the same thing out, but on a GPU sums may differ in their last bits from
-    run to run, and a mask made of them in single places: the weights would drift apart.
+    Every process computes the same values, but on a GPU sums may differ in their last bits. A mask
+    made from them would differ in single places, and the weights of the processes would diverge.
     """
     if distributed.is_available() and distributed.is_initialized():
         for tensor in tensors:

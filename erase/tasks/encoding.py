@@ -1,4 +1,4 @@
-"""Images and prompts, encoded once: what the families that render from text have in common."""
+"""Encode images and prompts once, for all families that render from text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from erase.tasks.words import word_positions
 
 ENCODE_BATCH = 16
 ENCODE_PIXELS = 4 * 512**2
-"""At most so many pixels are encoded at once."""
+"""The most pixels that are encoded at once."""
 Conditions = Callable[[DiffusionPipeline, list[str]], dict[str, Tensor]]
-"""Encodes prompts: tensors `[P, …]` on the CPU, by the names that the family's task knows."""
+"""Encodes prompts: tensors `[P, …]` on the CPU, by the names that the family's task uses."""
 
 
 class Captions:
-    """Every prompt of a run with its row, the empty one among them, and its anchors."""
+    """Every prompt of a run, with the empty one, its row and its anchors."""
 
     def __init__(
         self, sets: Mapping[str, CaptionedImages], anchors: Mapping[str, Sequence[str]]
@@ -30,15 +30,15 @@ class Captions:
         Args:
             sets: images by the name of their set, `forget` and `retain` among them.
             anchors: for each forget caption, the prompts to show instead; a caption that is not
-                a key takes them from all anchors together.
+                a key gets all anchors.
         """
-        every = tuple(dict.fromkeys(text for texts in anchors.values() for text in texts))
+        all_anchors = tuple(dict.fromkeys(text for texts in anchors.values() for text in texts))
         # What to show instead of each forget caption.
         self.instead = {
-            text: tuple(anchors.get(text, every)) for text in set(sets["forget"].captions)
+            text: tuple(anchors.get(text, all_anchors)) for text in set(sets["forget"].captions)
         }
         captions = {text for images in sets.values() for text in images.captions}
-        self.prompts = sorted({"", *captions, *every})
+        self.prompts = sorted({"", *captions, *all_anchors})
         self.row = {prompt: index for index, prompt in enumerate(self.prompts)}
 
     @property
@@ -47,7 +47,7 @@ class Captions:
         return self.row[""]
 
     def anchor_rows(self) -> Tensor:
-        """Rows that may be shown instead of each row, `[P, A]`; the empty one where none are."""
+        """Rows of each row's anchors, `[P, A]`; the empty prompt's row if there are none."""
         width = max(len(texts) for texts in self.instead.values())
         rows = torch.full((len(self.prompts), width), self.empty)
         for prompt, texts in self.instead.items():
@@ -73,7 +73,7 @@ def encode_with(
         pipeline: left on `device`.
         sets: images by the name of their set, `forget` and `retain` among them.
         anchors: for each forget caption, the prompts to show instead; a caption that is not a key
-            takes them from all anchors together.
+            gets all anchors.
         size: pixels a side.
         device: where to compute; the result is on the CPU.
     """
@@ -105,7 +105,7 @@ def encode_batch(size: int) -> int:
 def _moments(vae: Any, paths: Sequence[Path], size: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the images' latents, as the denoiser sees them.
 
-    A set may be of captions alone: then both are empty.
+    Both are empty for a set of captions without images.
     """
     if not paths:
         return torch.empty(0), torch.empty(0)
@@ -122,6 +122,6 @@ def _moments(vae: Any, paths: Sequence[Path], size: int) -> tuple[Tensor, Tensor
 
 
 def _by_channel(vae: Any, name: str, otherwise: float) -> Tensor:
-    """A statistic of some VAEs' configurations, `[C, 1, 1]` or 0-dim."""
-    found = getattr(vae.config, name, None)
-    return torch.tensor(found).view(-1, 1, 1) if found is not None else torch.tensor(otherwise)
+    """A statistic that some VAEs' configurations have, `[C, 1, 1]`; else `otherwise`, 0-dim."""
+    values = getattr(vae.config, name, None)
+    return torch.tensor(values).view(-1, 1, 1) if values is not None else torch.tensor(otherwise)

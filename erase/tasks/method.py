@@ -1,4 +1,4 @@
-"""What methods share: hooks that do nothing, closed forms, and gradients of one loss or two."""
+"""Base classes and functions of methods: default hooks, closed forms, gradients of losses."""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,23 +21,23 @@ from erase.tasks.protocol import ClassifierTask, Loss, Reduce, StepLosses, Subse
 
 @dataclass(frozen=True)
 class NoSettings(Config):
-    """The `Settings` of a method that has none of its own."""
+    """The `Settings` of a method without settings of its own."""
 
 
 class BaseMethod:
-    """What most methods share: hooks that do nothing, and an epoch that goes over D_r."""
+    """Base of most methods: hooks that do nothing, and epochs over D_r."""
 
     closed_form: ClassVar[bool] = False
     """Whether `prepare` does everything and no step follows."""
     epoch_over: ClassVar[Literal["forget", "retain", "all"]] = "retain"
     """The set that one epoch goes through once."""
     sets: ClassVar[tuple[str, ...]] = ("forget", "retain")
-    """Sets of images that a denoiser's run has to have; `anchor` is of what is shown instead."""
+    """Sets of images that a denoiser's run needs; `anchor` holds images of the anchors."""
     images: ClassVar[bool] = True
-    """Whether it looks at the images of its sets, or at their captions alone."""
+    """Whether the method reads the images of its sets, or their captions alone."""
 
     def check(self, model: Module, family: str) -> None:
-        """Refuse (InputError) a model that the method cannot work on, before anything is done.
+        """Raise InputError for a model that the method cannot work on, before anything is done.
 
         `model` may be on the meta device: names and shapes, no weights.
         """
@@ -59,9 +59,10 @@ class BaseMethod:
         return 0 if self.closed_form else task.epochs * self.steps_per_epoch(task)
 
     def steps_per_epoch(self, task: ClassifierTask) -> int:
-        """Batches that it takes to go once through the epoch's set, the last one full."""
-        both = self.epoch_over == "all"
-        subsets: tuple[Subset, ...] = ("forget", "retain") if both else (self.epoch_over,)  # type: ignore[assignment]
+        """Batches of one pass through the epoch's set; a rest fills a whole batch."""
+        subsets: tuple[Subset, ...] = (
+            ("forget", "retain") if self.epoch_over == "all" else (self.epoch_over,)
+        )
         return math.ceil(sum(task.size(name) for name in subsets) / task.batch_size)
 
 
@@ -75,7 +76,7 @@ class ClosedForm(BaseMethod):
         raise TypeError("a closed form takes no steps")
 
 
-def one_loss(task: Task, loss: Loss, reduce: Reduce | None, *, retain: bool) -> Stats:
+def single_loss_step(task: Task, loss: Loss, reduce: Reduce | None, *, retain: bool) -> Stats:
     """Leave the gradient of one loss in `.grad`; its value is reported as L_r or as L_f.
 
     Raises:
@@ -111,7 +112,7 @@ def gradient_of(task: Task, loss: Loss) -> tuple[list[Tensor], float, float]:
 
 @dataclass(frozen=True)
 class Split:
-    """The gradients of one step kept apart; None for a set that the step leaves out."""
+    """The two gradients of one step; None for a set that the step does not use."""
 
     retain: list[Tensor] | None
     forget: list[Tensor] | None
@@ -128,31 +129,31 @@ class TwoLossMethod(BaseMethod, ABC):
     def step(self, task: Any, step: int, reduce: Reduce | None) -> Stats:
         """The sum of the two parts, in `.grad`."""
         parts = self.split(task, step)
-        given = [part for part in (parts.retain, parts.forget) if part is not None]
-        total = [torch.stack(pair).sum(0) for pair in zip(*given, strict=True)]
+        gradients = [part for part in (parts.retain, parts.forget) if part is not None]
+        total = [torch.stack(pair).sum(0) for pair in zip(*gradients, strict=True)]
         put_gradients(task, total, reduce)
         return parts.stats
 
 
 def put_gradients(task: Task, gradients: Sequence[Tensor], reduce: Reduce | None = None) -> None:
-    """Make these the parameters' `.grad`; `reduce` averages them over processes first."""
+    """Store gradients in the parameters' `.grad`; `reduce` averages them over processes first."""
     for parameter, gradient in zip(task.parameters.values(), gradients, strict=True):
         parameter.grad = gradient if reduce is None else reduce(gradient)
 
 
 class RetainForgetMethod(TwoLossMethod):
-    """Minimises L_r + λ L_f on the task's own two losses; what LUR and LUR-b share.
+    """Minimises L_r + λ L_f on the task's own two losses; the base of LUR and LUR-b.
 
     `settings` holds λ as `forget_weight`, and Scissorhands' trimming as `trim`, `trim_layers`.
     """
 
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
-        """Trimming is for classifiers."""
+        """Raise InputError for trimming of a model that is no classifier."""
         if self.settings.trim is not None and family != "classifier":
             raise InputError("Trimming is for classifiers.", "Leave the option out.")
 
     def prepare(self, task: Any) -> None:
-        """Nothing, unless trimming was asked for."""
+        """Trim, if the settings say so."""
         trim_for(task, self.settings.trim, self.settings.trim_layers)
 
     def step(self, task: Task, step: int, reduce: Reduce | None) -> Stats:

@@ -1,4 +1,4 @@
-"""What a method may ask of a task, and what the loop asks of a method."""
+"""The interfaces of tasks, which methods use, and of methods, which the loop uses."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +20,7 @@ class StepLosses:
     """The two losses of one optimizer step, as micro-batches of equal weight.
 
     Each closure reads the live parameters and returns a 0-dim tensor. Batch, noise, timesteps and
-    dropout are fixed: calling one twice gives the same value bit for bit, and batch statistics
+    dropout are fixed: two calls of a closure give the same value bit for bit, and batch statistics
     move at most once a step.
     """
 
@@ -47,7 +47,7 @@ class Task(Protocol):
     def losses(self, step: int) -> StepLosses:
         """This process's share of the losses of optimizer step `step` (from 0).
 
-        A function of (seed, step) alone, so that a resumed run sees what an undisturbed one saw.
+        Depends on (seed, step) alone, so that a resumed run sees the batches of an undisturbed one.
         """
 
 
@@ -56,9 +56,9 @@ class Noised:
     """A batch at its timesteps, for a denoiser.
 
     `clean`, `noise` and `noisy` are `[B, …]` (latents or pixels), `timesteps` `[B]`. `condition`
-    and `anchor` are rows `[B]` of the task's conditions: what the sample is of, and what is to be
-    shown instead (the row of the empty condition where it has no anchor); in the set `anchor`, the
-    forget condition that the sample stands for.
+    and `anchor` are rows `[B]` of the task's conditions. `condition` is the sample's own condition.
+    `anchor` is the condition to show instead, or the empty condition for a sample without an
+    anchor; in the set `anchor` it is the forget condition that the sample replaces.
     """
 
     clean: Tensor
@@ -74,14 +74,14 @@ class Noised:
 
 
 class Denoiser(Task, Protocol):
-    """A denoiser under unlearning: what its methods need beyond the two losses of LUR."""
+    """A denoiser under unlearning, with what methods other than LUR need."""
 
     seed: int
     steps: int
     """Optimizer steps that the run will take."""
     device: torch.device
     conditions: Mapping[str, Tensor]
-    """What the denoiser is shown, `[P, …]` each, a row a condition (`states`: text states)."""
+    """The denoiser's condition inputs, `[P, …]`, a row per condition (`states`: text states)."""
     cache: Any
     """Encoded sets and conditions (`erase.tasks.denoiser.LatentCache`)."""
 
@@ -91,7 +91,7 @@ class Denoiser(Task, Protocol):
 
     @property
     def original(self) -> Module:
-        """A frozen copy of the model as it is when this is first read: read it in `prepare`."""
+        """A frozen copy of the model, made at the first access: access it in `prepare`."""
 
     @property
     def empty(self) -> int:
@@ -124,7 +124,7 @@ class Denoiser(Task, Protocol):
         """Prediction `[B, …]` under a condition (default: the batch's own), under autocast."""
 
     def target(self, batch: Noised) -> Tensor:
-        """What a perfect denoiser says: noise, v or the sample, as the scheduler says."""
+        """The denoiser's training target: noise, v or the sample, depending on the scheduler."""
 
     def denoising(self, batch: Noised) -> Tensor:
         """Denoising loss of each sample under its own condition, `[B]` (eqs. 12, 14)."""
@@ -153,7 +153,7 @@ Subset = Literal["forget", "retain"]
 
 
 class ClassifierTask(Task, Protocol):
-    """A classifier under unlearning: what its methods need beyond the two losses of LUR."""
+    """A classifier under unlearning, with what methods other than LUR need."""
 
     classes: int
     """Number K of classes that the original model knows."""
@@ -201,17 +201,16 @@ class ClassifierTask(Task, Protocol):
 class Method(Protocol):
     """One unlearning method; a file of `erase/methods/` holds `Settings` and `Method`.
 
-    `Settings` is a frozen dataclass of hyper-parameters derived from `Config`, each field an
-    `option` with the source's default, a help text and what it may be: values are typed and checked
-    when one is made. `Method(settings)` is what the loop drives. `DEFAULTS`, where a file
-    has it, holds what the source uses on a data set; `SEARCH`, the ranges that a search goes over.
-    A file may also hold `DenoiserMethod` and `DenoiserSettings`, where what it does to a denoiser
-    is another thing, and `DENOISER`, the settings of a run on a denoiser by kind: `large`, the
-    source's for Stable Diffusion, `small` (at most 64 pixels), or the name of a family, whose
-    `FAMILY-small` are for fewer than 32 pixels.
+    `Settings` is a frozen dataclass of hyper-parameters derived from `Config`. Each field is an
+    `option` with the source's default, a help text and the allowed values; values are converted and
+    checked when a `Settings` is made. The loop calls `Method(settings)`. `DEFAULTS` (optional)
+    holds the source's settings by data set, `SEARCH` the ranges of a search. A file may also hold
+    `DenoiserMethod` and `DenoiserSettings`, if the method differs on denoisers, and `DENOISER`, the
+    settings of a run on a denoiser by kind: `large` for Stable Diffusion (the source's), `small`
+    (at most 64 pixels), or the name of a family; `FAMILY-small` is for fewer than 32 pixels.
 
-    The task is `Any` here because a method of one family asks for that family's task; whoever
-    builds the method checks `families` first.
+    The task is `Any` here because a method works on its own family's task. The code that builds the
+    method checks `families` first.
     """
 
     families: ClassVar[frozenset[str]]
@@ -225,10 +224,10 @@ class Method(Protocol):
     """Whether it looks at these images, or at their captions alone."""
 
     def check(self, model: Module, family: str) -> None:
-        """Refuse (InputError) a model that the method cannot work on; it may lack weights."""
+        """Raise InputError for a model that the method cannot work on; it may have no weights."""
 
     def prepare(self, task: Any) -> None:
-        """Do what is done once: masks, trimming, importance weights. May do nothing."""
+        """Called once before the first step: masks, trimming, importance weights."""
 
     def step(self, task: Any, step: int, reduce: Reduce | None) -> Stats:
         """Leave the gradient of step `step` in every parameter's `.grad`; return its statistics.

@@ -25,16 +25,16 @@ T5_TOKENS = 256
 class SD3Task(TextToImageTask):
     """An SD3 transformer under unlearning.
 
-    Rectified flow (Esser et al. 2024, eqs. 1, 13): x_t = (1 − σ) x_0 + σ ε, the model says
-    ε − x_0, and its timestep is 1000 σ. Timesteps come from the logit-normal density (their
+    Rectified flow (Esser et al. 2024, eqs. 1, 13): x_t = (1 − σ) x_0 + σ ε. The model predicts
+    ε − x_0 at the timestep 1000 σ. Timesteps come from the logit-normal density (their
     section 3.1) through the model's own shift of σ.
     """
 
     def timesteps(self, count: int, source: torch.Generator) -> Tensor:
         """Timesteps ``[count]``, floats from 0 to 1000."""
-        known = self.scheduler.timesteps  # falling
+        timesteps = self.scheduler.timesteps  # falling
         place = torch.sigmoid(torch.randn(count, generator=source))
-        chosen: Tensor = known[(place * len(known)).long().clamp(max=len(known) - 1)]
+        chosen: Tensor = timesteps[(place * len(timesteps)).long().clamp(max=len(timesteps) - 1)]
         return chosen
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

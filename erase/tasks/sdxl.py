@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, their pooled text, and the sizes as further condition."""
+"""Stable Diffusion XL: two text encoders, pooled text, and image sizes as further conditions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,8 +40,8 @@ def encode(
 ) -> LatentCache:
     """Encode all sets once with the pipeline's VAE and text encoders; see `encode_with`.
 
-    The sizes that SDXL is told (of the original image, of the crop's corner, of the image itself)
-    are those of an image that was made at `size` and not cropped, as in rendering.
+    The size conditions of SDXL (original size, crop corner, target size) are those of an uncropped
+    image of `size` pixels, as in rendering.
     """
     time_ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32)
 
@@ -55,8 +55,8 @@ def encode(
 def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
     """`states [P, L, D]` and `pooled [P, E]` of prompts, as the pipeline itself computes them.
 
-    The empty prompt is all zeros where the model was trained so (`force_zeros_for_empty_prompt`,
-    as in SDXL's base model): that is what guidance steers away from.
+    If the model was trained so (`force_zeros_for_empty_prompt`, as SDXL's base model), the empty
+    prompt is all zeros: guidance steers away from it.
     """
     states, _, pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
     if pipeline.config.force_zeros_for_empty_prompt:

@@ -1,4 +1,4 @@
-"""Where in a prompt the concept's own words stand, for methods that edit or read attention."""
+"""Positions of the concept's words in a prompt, for methods that edit or read attention."""
 
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
@@ -13,8 +13,8 @@ def word_positions(
 ) -> dict[str, Tensor]:
     """Positions in the token sequences of prompts, padded as the text encoder sees them.
 
-    A forget prompt's concept is what sets it apart from every prompt that is shown instead ("three"
-    in "a handwritten three" against "a handwritten four"); all its words where nothing does.
+    The concept's words in a forget prompt are those that no prompt shown instead has ("three" in "a
+    handwritten three" against "a handwritten four"); all words, if there are no such words.
 
     Args:
         tokenizer: of the text encoder.
@@ -22,10 +22,10 @@ def word_positions(
         instead: for each forget prompt among them, the prompts to show instead.
 
     Returns:
-        `concept [P, L]`, true at the concept's tokens, nowhere true for other prompts; `last [P]`,
-        the position of the last word's last token, 0 where there is none.
+        `concept [P, L]`, true at the concept's tokens, all false for other prompts; `last [P]`, the
+        position of the last word's last token, 0 if there is none.
     """
-    found = tokenizer(
+    encoded = tokenizer(
         list(prompts),
         padding="max_length",
         max_length=tokenizer.model_max_length,
@@ -34,25 +34,26 @@ def word_positions(
         return_attention_mask=True,
         return_tensors="pt",
     )
-    # Where padding is the end token again, only the attention mask tells it from a word.
-    content = (found["special_tokens_mask"] == 0) & (found["attention_mask"] == 1)
-    places = torch.arange(content.shape[1])
-    last = torch.where(content, places, 0).amax(1)
+    # If padding uses the end token, only the attention mask tells padding from words.
+    content = (encoded["special_tokens_mask"] == 0) & (encoded["attention_mask"] == 1)
+    positions = torch.arange(content.shape[1])
+    last = torch.where(content, positions, 0).amax(1)
     words = {
-        prompt: found["input_ids"][row][content[row]].tolist() for row, prompt in enumerate(prompts)
+        prompt: encoded["input_ids"][row][content[row]].tolist()
+        for row, prompt in enumerate(prompts)
     }
     concept = torch.zeros_like(content)
     for row, prompt in enumerate(prompts):
         if prompt in instead:
-            own = _own_words(words[prompt], [words[text] for text in instead[prompt]])
-            concept[row, places[content[row]][own]] = True
+            distinct = _distinct_words(words[prompt], [words[text] for text in instead[prompt]])
+            concept[row, positions[content[row]][distinct]] = True
     return {"concept": concept, "last": last}
 
 
-def _own_words(prompt: Sequence[int], others: Sequence[Sequence[int]]) -> list[int]:
-    """Indices of the tokens that are in no matching block with any of the others."""
-    own = set(range(len(prompt)))
+def _distinct_words(prompt: Sequence[int], others: Sequence[Sequence[int]]) -> list[int]:
+    """Indices of the tokens in no matching block with any of the others; all if there are none."""
+    distinct = set(range(len(prompt)))
     for other in others:
         for block in SequenceMatcher(None, prompt, other, autojunk=False).get_matching_blocks():
-            own -= set(range(block.a, block.a + block.size))
-    return sorted(own) or list(range(len(prompt)))
+            distinct -= set(range(block.a, block.a + block.size))
+    return sorted(distinct) or list(range(len(prompt)))

@@ -1,4 +1,4 @@
-"""`erase class`: which classes a model and its data have, and the two sets made of them."""
+"""`erase class`: the classes of a model and its data, and the forget and retain sets."""
 
 import math
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from erase.config.recipes import CLASS_EPOCHS, LARGE
 from erase.data.captioned import check_readable
 from erase.data.classes import (
     ClassImages,
-    captioned,
     find_imagenette,
     plain_list,
     read_class_folder,
+    with_captions,
 )
 from erase.data.classification import CIFAR, LabelledSet, load_dataset
 from erase.data.concepts import Concept, find_classes
@@ -24,35 +24,32 @@ from erase.data.prompts import ClassList, class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.tasks.class_conditional import class_names, split_by_class
-from erase.training.sets import DRAWN, Images
+from erase.training.sets import SUITES_RENDERED, Images
 
 RENDER = "render"
 
 
 def class_sets(config: ClassConfig, source: ModelSource) -> tuple[Concept, dict[str, Images]]:
-    """What to forget and keep, and the images of both sets, unless they are to be rendered.
+    """The concept, and the images of both sets; no images if they are rendered later.
 
-    Raises InputError for a class that the model or the data does not have, naming the closest,
+    Raises InputError for a class that the model or the data does not have (with the closest name),
     for data that is missing or does not fit the model, and for a set that would be empty.
     """
     if not config.target:
         raise InputError("--target is missing.", "Say which class to forget.")
     lists = class_lists(prompts_root(config.prompts))
-    own = own_classes(source, lists)
+    model_classes = classes_of_model(source, lists)
     if config.data in (*CIFAR, "digits"):
-        return _labelled(config, own)
+        return _from_data_set(config, model_classes)
     if config.data == RENDER:
-        return find_classes(own or _list_of(config.target[0], source, lists), *_what(config)), {}
-    where = Path(config.data_dir) if config.data_dir else None
-    folder = find_imagenette(where) if config.data == "imagenette" else Path(config.data)
-    return _from_folder(config, source, read_class_folder(folder, lists), own)
+        classes = model_classes or _class_list_of(config.target[0], source, lists)
+        return find_classes(classes, config.target, config.anchor), {}
+    data_dir = Path(config.data_dir) if config.data_dir else None
+    folder = find_imagenette(data_dir) if config.data == "imagenette" else Path(config.data)
+    return _from_folder(config, source, read_class_folder(folder, lists), model_classes)
 
 
-def _what(config: ClassConfig) -> tuple[tuple[str, ...], str | None]:
-    return config.target, config.anchor
-
-
-def own_classes(source: ModelSource, lists: list[ClassList]) -> ClassList | None:
+def classes_of_model(source: ModelSource, lists: list[ClassList]) -> ClassList | None:
     """The classes of a class-conditional model, whose names are its prompts; else None."""
     names = list(dict.fromkeys(source.classes().values()))
     if not names:
@@ -61,22 +58,22 @@ def own_classes(source: ModelSource, lists: list[ClassList]) -> ClassList | None
     return plain_list(names, sentence="{name}", suite=suite)
 
 
-def _list_of(word: str, source: ModelSource, lists: list[ClassList]) -> ClassList:
-    """The class list that a word belongs to; without one, all lists as one, to name the closest."""
-    only = DRAWN.get(source.name)
-    fitting = [c for c in lists if only in (None, c.suite)]
-    found = next((c for c in fitting if c.label(word) is not None), None)
-    if found is not None:
-        return found
+def _class_list_of(word: str, source: ModelSource, lists: list[ClassList]) -> ClassList:
+    """The class list that has the word; if none has it, all lists joined, for the error message."""
+    suite = SUITES_RENDERED.get(source.name)
+    fitting = [c for c in lists if suite in (None, c.suite)]
+    matching = next((c for c in fitting if c.label(word) is not None), None)
+    if matching is not None:
+        return matching
     return plain_list(list(dict.fromkeys(name for c in fitting for name in c.names)))
 
 
 def _from_folder(
-    config: ClassConfig, source: ModelSource, images: ClassImages, own: ClassList | None
+    config: ClassConfig, source: ModelSource, images: ClassImages, model_classes: ClassList | None
 ) -> tuple[Concept, dict[str, Images]]:
-    if own is not None:
-        images = replace(images, classes=_as_own(images.classes, own))
-    concept = find_classes(images.classes, *_what(config))
+    if model_classes is not None:
+        images = replace(images, classes=_with_model_names(images.classes, model_classes))
+    concept = find_classes(images.classes, config.target, config.anchor)
     sets: dict[str, Images] = {}
     counts: dict[str, int] = {}
     for name in ("forget", "retain"):
@@ -86,55 +83,61 @@ def _from_folder(
             if (item in concept.names) == (name == "forget")
         }
         count = getattr(config, f"num_{name}_images")
-        found = captioned(images, captions, count, config.seed)
-        check_readable(found)
-        sets[name], counts[name] = found, len(found.paths)
-    large = own is None and source.resolution() > 64
+        chosen = with_captions(images, captions, count, config.seed)
+        check_readable(chosen)
+        sets[name], counts[name] = chosen, len(chosen.paths)
+    large = model_classes is None and source.resolution() > 64
     return _with_recipe(concept, config, counts, large), sets
 
 
-def _as_own(found: ClassList, own: ClassList) -> ClassList:
+def _with_model_names(classes: ClassList, model_classes: ClassList) -> ClassList:
     """The data's classes as the model names them."""
-    labels = [own.label(name) for name in found.names]
+    labels = [model_classes.label(name) for name in classes.names]
     if None in labels:
-        strange = found.names[labels.index(None)]
+        unknown = classes.names[labels.index(None)]
         raise InputError(
-            f"The data has the class {strange!r}, which the model does not know.",
-            f"It knows: {', '.join(own.names)}. Rename the folders, or remove the others.",
+            f"The data has the class {unknown!r}, which the model does not know.",
+            f"It knows: {', '.join(model_classes.names)}."
+            " Rename the folders, or remove the others.",
         )
-    classes = tuple(own.classes[label] for label in labels if label is not None)
-    return replace(own, classes=classes)
+    rows = tuple(model_classes.classes[label] for label in labels if label is not None)
+    return replace(model_classes, classes=rows)
 
 
-def _labelled(config: ClassConfig, own: ClassList | None) -> tuple[Concept, dict[str, Images]]:
+def _from_data_set(
+    config: ClassConfig, model_classes: ClassList | None
+) -> tuple[Concept, dict[str, Images]]:
     """CIFAR or digits, in memory, for class-conditional models of all or some of their classes."""
-    if own is None:
+    if model_classes is None:
         raise InputError(
             f"--data {config.data} is for class-conditional models.",
             "Give --data imagenette, a folder with one folder of images a class, or render.",
         )
     data_dir = Path(config.data_dir) if config.data_dir else None
-    concept = find_classes(own, *_what(config))  # a misspelt class shows before the data is read
+    # Before the data is read, so that a misspelt class is reported at once.
+    concept = find_classes(model_classes, config.target, config.anchor)
     data = load_dataset(str(config.data), data_dir)
     names = class_names(data)
-    if strange := sorted(set(own.names) - set(names)):
+    if unknown := sorted(set(model_classes.names) - set(names)):
         raise InputError(
-            f"{config.data} has no class {', '.join(strange[:5])}, which the model knows.",
+            f"{config.data} has no class {', '.join(unknown[:5])}, which the model knows.",
             f"It has: {', '.join(names)}.",
         )
-    table = torch.tensor([own.names.index(n) if n in own.names else -1 for n in names])
+    table = torch.tensor(
+        [model_classes.names.index(n) if n in model_classes.names else -1 for n in names]
+    )
     labels = table[data.train.labels]
-    known = (labels >= 0).nonzero().flatten()
-    train = LabelledSet(data.train.images[known], labels[known])
+    rows = (labels >= 0).nonzero().flatten()
+    train = LabelledSet(data.train.images[rows], labels[rows])
     sets = {
-        name: _first(images, getattr(config, f"num_{name}_images"))
-        for name, images in split_by_class(train, own.names, concept.names).items()
+        name: _first_images(images, getattr(config, f"num_{name}_images"))
+        for name, images in split_by_class(train, model_classes.names, concept.names).items()
     }
     return _with_recipe(concept, config, {n: len(s) for n, s in sets.items()}, False), {**sets}
 
 
-def _first(images: LabelledSet, count: int | None) -> LabelledSet:
-    """The first `count`; the official order is random already."""
+def _first_images(images: LabelledSet, count: int | None) -> LabelledSet:
+    """The first `count` images; the data sets' own order is already random."""
     if count is not None and count > len(images):
         raise InputError(
             f"{count} images are asked for, and there are {len(images)}.", "Ask for fewer."
@@ -145,7 +148,7 @@ def _first(images: LabelledSet, count: int | None) -> LabelledSet:
 def _with_recipe(
     concept: Concept, config: ClassConfig, counts: Mapping[str, int], large: bool
 ) -> Concept:
-    """The concept with the sizes of its sets and, for Stable Diffusion, SalUn's settings."""
+    """Add the sets' sizes to the concept's recipe and, for Stable Diffusion, SalUn's steps."""
     recipe = {f"num_{name}_images": count for name, count in counts.items()}
     if large:
         recipe |= {"max_train_steps": _steps(counts["forget"], config)}
@@ -158,7 +161,7 @@ def _steps(images: int, config: ClassConfig) -> int:
 
 
 def class_recipe(concept: Concept, config: ClassConfig) -> dict[str, Any]:
-    """The recipe of `class_sets`, should the configuration now have another batch size."""
+    """The recipe of `class_sets`, with the steps for the configuration's present batch size."""
     recipe = dict(concept.recipe)
     if {"max_train_steps", "num_forget_images"} <= set(recipe):
         recipe["max_train_steps"] = _steps(recipe["num_forget_images"], config)

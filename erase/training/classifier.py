@@ -1,4 +1,4 @@
-"""Training classifiers and running one unlearning method on one, in the one unlearning loop."""
+"""Train a classifier, or run an unlearning method on one, in the unlearning loop."""
 
 import math
 import time
@@ -30,13 +30,13 @@ from erase.training.loop import UnlearningLoop
 from erase.training.watch import GradientWatch
 
 CHANNELS_LAST_FROM = 32
-"""Pixels a side. On one CPU core a ResNet-20 trains 1.35 to 1.5 times as fast so; the digits'
-small network is left as it is, so that its numbers stay what they were."""
+"""Pixels a side from which the channels-last format is used on a CPU. On one CPU core a ResNet-20
+trains 1.35 to 1.5 times as fast with it. Smaller images keep the usual format and their results."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """A trained classifier with its data on one device, split as it was when it was trained."""
+    """A trained classifier with its data on one device, in the split of its training."""
 
     model: Classifier
     description: Description
@@ -46,7 +46,7 @@ class Original:
 
     @property
     def device(self) -> torch.device:
-        """Where model and data are."""
+        """The device of model and data."""
         return self.data.train.labels.device
 
     def held_out(self) -> LabelledSet:
@@ -63,13 +63,13 @@ def open_original(folder: Path, device: torch.device, data_dir: str | None = Non
     """Load a classifier and the data it was trained on.
 
     Raises:
-        InputError: no classifier, missing data, or data of other classes than the model's.
+        InputError: the folder holds no classifier, or its data is missing or of other classes.
     """
     model, description = load_classifier(folder)
-    where = data_dir or description.data_dir
+    folder_of_data = data_dir or description.data_dir
     data = load_dataset(
         description.dataset,
-        Path(where) if where else None,
+        Path(folder_of_data) if folder_of_data else None,
         image_size=description.image_size,
         limit=description.limit,
     )
@@ -84,18 +84,18 @@ def open_original(folder: Path, device: torch.device, data_dir: str | None = Non
             "The data has fewer training images than the model was trained with.",
             "Give --data-dir with the data that the model was trained on.",
         )
-    kept = torch.ones(len(data.train), dtype=torch.bool)
-    kept[torch.tensor(description.validation, dtype=torch.long)] = False
-    return Original(model.to(device), description, data.to(device), kept.nonzero().flatten())
+    trained = torch.ones(len(data.train), dtype=torch.bool)
+    trained[torch.tensor(description.validation, dtype=torch.long)] = False
+    return Original(model.to(device), description, data.to(device), trained.nonzero().flatten())
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made: the model in evaluation mode, its cost, and a row of log per step."""
+    """The result of a method: the model in evaluation mode, its cost, and a log row per step."""
 
     model: Classifier
     seconds: float
-    """Run time of all phases: masks and trimming included, loading excluded."""
+    """Run time of all phases, with masks and trimming, without loading."""
     rows: list[dict[str, Any]]
 
 
@@ -110,7 +110,7 @@ def classifier_method(config: ClassifierConfig) -> Any:
             f"{config.method} has one loss, so --dual-optim does not apply.",
             "Leave the option out, or choose lur, lur-b, salun, shs or scrub.",
         )
-    return _Dual(method)
+    return _DualMethod(method)
 
 
 def run_method(
@@ -125,28 +125,28 @@ def run_method(
     """Run one method with a filled configuration on a copy of the original.
 
     Args:
-        original: left as it is.
-        forget: indices into the training set, `[M]`; empty to only train.
+        original: not changed.
+        forget: indices into the training set, `[M]`; empty for plain training.
         config: as `fill` returns it.
-        folder: for the log and checkpoints; None keeps nothing.
+        folder: for the log and checkpoints; None writes nothing.
         resume: a checkpoint to go on from.
         show: whether to show a progress bar.
 
     Raises:
-        InputError: settings that do not belong together.
-        RunError: a loss that is not finite.
+        InputError: the settings do not fit together.
+        RunError: a loss is not finite.
     """
     method = classifier_method(config)
     task = _task(original, forget, config)
     rows: list[dict[str, Any]] = []
     _synchronise(original.device)
-    began = time.perf_counter()
+    start = time.perf_counter()
     method.prepare(task)
     total = method.total_steps(task)
     if total:
         _loop(task, method, config, total, rows, folder, show).run(resume)
     _synchronise(original.device)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     return Outcome(task.model.eval(), seconds, rows)
 
 
@@ -191,7 +191,7 @@ def _loop(
     show: bool,
 ) -> UnlearningLoop:
     optimizer = _optimizer(task, config)
-    if isinstance(method, _Dual):
+    if isinstance(method, _DualMethod):
         method.optimizer = optimizer
     weight = task.model.penultimate()
     watch = None if weight is None else GradientWatch(weight)
@@ -252,8 +252,8 @@ def schedule(name: str, total: int) -> Callable[[int], float]:
     return lambda step: 1.0  # noqa: ARG005
 
 
-class _Dual:
-    """Hands a method's two gradients to DualOptim separately."""
+class _DualMethod:
+    """A method whose two gradients go to DualOptim separately."""
 
     def __init__(self, method: TwoLossMethod) -> None:
         self.method = method
@@ -277,9 +277,9 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def described(
+def describe_result(
     original: Original, model: Classifier, **facts: Any
 ) -> tuple[Classifier, Description]:
-    """A model made from an original, with a description that says so."""
-    before = original.description
-    return model, replace(before, facts={**before.facts, **facts})
+    """A model made from an original, with the original's description and further facts."""
+    description = original.description
+    return model, replace(description, facts={**description.facts, **facts})

@@ -32,7 +32,7 @@ from erase.models.classifiers import (
     save_classifier,
 )
 from erase.runs.run_folder import RunFolder
-from erase.training.classifier import Original, described, open_original, run_method
+from erase.training.classifier import Original, describe_result, open_original, run_method
 
 FORGET, METRICS = "forget.json", "metrics.json"
 ARCHITECTURES = {
@@ -67,7 +67,7 @@ def train_original(
     show: bool = True,
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
-    where = pick_device(device)
+    chosen_device = pick_device(device)
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
@@ -77,9 +77,9 @@ def train_original(
     config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
     run = _plan_training(config, data.recipe)
     description = _describe(config, data)
-    start = build(description, seed=config.seed, pretrained=config.pretrained)
+    initial = build(description, seed=config.seed, pretrained=config.pretrained)
     if config.weights:
-        import_weights(start, Path(config.weights))
+        import_weights(initial, Path(config.weights))
         run = run.replace(epochs=0)
     folder = RunFolder(
         output,
@@ -92,16 +92,21 @@ def train_original(
     state = folder.state()
     if state.finished:
         return output
-    with folder.hold(seed=config.seed, device=str(where)) as record:
+    with folder.hold(seed=config.seed, device=str(chosen_device)) as record:
         trained_on = torch.ones(len(data.train), dtype=torch.bool)
         trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
         original = Original(
-            start.to(where), description, data.to(where), trained_on.nonzero().flatten()
+            initial.to(chosen_device),
+            description,
+            data.to(chosen_device),
+            trained_on.nonzero().flatten(),
         )
-        none = torch.zeros(0, dtype=torch.long)
+        nothing = torch.zeros(0, dtype=torch.long)
         if run.epochs:
-            out = run_method(original, none, run, folder=output, resume=state.checkpoint, show=show)
-            model, seconds = out.model, out.seconds
+            outcome = run_method(
+                original, nothing, run, folder=output, resume=state.checkpoint, show=show
+            )
+            model, seconds = outcome.model, outcome.seconds
         else:
             model, seconds = original.model.eval(), 0.0
         facts = {
@@ -110,7 +115,7 @@ def train_original(
             "pretrained": config.pretrained,
             "seed": config.seed,
         }
-        save_classifier(output, *described(original, model, **facts))
+        save_classifier(output, *describe_result(original, model, **facts))
         if record:
             record.finish(seconds=round(seconds, 3), **facts)
     return output
@@ -123,7 +128,7 @@ def _plan_training(config: TrainConfig, recipe: str) -> ClassifierConfig:
         if hasattr(config, name)
     }
     shared.pop("data_dir")
-    # From ImageNet weights there is nothing to reset: plain training on D_r.
+    # `retrain` would reset ImageNet weights, so they are fine-tuned on D_r.
     method = "ft" if config.pretrained else "retrain"
     filled = fill(ClassifierConfig(**shared, method="retrain"), recipe, 0.0)
     return filled.replace(method=method)
@@ -155,7 +160,7 @@ def _accuracy(model: Classifier, original: Original, *, train: bool, mixed: str)
 
 
 def autocast(mixed: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """What forward passes are entered in."""
+    """A function that makes the autocast context of a forward pass."""
     return (lambda: torch.autocast(device.type, torch.bfloat16)) if mixed == "bf16" else nullcontext
 
 
@@ -171,7 +176,7 @@ def erase_classifier(
 ) -> tuple[Path, ClassifierScores]:
     """`erase classifier`: forget, measure, and save the result in a run folder.
 
-    `replay` is the file that the configuration was read from, where that is of another method.
+    `replay` is the configuration file, if it is of another method.
     """
     for name in ("model", "forget"):
         if not getattr(config, name):
@@ -180,13 +185,13 @@ def erase_classifier(
     forget = choose_forget(original, config)
     share = len(forget) / len(original.trained_on)
 
-    def filled(config: ClassifierConfig) -> ClassifierConfig:
+    def resolve_settings(config: ClassifierConfig) -> ClassifierConfig:
         return fill(config, original.data.recipe, share)
 
     if replay is None:
-        config = filled(config)
+        config = resolve_settings(config)
     else:
-        config = filled(replay.without_defaults(config, filled))
+        config = resolve_settings(replay.without_defaults(config, resolve_settings))
         if note := replay.left_out(config):
             click.echo(f"Warning: {note}.", err=True)
     folder = RunFolder(
@@ -209,19 +214,23 @@ def erase_classifier(
         threads=torch.get_num_threads(),
     ) as record:
         write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
-        out = run_method(
+        outcome = run_method(
             original, forget, config, folder=output, resume=state.checkpoint, show=show
         )
-        began = time.perf_counter()
-        scores = score(original, out.model, forget, config)
+        start = time.perf_counter()
+        scores = score(original, outcome.model, forget, config)
         facts = {"method": config.method, "forget": config.forget}
-        save_classifier(output, *described(original, out.model, **facts))
+        save_classifier(output, *describe_result(original, outcome.model, **facts))
         protocol = {"attack": "SVC(C=3, rbf, gamma auto) on true-class confidence"}
-        content = {"scores": scores.to_dict(), "rte_s": round(out.seconds, 3), "protocol": protocol}
+        content = {
+            "scores": scores.to_dict(),
+            "rte_s": round(outcome.seconds, 3),
+            "protocol": protocol,
+        }
         write_json(output / METRICS, content)
         if record:
-            scoring = round(time.perf_counter() - began, 3)
-            record.finish(rte_s=round(out.seconds, 3), scoring_s=scoring)
+            scoring = round(time.perf_counter() - start, 3)
+            record.finish(rte_s=round(outcome.seconds, 3), scoring_s=scoring)
     return output, scores
 
 
@@ -245,7 +254,7 @@ def score(
     *,
     validation: bool = False,
 ) -> ClassifierScores:
-    """Scores of a model; with `validation` the held-out training images stand in for the test."""
+    """Scores of a model; with `validation`, held-out training images replace the test images."""
     train = original.data.train
     retain = original.trained_on[~torch.isin(original.trained_on, forget)]
     without = train.labels.cpu()[forget].unique() if is_class_wise(config.forget) else None

@@ -44,12 +44,12 @@ def erase_concept(
 ) -> Path:
     """Run the whole unlearning of a concept and return the run folder.
 
-    `replay` is the file that the configuration was read from, where that is of another method.
-    With `resume` (`latest` or a checkpoint), a run that was interrupted at any point goes on and
-    ends with the weights that it would have had undisturbed.
+    `replay` is the configuration file, if it is of another method. With `resume` (`latest` or a
+    checkpoint), a run that was interrupted at any point continues, and ends with the weights of an
+    undisturbed run.
     """
     planned = plan(config, replay, device=device)
-    _say(planned.notes)
+    _print_warnings(planned.notes)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     folder = RunFolder(
@@ -79,7 +79,7 @@ def _provenance(planned: ConceptPlan, accelerator: Accelerator) -> dict[str, Any
     config, source, concept = planned.config, planned.source, planned.concept
     return {
         "method": config.method,
-        # A folder by its whole path: the record is read from other working directories too.
+        # The whole path of a folder, so that the record is valid in other working directories.
         "base_model": str(source.path.resolve()) if source.is_folder else source.name,
         "base_revision": source.revision,
         "base_fingerprint": planned.facts["base"],
@@ -92,7 +92,7 @@ def _provenance(planned: ConceptPlan, accelerator: Accelerator) -> dict[str, Any
     }
 
 
-def _say(notes: Sequence[str]) -> None:
+def _print_warnings(notes: Sequence[str]) -> None:
     for note in notes if Distributed.launched().is_main else ():
         click.echo(f"Warning: {note}.", err=True)
 
@@ -100,7 +100,7 @@ def _say(notes: Sequence[str]) -> None:
 def _run(
     planned: ConceptPlan, output: Path, accelerator: Accelerator, checkpoint: Path | None
 ) -> float:
-    """All of a run; the seconds that the method took, what it does beforehand included."""
+    """Run everything; returns the seconds of the method, with its preparation."""
     config, source = planned.config, planned.source
     cache = _latents(planned, output, accelerator)
     family = planned.family
@@ -146,30 +146,28 @@ def _run(
         on_step=on_step,
     )
     validation.start()
-    began = time.perf_counter()
+    start = time.perf_counter()
     loop.run(checkpoint)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     validation(config.max_train_steps or 0)
-    if accelerator.is_main_process:
-        _save(planned, unet, output)
-    accelerator.wait_for_everyone()
+    Distributed.of(accelerator).on_main(lambda: _save(planned, unet, output))
     return seconds
 
 
 def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> LatentCache:
-    """The cache of the run folder, made on first use: render or read both sets, encode once."""
+    """The cache in the run folder; the first use renders or reads the sets and encodes them."""
     config, source, concept = planned.config, planned.source, planned.concept
     path = output / CACHE
-    cached = path.is_file()
-    accelerator.wait_for_everyone()  # all processes have looked before one writes
-    if not cached:
+    distributed = Distributed.of(accelerator)
+    if not distributed.on_main(path.is_file):
         pipeline = load_pipeline(source)
         pipeline.to(accelerator.device)
         sets: dict[str, Any] = {
             name: _images(planned, name, pipeline, output, accelerator)
             for name in build_method(config, planned.family.task.family).sets
         }
-        if accelerator.is_main_process:
+
+        def write_cache() -> None:
             planned.family.encode(
                 pipeline,
                 sets,
@@ -177,15 +175,15 @@ def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> La
                 size=config.resolution or source.resolution(),
                 device=accelerator.device,
             ).write(path)
-        del pipeline
-        accelerator.wait_for_everyone()
+
+        distributed.on_main(write_cache)
     return LatentCache.read(path)
 
 
 def _images(
     planned: ConceptPlan, name: str, pipeline: Any, output: Path, accelerator: Accelerator
 ) -> Images:
-    """The images of a set: those that are given, or else rendered into the run folder."""
+    """The images of a set: the user's, or else rendered into the run folder."""
     if name in planned.sets:
         return planned.sets[name]
     config, concept = planned.config, planned.concept
@@ -198,14 +196,14 @@ def _images(
         output / "data" / name,
         accelerator,
         fingerprint=fingerprint([deciding(config), planned.facts, name]),
-        shows=load_filter(chosen, config, concept) if chosen else None,
+        image_filter=load_filter(chosen, config, concept) if chosen else None,
     )
 
 
 def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
-    """Write the complete pipeline into the run folder, part by part, each by renaming.
+    """Write the complete pipeline into the run folder; each part is replaced by a rename.
 
-    Adapters are written beside it, and added to the weights.
+    Adapters are added to the weights, and also written as files of their own.
     """
     config, source = planned.config, planned.source
     adapters = lora_weights(unet) if config.lora_rank else {}
@@ -213,8 +211,8 @@ def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
         fuse_lora(unet)
     dtype = torch.float16 if config.save_dtype == "fp16" else torch.float32
     pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
-    with replacing_parts(output) as aside:
-        save_pipeline(pipeline, aside, dtype)
+    with replacing_parts(output) as folder:
+        save_pipeline(pipeline, folder, dtype)
         if adapters and hasattr(pipeline, "load_lora_weights"):
             header = provenance(
                 erased=planned.concept.names,
@@ -223,5 +221,5 @@ def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
                 revision=source.revision,
                 fingerprint=planned.facts["base"],
             )
-            save_lora(aside / LORA, adapters, header, planned.family.component)
+            save_lora(folder / LORA, adapters, header, planned.family.component)
     model_card(output, config, source, planned.concept, planned.facts["base"])

@@ -33,15 +33,15 @@ from erase.tasks.families import FAMILIES
 from erase.training.loop import UnlearningLoop, build_optimizer
 
 KIND = "train ddpm"
-METHOD = "retrain"  # fresh weights, then one loss: that of the retain set, which is everything
+METHOD = "retrain"  # starts from new weights; the retain set holds all training images
 
 
 @dataclass(frozen=True)
 class DDPMPlan:
-    """A training with nothing left open.
+    """A training with all settings resolved.
 
-    `images` carry the labels of `classes`; those of `without` are known to the model, but it sees
-    no image of them.
+    `images` have the labels of `classes`. The model has the classes of `without` too, but is not
+    trained on images of them.
     """
 
     config: DDPMConfig
@@ -89,14 +89,14 @@ def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
             f"--image-size is {config.image_size}; the images have {images.images.shape[-1]}.",
             "Give that, or a divisor of it.",
         )
-    images, names = _only(images, names, config.classes)
+    images, names = _select_classes(images, names, config.classes)
     without = _words(config.without)
     if without:
         images = split_by_class(images, names, without)["retain"]
     synonyms = {spelling: name for spelling, name in synonyms.items() if name in names}
     planned = DDPMPlan(config, names, synonyms, without, images)
     with torch.device("meta"), contextlib.suppress(NotImplementedError):
-        planned.build()  # a size that the levels cannot halve shows before anything is written
+        planned.build()  # refuses a size that the levels cannot halve, before anything is written
     return planned
 
 
@@ -114,17 +114,17 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _only(
-    images: LabelledSet, names: tuple[str, ...], wanted: str | None
+def _select_classes(
+    images: LabelledSet, names: tuple[str, ...], option: str | None
 ) -> tuple[LabelledSet, tuple[str, ...]]:
-    """The images of some classes, with labels in the order that the classes are named in."""
-    if wanted is None:
+    """The images of the classes in `--classes`, with labels in the order of that option."""
+    if option is None:
         return images, names
-    chosen = _words(wanted)
+    chosen = _words(option)
     unknown = next((name for name in chosen if name not in names), None)
     if unknown is not None or len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise InputError(
-            f"--classes is {wanted!r}.", f"Give two or more of: {', '.join(names)}, each once."
+            f"--classes is {option!r}.", f"Give two or more of: {', '.join(names)}, each once."
         )
     table = torch.full((len(names),), -1)
     table[torch.tensor([names.index(name) for name in chosen])] = torch.arange(len(chosen))
@@ -144,7 +144,7 @@ def train_ddpm(
 ) -> Path:
     """Train the model and save it as a diffusers-style folder; returns the run folder.
 
-    A function of the configuration and the data alone, resumable to the bit.
+    The weights depend on the configuration and the data alone, also in a resumed run.
     """
     planned = plan(config, device)
     accelerator = make_accelerator(planned.config, output, device)
@@ -233,11 +233,14 @@ def _run(
         sets=1,
     )
     loop.run(checkpoint)
-    if accelerator.is_main_process:
-        with replacing_parts(output) as aside:
-            save_pipeline(pipeline, aside, torch.float32)
-        write_text(output / "README.md", _card(planned, sum(p.numel() for p in unet.parameters())))
-    accelerator.wait_for_everyone()
+    Distributed.of(accelerator).on_main(lambda: _save(planned, pipeline, output))
+
+
+def _save(planned: DDPMPlan, pipeline: ClassConditionalPipeline, output: Path) -> None:
+    with replacing_parts(output) as folder:
+        save_pipeline(pipeline, folder, torch.float32)
+    parameters = sum(p.numel() for p in pipeline.unet.parameters())
+    write_text(output / "README.md", _card(planned, parameters))
 
 
 CARD = """---

@@ -1,6 +1,6 @@
 """DualOptim (arXiv 2504.15827): Adam on the forget gradient, SGD on the retain gradient.
 
-Mixed in one momentum, each gradient disturbs the other's running average; here each has its own.
+In one shared momentum, each gradient disturbs the other's running average; here each has its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class DualOptim(Optimizer):
     """SGD with momentum on `.grad`, Adam on `forget_gradients`, over the same parameters.
 
     Both updates of a step start from the same parameters, so that their order does not matter.
-    A part whose gradient is None leaves its own momentum as it is.
+    If a gradient is None, the momentum of its part does not change.
 
     Args:
         params: to train.

@@ -1,28 +1,24 @@
-"""What a run will need: memory by phase and disk space, found without running it.
+"""Estimate a run's memory by phase and its disk space, without running it.
 
-The training step, the denoiser of the renders and the VAE are carried out on tensors without
-content (`erase.training.live_bytes`), in the code that a run uses, so the estimate follows the
-settings as the run does: method, mode of the meta step, selection or adapter, batch, precision,
-checkpointing, moving average.
+The code of the run itself (training step, denoiser of the renders, VAE) is called on tensors
+without content (`erase.training.live_bytes`). So the estimate depends on the settings as the run
+does: method, mode of the meta step, selection or adapter, batch, precision, checkpointing, moving
+average.
 """
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from erase.config.concept import ConceptConfig
 from erase.config.methods import build_method
-from erase.data.captioned import CaptionedImages
 from erase.errors import InputError
 from erase.files import read_json
 from erase.runs.processes import Shard
@@ -32,29 +28,31 @@ from erase.tasks.protocol import Noised
 from erase.training.live_bytes import EightBitAdam, LiveBytes, peak_of, simulate
 from erase.training.loop import UnlearningStep, build_optimizer
 from erase.training.plan import ConceptPlan
-from erase.training.sets import Images
+from erase.training.sizes import (
+    cache_bytes,
+    disk_space,
+    image_counts,
+    latent_shape,
+    rendered_images,
+    weight_count,
+)
 from erase.training.trained import denoiser_task, trained_parameters
-from erase.training.validation import validation_prompts
 
 UNSEEN = 59 * 2**20
-"""What a run on a CPU takes for modules that are imported after the dry run has looked."""
+"""Bytes for modules that a run on a CPU imports after the dry run has measured its process."""
 SLACK = {"else": 0.48, "checkpointing": 2.0, "adapters": 0.96}
-"""What glibc's heap keeps on a CPU, as a share of `LiveBytes.churn`. Each is fitted to
+"""What glibc's heap holds on a CPU, as a share of `LiveBytes.churn`. Each is fitted to
 runs on mini-sd (glibc 2.36, `hvp`): batches of 256; with checkpointing of 256 and 512."""
-SMALL = 64
-PNG = {True: 2.0, False: 2.5}
-"""Bytes a pixel of a PNG, up to `SMALL` pixels a side and beyond. Measured: 2.0 on mini-sd's
-renders of two steps; 1.9 and 3.0 on two photographs of scikit-image."""
 ROWS = 4
-"""Conditions in the simulated cache; their number in the run is added apart."""
+"""Conditions in the simulated cache; the run's own number is counted by `cache_bytes`."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes. `phases` are the most that tensors take in each phase, on the device of the run.
+    """Bytes. `phases` holds the most that tensors take in each phase, on the run's device.
 
-    On a CPU `base` is what the process holds beside them (the interpreter and the libraries); on a
-    GPU it is 0, for the context there is not PyTorch's. `slack` is what the allocator keeps.
+    On a CPU, `base` is the rest of the process (interpreter and libraries); on a GPU it is 0, since
+    the memory of the CUDA context is not PyTorch's. `slack` is memory that the allocator holds.
     """
 
     phases: dict[str, int]
@@ -73,7 +71,7 @@ class Estimate:
         return sum(self.disk.values())
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The estimate as text for the user."""
         memory = ", ".join(f"{name} {_size(value)}" for name, value in self.phases.items())
         if self.base:
             memory += f"; libraries {_size(self.base)}; allocator {_size(self.slack)}"
@@ -89,11 +87,11 @@ def _size(count: float) -> str:
 
 
 def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
-    """Find out what a planned run needs; touches nothing.
+    """Estimate what a planned run needs; writes nothing.
 
     Args:
         planned: the run.
-        device: as `--device`; None is taken for a GPU where there is one.
+        device: as `--device`; None is a GPU if there is one.
 
     Raises:
         InputError: the model's family or the method cannot be simulated.
@@ -109,12 +107,12 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
             "Run a few steps and read peak_memory_bytes in record.json.",
         ) from error
     base = before + UNSEEN if on_cpu else 0
-    slack = round(_share(planned) * counted.churn) if on_cpu else 0
-    return Estimate(phases, base, _disk(planned, trained), slack)
+    slack = round(_heap_share(planned) * counted.churn) if on_cpu else 0
+    return Estimate(phases, base, disk_space(planned, trained), slack)
 
 
-def _share(planned: ConceptPlan) -> float:
-    """What the C library's heap keeps, as a share of the tensors that come and go."""
+def _heap_share(planned: ConceptPlan) -> float:
+    """Memory that the C library's heap holds, as a share of `LiveBytes.churn`."""
     if planned.config.gradient_checkpointing:
         return SLACK["checkpointing"]
     return SLACK["adapters" if planned.config.lora_rank else "else"]
@@ -131,10 +129,10 @@ def _phases(planned: ConceptPlan, counted: LiveBytes) -> tuple[dict[str, int], i
     parameters = trained_parameters(model, config)
     task = _task(planned, model, parameters)
     trained = sum(p.numel() for p in parameters.values())
-    cached = _cache_bytes(planned)
+    cached = cache_bytes(planned)
     phases["train"] = _train(planned, task, counted) + cached
-    # The other parts come back for the complete pipeline, beside what training still holds.
-    others = sum(4 * _parameters(source.path / name) for name in family.frozen)
+    # The complete pipeline needs the other parts too, while training still holds its tensors.
+    others = sum(4 * weight_count(source.path / name) for name in family.frozen)
     phases["save"] = counted.live + cached + others
     return phases, trained
 
@@ -143,23 +141,23 @@ def _sets(planned: ConceptPlan, model: Any, counted: LiveBytes) -> dict[str, int
     """Peaks while the sets are rendered and encoded, with the whole pipeline in memory."""
     config, source, family = planned.config, planned.source, planned.family
     task = _task(planned, model, dict(model.named_parameters()))
-    others = sum(4 * _parameters(source.path / name) for name in family.frozen if name != "vae")
+    others = sum(4 * weight_count(source.path / name) for name in family.frozen if name != "vae")
     vae: Any = None
     if "vae" in family.frozen:
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(str(source.path / "vae")))
     phases = {}
     with torch.no_grad():
-        if _renders(planned):
+        if rendered_images(planned):
             batch = config.render_batch_size or 1
             guided = max(config.forget_guidance or 1.0, config.retain_guidance or 1.0) > 1.0
-            shown = _noised(task, 2 * batch if guided else batch)
-            peak = peak_of(counted, lambda: task.predict(shown))
+            batch_input = _noised(task, 2 * batch if guided else batch)
+            peak = peak_of(counted, lambda: task.predict(batch_input))
             if vae is not None:
-                latents = shown.clean[:batch]
+                latents = batch_input.clean[:batch]
                 peak = max(peak, peak_of(counted, lambda: vae.decode(latents)))
             phases["render"] = peak + others
         size = config.resolution or source.resolution()
-        count = min(encode_batch(size), max(_images(planned).values()))
+        count = min(encode_batch(size), max(image_counts(planned).values()))
         if vae is not None and count:  # a method of captions alone has no images
             images = torch.empty(count, 3, size, size)
             phases["encode"] = peak_of(counted, lambda: vae.encode(images)) + others
@@ -189,12 +187,12 @@ def _optimizer(config: ConceptConfig, parameters: list[Parameter]) -> Optimizer:
 
 
 def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
-    """The run's task on sets of two batches: their whole size is added apart."""
+    """The run's task on sets of two batches; `cache_bytes` counts the whole sets."""
     config, family = planned.config, planned.family
     bf16 = config.mixed_precision == "bf16"
     shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
     sets = build_method(config, family.task.family).sets
-    count = min(2 * shard.total, max(_images(planned).values()))
+    count = min(2 * shard.total, max(image_counts(planned).values()))
     scheduler = read_json(planned.source.path / "scheduler" / "scheduler_config.json")
     task = denoiser_task(
         config,
@@ -207,31 +205,18 @@ def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
         device=torch.device("cpu"),
         autocast=partial(torch.autocast, "cpu", torch.bfloat16) if bf16 else nullcontext,
     )
-    # Which conditions stand for which depends on content, which there is none of.
+    # The real table depends on the content of the conditions, which simulated tensors lack.
     task.counterparts = torch.zeros(ROWS, 1, dtype=torch.long)
     return task
 
 
-def _shape(planned: ConceptPlan) -> tuple[int, int, int]:
-    """Channels, height and width of what the denoiser sees."""
-    source = planned.source
-    network = read_json(source.path / planned.family.component / "config.json")
-    size = (planned.config.resolution or source.resolution()) // source.latent_factor()
-    return int(network["in_channels"]), size, size
-
-
-def _conditions(planned: ConceptPlan, rows: int) -> dict[str, Tensor]:
-    """What the denoiser is shown, of the shapes that the family has, without content."""
-    return planned.family.conditions(planned.source.path, rows)
-
-
 def _cache(planned: ConceptPlan, counts: dict[str, int]) -> LatentCache:
-    shape = _shape(planned)
+    shape = latent_shape(planned)
     sets = {}
     for name, count in counts.items():
         rows = torch.zeros(count, dtype=torch.long)
         sets[name] = EncodedImages(torch.empty(count, *shape), torch.empty(count, *shape), rows)
-    conditions = _conditions(planned, ROWS)
+    conditions = planned.family.conditions(planned.source.path, ROWS)
     if "states" in conditions:
         words = conditions["states"].shape[:2]
         conditions["concept"] = torch.zeros(words, dtype=torch.bool)
@@ -245,79 +230,3 @@ def _noised(task: DenoiserTask, count: int) -> Noised:
     sample = torch.empty(count, *shape)
     rows = torch.zeros(count, dtype=torch.long)
     return Noised(sample, sample, sample, rows, rows, rows)
-
-
-def _images(planned: ConceptPlan) -> dict[str, int]:
-    """How many images each set has."""
-    found = {}
-    for name in build_method(planned.config, planned.family.task.family).sets:
-        given = planned.sets.get(name)
-        found[name] = (
-            _length(given)
-            if given is not None
-            else getattr(planned.config, f"num_{name}_images") or 1
-        )
-    return found
-
-
-def _length(images: Images) -> int:
-    return len(images.paths) if isinstance(images, CaptionedImages) else len(images)
-
-
-def _renders(planned: ConceptPlan) -> int:
-    """How many images the run renders for its sets."""
-    return sum(count for name, count in _images(planned).items() if name not in planned.sets)
-
-
-def _cache_bytes(planned: ConceptPlan) -> int:
-    """Size of the cached sets and conditions."""
-    channels, height, width = _shape(planned)
-    moments = 1 if planned.source.latent_factor() == 1 else 2
-    images = sum(_images(planned).values()) * moments * channels * height * width * 4
-    concept = planned.concept
-    anchors = {text for texts in concept.anchors for text in texts}
-    prompts = len({"", *concept.forget, *concept.retain, *anchors})
-    with torch.device("meta"):
-        one = _conditions(planned, 1)
-    return images + prompts * sum(t.numel() * t.element_size() for t in one.values())
-
-
-def _parameters(folder: Path) -> int:
-    """Number of values in a part's weight files."""
-    from safetensors import safe_open
-
-    count = 0
-    files = sorted(folder.glob("*.safetensors"))
-    marked = [file for file in files if ".fp16." in file.name]
-    for file in marked if len(marked) == len(files) else sorted({*files} - {*marked}):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                count += math.prod(opened.get_slice(name).get_shape())
-    return count
-
-
-def _disk(planned: ConceptPlan, trained: int) -> dict[str, int]:
-    """What the run's folder holds at the most, by what it is."""
-    config, path = planned.config, planned.source.path
-    side = config.resolution or planned.source.resolution()
-    image = PNG[side <= SMALL] * side**2
-    steps, every = config.max_train_steps or 0, config.checkpointing_steps
-    kept = 0
-    if every:
-        kept = math.ceil(steps / every)
-        if config.checkpoints_total_limit:
-            kept = min(kept, config.checkpoints_total_limit + 1)  # one more while it is written
-    state = 4 + (2.03 if config.use_8bit_adam else 8) + (4 if config.ema_decay else 0)
-    parts = [part for part in path.iterdir() if (part / "config.json").is_file()]
-    values = sum(_parameters(part) for part in parts)
-    rows = len(validation_prompts(config))
-    every = config.validation_steps
-    rows *= 2 + (math.ceil(steps / every) - 1 if every else 0)
-    return {
-        "images": round(image * _renders(planned)),
-        "latents": _cache_bytes(planned),
-        "checkpoints": round(kept * state * trained),
-        "model": values * (2 if config.save_dtype == "fp16" else 4),
-        "adapter": 4 * trained if config.lora_rank else 0,
-        "validation": round(2 * image * rows),  # single images, and the sheet
-    }

@@ -1,4 +1,4 @@
-"""Whether a rendered image really shows the concept: by NudeNet, or by the suite's classifier."""
+"""Filters that tell whether a rendered image shows the concept: NudeNet, or a classifier."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -15,19 +15,19 @@ from erase.judges.classifier import load_judge
 from erase.judges.nudenet import Detector
 from erase.scoring.context import Detection
 from erase.scoring.suite import load_suite
-from erase.training.sets import Shows
+from erase.training.sets import ImageFilter
 
 Detect = Callable[[Sequence[Path]], Sequence[Sequence[Detection]]]
 
 
-def check_filters(config: ConceptConfig, concept: Concept, given: Collection[str]) -> None:
+def check_filters(config: ConceptConfig, concept: Concept, sets: Collection[str]) -> None:
     """Raise InputError for a filter that cannot tell whether an image shows the concept.
 
-    `given` are the names of the sets that are not rendered.
+    `sets` are the names of the sets that are not rendered.
     """
     for name in ("forget", "retain"):
         chosen = getattr(config, f"filter_{name}")
-        if chosen and name in given:
+        if chosen and name in sets:
             raise InputError(
                 f"--filter-{name} is for rendered images, and no {name} image is rendered.",
                 "Leave it out, or have them rendered: no folder of images, a method that looks"
@@ -46,7 +46,7 @@ def check_filters(config: ConceptConfig, concept: Concept, given: Collection[str
             )
 
 
-def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> Shows:
+def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> ImageFilter:
     """The filter of that name (`nudenet` or `classifier`), for images of this concept.
 
     Raises InputError when what it needs is not installed.
@@ -58,30 +58,30 @@ def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> Shows:
     return classifier_filter(load_judge(str(_classifier(concept)), classes), concept)
 
 
-def nudenet_filter(detect: Detect, concept: Concept) -> Shows:
-    """Images on which a label of the concept is detected with the score that its file asks for.
+def nudenet_filter(detect: Detect, concept: Concept) -> ImageFilter:
+    """A filter for images on which a label of the concept is detected with its least score.
 
-    `detect` gives for each path its detections, which have a `label` and a `score`.
+    `detect` returns the detections of each path, which have a `label` and a `score`.
     """
 
-    def shows(paths: Sequence[Path]) -> list[bool]:
+    def contains_concept(paths: Sequence[Path]) -> list[bool]:
         return [
-            any(d.score >= concept.detected.get(d.label, 2.0) for d in found)
-            for found in detect(paths)
+            any(d.score >= concept.detected.get(d.label, 2.0) for d in detections)
+            for detections in detect(paths)
         ]
 
-    return shows
+    return contains_concept
 
 
-def classifier_filter(judge: ClassifierJudge, concept: Concept) -> Shows:
-    """Images that the judge takes for one of the concept's classes."""
+def classifier_filter(judge: ClassifierJudge, concept: Concept) -> ImageFilter:
+    """A filter for images that the judge classifies as one of the concept's classes."""
 
-    def shows(paths: Sequence[Path]) -> list[bool]:
+    def contains_concept(paths: Sequence[Path]) -> list[bool]:
         predictions = judge.predict(paths)
         best = np.asarray(predictions.probabilities).argmax(axis=1)
         return [predictions.classes[label] in concept.names for label in best.tolist()]
 
-    return shows
+    return contains_concept
 
 
 def _classifier(concept: Concept) -> str | None:

@@ -1,12 +1,12 @@
 """Peak memory of a computation that is not carried out: fake tensors, real bookkeeping.
 
 `simulate` runs code on tensors that have shapes but no content (PyTorch's FakeTensorMode) and adds
-up the storages that are alive at each operation. The code is the very one that a run executes, so
-that its activations, gradients, copies and optimizer states are counted as it makes them, and no
-table has to be kept in step with it. It costs no memory, and the time of the Python code alone.
+up the storages that are alive at each operation. A run executes the same code, so its activations,
+gradients, copies and optimizer states are all counted. It costs no memory, and only the time of the
+Python code.
 
-What no operation shows is not seen: buffers inside a kernel (convolution workspaces), and what the
-allocator keeps.
+Memory that belongs to no tensor is not counted: buffers inside a kernel (convolution workspaces),
+and memory that the allocator holds.
 """
 
 import math
@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 PIECE = 32 * 2**20
-"""glibc never keeps a larger block in its heap: it is mapped, and goes back when it is freed."""
+"""Bytes. glibc maps larger blocks apart from its heap and returns them when they are freed."""
 SCALARS = {torch.bool: True, torch.float32: 1.0, torch.float64: 1.0}
 
 
@@ -54,7 +54,7 @@ class LiveBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Carry the operation out and count what it made."""
+        """Run the operation and count its results."""
         if func is torch.ops.aten._local_scalar_dense.default:
             return SCALARS.get(args[0].dtype, 1)
         result = func(*args, **(kwargs or {}))
@@ -97,8 +97,8 @@ def simulate() -> Iterator[LiveBytes]:
 def _copied(self: Tensor, memo: dict[int, Any]) -> Tensor:
     """`copy.deepcopy` of a fake tensor: a copy of the tensor alone.
 
-    PyTorch's own also copies the mode that the tensor belongs to; what is made after that corrupts
-    the heap (2.15).
+    PyTorch's own version also copies the tensor's mode; tensors made after that corrupt the heap
+    (2.15).
     """
     if id(self) not in memo:
         copy = self.detach().clone()

@@ -1,8 +1,8 @@
 """The unlearning loop: method → gradient → optimizer, logged, checkpointed, resumable to the bit.
 
-It knows neither the model nor the method. Batches, noise and dropout are functions of
-(seed, step), and a checkpoint holds all other state, so that a run that was killed and resumed
-ends with the weights of the undisturbed run.
+The loop does not depend on the model or the method. Batches, noise and dropout depend on
+(seed, step) alone, and a checkpoint holds all other state, so that a run that was killed and
+resumed ends with the weights of the undisturbed run.
 """
 
 import math
@@ -34,6 +34,7 @@ from erase.runs.checkpoint import (
     with_prefix,
     without_prefix,
 )
+from erase.runs.processes import Distributed
 from erase.tasks.protocol import Method, Task
 
 LOG = "log.jsonl"
@@ -41,7 +42,7 @@ REMEDY = "Lower --learning-rate or --alpha, or check the images; earlier checkpo
 
 
 def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) -> Optimizer:
-    """AdamW, or its 8-bit form; InputError when bitsandbytes is asked for and missing."""
+    """AdamW, or its 8-bit form; InputError if that needs bitsandbytes and it is missing."""
     learning_rate = config.learning_rate
     if learning_rate is None:
         raise ValueError("the configuration is not resolved")
@@ -63,7 +64,7 @@ def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) ->
 class UnlearningStep:
     """One step of training: the method's gradient, clipping, optimizer, schedule, moving average.
 
-    The loop takes it on real tensors; the dry run's estimate takes it on simulated ones.
+    The loop calls it on real tensors, the dry run's estimate on simulated ones.
 
     Args:
         optimizer: over `task.parameters`, in that order.
@@ -111,13 +112,13 @@ class UnlearningLoop:
     Args:
         optimizer: over `task.parameters`, in that order.
         buffers: other tensors that steps change (batch statistics), by name.
-        folder: run folder for `log.jsonl` and checkpoints; None keeps nothing.
+        folder: run folder for `log.jsonl` and checkpoints; None writes nothing.
         on_step: called with (steps done, row) after each step, on every process.
         schedule: learning rates over the steps; default: the configured one of diffusers.
         prepared: whether `method.prepare` was called already, because it changes what is trained.
-        extra: more to log of a step.
+        extra: returns more values to log for a step.
         show: whether to show a progress bar.
-        sets: how many sets a step takes a batch of; for the images per second of the log.
+        sets: number of sets of which a step uses a batch; for the images per second in the log.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class UnlearningLoop:
         self.method = method
         self.config = config
         self.accelerator = accelerator
+        self.distributed = Distributed.of(accelerator)
         self.optimizer = optimizer
         self.buffers = dict(buffers or {})
         self.folder = folder
@@ -165,27 +167,27 @@ class UnlearningLoop:
             # Before restoring: masks are made from the original model.
             self.method.prepare(self.task)
         start = self._restore(load_checkpoint(resume)) if resume else 0
-        if self.folder and self.accelerator.is_main_process:
+        if self.folder and self.distributed.is_main:
             rows = [row for row in read_jsonl(self.folder / LOG) if row["step"] <= start]
             write_jsonl(self.folder / LOG, rows)
-        reduce = self._mean if self.accelerator.num_processes > 1 else None
+        reduce = self._mean if self.distributed.count > 1 else None
         progress = tqdm(
             total=self.total,
             initial=start,
             desc=self.config.method,
             unit="step",
-            disable=not (self.show and self.accelerator.is_main_process),
+            disable=not (self.show and self.distributed.is_main),
         )
         with progress:
             for step in range(start, self.total):
-                began = time.perf_counter()
+                start_time = time.perf_counter()
                 row = self._row(step, reduce)
-                row["images_per_s"] = round(self._images / (time.perf_counter() - began), 2)
+                row["images_per_s"] = round(self._images / (time.perf_counter() - start_time), 2)
                 progress.update()
                 progress.set_postfix(
                     retain=row.get("retain_loss"), forget=row.get("forget_loss"), refresh=False
                 )
-                self._keep(step + 1, row)
+                self._write(step + 1, row)
         if self.ema:
             self.ema.copy_to(self.parameters)
         self._check_finite(self.total)
@@ -194,7 +196,7 @@ class UnlearningLoop:
     @property
     def _images(self) -> int:
         batch = (self.config.train_batch_size or 1) * self.config.gradient_accumulation_steps
-        return self.sets * batch * int(self.accelerator.num_processes)
+        return self.sets * batch * self.distributed.count
 
     def _mean(self, tensor: Tensor) -> Tensor:
         reduced: Tensor = self.accelerator.reduce(tensor, "mean")
@@ -208,8 +210,8 @@ class UnlearningLoop:
             raise RunError(f"Step {step + 1}: {error.message}", REMEDY) from error
         return {"step": step + 1, **_numbers(stats), "lr": learning_rate, **self.extra()}
 
-    def _keep(self, done: int, row: dict[str, Any]) -> None:
-        if self.folder and self.accelerator.is_main_process:
+    def _write(self, done: int, row: dict[str, Any]) -> None:
+        if self.folder and self.distributed.is_main:
             append_jsonl(self.folder / LOG, row)
             every = self.config.checkpointing_steps
             if every and (done % every == 0 or done == self.total):
@@ -218,7 +220,7 @@ class UnlearningLoop:
             self.on_step(done, row)
 
     def _check_finite(self, done: int) -> None:
-        """A step checks its loss before it moves the weights: look at them before they are kept."""
+        """Check the weights before they are saved: a step checks only its loss and gradient."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters):
             raise RunError(f"Step {done}: a weight is no longer finite.", REMEDY)
 
@@ -258,9 +260,9 @@ class UnlearningLoop:
 
 def _numbers(stats: Stats) -> dict[str, float]:
     names = ("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm", "cosine", "rho")
-    found = {name: getattr(stats, name) for name in names}
+    values = {name: getattr(stats, name) for name in names}
     return {
         name: float(f"{value:.6g}")
-        for name, value in found.items()
+        for name, value in values.items()
         if value is not None and math.isfinite(value)
     }

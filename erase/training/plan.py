@@ -1,4 +1,4 @@
-"""Everything that `erase concept` can find out before it touches anything."""
+"""Plan a run of `erase concept`: resolve and check everything before anything is written."""
 
 import hashlib
 import importlib.util
@@ -24,9 +24,9 @@ from erase.runs.checks import check_device
 from erase.runs.record import versions
 from erase.tasks.families import family_of
 from erase.tasks.family import Family
-from erase.training.classes import class_recipe, class_sets, own_classes
+from erase.training.classes import class_recipe, class_sets, classes_of_model
 from erase.training.filters import check_filters
-from erase.training.sets import Images, check_drawn, given_sets, prompts_of
+from erase.training.sets import Images, check_renderable, given_sets, prompts_of
 from erase.training.trained import check_trained
 from erase.training.validation import validation_prompts
 
@@ -39,12 +39,12 @@ Run = TypeVar("Run", bound=ConceptConfig)
 
 @dataclass(frozen=True)
 class ConceptPlan:
-    """A run of `erase concept` with nothing left open.
+    """A run of `erase concept` with all settings resolved.
 
-    `facts` are what, beside the settings, decides the result: a run is resumed only where they
-    are as they were. `sets` are the images that are given, by the name of their set; the others
-    are rendered. `inputs` are the files and folders that it reads, `notes` what the user should
-    hear of before it starts.
+    `facts` is everything besides the settings that the result depends on; a run is resumed only if
+    its facts are unchanged. `sets` are the user's images by the name of their set; the other sets
+    are rendered. `inputs` are the files and folders that the run reads, `notes` the warnings for
+    the user.
     """
 
     config: ConceptConfig
@@ -57,7 +57,7 @@ class ConceptPlan:
 
     @property
     def family(self) -> Family:
-        """What kind of pipeline it is."""
+        """The model's family."""
         return family_of(self.source)
 
 
@@ -70,9 +70,8 @@ def plan(
 ) -> ConceptPlan:
     """Resolve the model, the concept and all defaults; writes nothing.
 
-    `replay` is the file that the configuration was read from, where that is of another method.
-    `fetch` allows a hub model that is not here to be downloaded. Raises InputError for anything
-    that cannot be used.
+    `replay` is the configuration file, if it is of another method. `fetch` allows a hub model to be
+    downloaded. Raises InputError for anything that cannot be used.
     """
     needed = ("model",) if isinstance(config, ClassConfig) else ("model", "concept")
     for name in needed:
@@ -85,19 +84,19 @@ def plan(
     notes: tuple[str, ...] = ()
     if not method.images:
         config, notes = _without_images(config, replay)
-    concept, sets = _what(config, source)
+    concept, sets = _concept_and_sets(config, source)
     if not method.images:
         sets = {name: _captions(name, concept, sets) for name in method.sets}
     check_filters(config, concept, sets)
 
-    def filled(config: Run) -> Run:
-        return _resolved(config, source, concept, family)
+    def resolve_settings(config: Run) -> Run:
+        return _resolve_settings(config, source, concept, family)
 
     notes += tuple(concept.notes)
     if replay is None:
-        config = filled(config)
+        config = resolve_settings(config)
     else:
-        config = filled(replay.without_defaults(config, filled))
+        config = resolve_settings(replay.without_defaults(config, resolve_settings))
         notes += tuple(filter(None, [replay.left_out(config)]))
     _check(config, source, family, device)
     facts = {
@@ -123,14 +122,16 @@ def plan(
     return ConceptPlan(config, source, concept, sets, facts, inputs, notes)
 
 
-def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str, Images]]:
-    """What to forget and to keep, and the images that are given."""
+def _concept_and_sets(
+    config: ConceptConfig, source: ModelSource
+) -> tuple[Concept, dict[str, Images]]:
+    """The concept to forget, and the sets of images that the user gives."""
     if isinstance(config, ClassConfig):
         return class_sets(config, source)
     root = prompts_root(config.prompts)
-    own = own_classes(source, class_lists(root))
-    if own is not None:
-        concept = find_classes(own, config.concept, config.anchor)
+    classes = classes_of_model(source, class_lists(root))
+    if classes is not None:
+        concept = find_classes(classes, config.concept, config.anchor)
         return concept, given_sets(config, concept)
     concept = find_concept(
         config.concept,
@@ -139,14 +140,14 @@ def _what(config: ConceptConfig, source: ModelSource) -> tuple[Concept, dict[str
         forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
         retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
     )
-    check_drawn(source, concept, config)
+    check_renderable(source, concept, config)
     return concept, given_sets(config, concept)
 
 
 def _without_images(config: Run, replay: Replay[Run] | None) -> tuple[Run, tuple[str, ...]]:
-    """Leave open how many images there are, for a method of captions alone, and say so.
+    """For a method that reads captions alone: clear the numbers of images, and warn the user.
 
-    Filters that only a replayed file has go too; those that the user gave are refused elsewhere.
+    Filters from a replayed file are cleared too; `check_filters` refuses the user's own.
     """
     given = {*COUNTS, *FILTERS} if replay is None else replay.given
     notes = tuple(
@@ -157,9 +158,9 @@ def _without_images(config: Run, replay: Replay[Run] | None) -> tuple[Run, tuple
     return config.replace(**dict.fromkeys((*COUNTS, *(set(FILTERS) - given)))), notes
 
 
-def _captions(name: str, concept: Concept, given: Mapping[str, Images]) -> CaptionedImages:
+def _captions(name: str, concept: Concept, sets: Mapping[str, Images]) -> CaptionedImages:
     """The captions of a set without its images."""
-    images = given.get(name)
+    images = sets.get(name)
     if isinstance(images, CaptionedImages):
         return CaptionedImages((), images.captions)
     return CaptionedImages((), prompts_of(concept, name))
@@ -172,8 +173,8 @@ def _images_hash(images: Images) -> str:
     return fingerprint([[hash_file(path) for path in images.paths], images.captions])
 
 
-def _resolved(config: Run, source: ModelSource, concept: Concept, family: Family) -> Run:
-    """Fill what the user left open, from the layers of this run."""
+def _resolve_settings(config: Run, source: ModelSource, concept: Concept, family: Family) -> Run:
+    """Fill in the settings that the user did not give, from the layers of this run."""
     spec = find_method(config.method, family.task.family)
     side = config.resolution or source.resolution()
     config = config.replace(resolution=side)
@@ -186,12 +187,12 @@ def _resolved(config: Run, source: ModelSource, concept: Concept, family: Family
 def layers_of(
     config: ConceptConfig, spec: MethodSpec, concept: Concept, family: str, side: int
 ) -> list[Layer]:
-    """What fills in a run, the strongest first: the method's source, the concept, the size."""
+    """The layers of a run's defaults, the strongest first: method, concept, image size."""
     method = Layer(f"{spec.name} for {family}", run_defaults(spec, family, side))
-    own = concept.recipe
+    concept_recipe = concept.recipe
     if isinstance(config, ClassConfig):
-        own = class_recipe(concept, config)
-    return [method, Layer("concept", own), Layer(f"{side} pixels", recipe(side))]
+        concept_recipe = class_recipe(concept, config)
+    return [method, Layer("concept", concept_recipe), Layer(f"{side} pixels", recipe(side))]
 
 
 def _check(config: ConceptConfig, source: ModelSource, family: Family, device: str | None) -> None:
@@ -204,19 +205,19 @@ def _check(config: ConceptConfig, source: ModelSource, family: Family, device: s
         remedy = f"Give a multiple of {factor} pixels."
         raise fields["resolution"].refusal(config.resolution, remedy=remedy)
     check_device(device or "cpu")
-    needed = {
+    packages = {
         "tensorboard": config.report_to == "tensorboard",
         "wandb": config.report_to == "wandb",
     }
-    needed["bitsandbytes"] = config.use_8bit_adam
-    for package, wanted in needed.items():
-        if wanted and importlib.util.find_spec(package) is None:
+    packages["bitsandbytes"] = config.use_8bit_adam
+    for package, is_used in packages.items():
+        if is_used and importlib.util.find_spec(package) is None:
             option = "--use-8bit-adam" if package == "bitsandbytes" else f"--report-to {package}"
             raise InputError(
                 f"{option} needs {package}, which is not installed.",
                 f"pip install {package}, or leave the option out.",
             )
-    # A selection that matches nothing shows before anything is rendered.
+    # A selection that matches no parameter is refused before anything is rendered.
     skeleton = family.skeleton(source)
     method.check(skeleton, family.task.family)
     check_trained(skeleton, config)

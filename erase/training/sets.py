@@ -1,12 +1,13 @@
-"""The forget and retain sets of a diffusion run: which are given, and how the others are rendered.
+"""The image sets of a diffusion run: the user's own, and how the others are rendered.
 
-Rendering can be filtered: candidates are rendered in rounds, from further seeds each, until enough
-show the concept (forget set) or do not show it (retain set). Which candidates a round has depends
-on what was kept before alone, so that a resumed run keeps the same images.
+Rendered images can be filtered: candidates are rendered in rounds, each from new seeds, until
+enough of them show the concept (forget set) or do not show it (retain set). A round's candidates
+depend only on the images selected before, so that a resumed run selects the same images.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +24,36 @@ from erase.errors import InputError, RunError
 from erase.files import read_json, write_json
 from erase.models.loading import ModelSource
 from erase.render.render import IMAGES, readable, render
+from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
 
-Shows = Callable[[Sequence[Path]], list[bool]]
+ImageFilter = Callable[[Sequence[Path]], list[bool]]
 """Whether each of some images shows the concept."""
 Images = CaptionedImages | LabelledSet
-"""Images that are given: files with captions, or labelled ones in memory."""
-KEPT = "kept.json"
-CANDIDATES = 4  # at most so many times the images wanted are rendered when they are filtered
+"""The user's images: files with captions, or labelled images in memory."""
+SELECTION = "kept.json"
+CANDIDATES = 4
+"""A filtered set renders at most this many candidates for each image."""
+SUITES_RENDERED = {"mini-sd": "digits"}
+"""The class list of models that render the classes of one list only."""
 
 
-DRAWN = {"mini-sd": "digits"}  # models that render the classes of one list only
-
-
-def check_drawn(source: ModelSource, concept: Concept, config: ConceptConfig) -> None:
+def check_renderable(source: ModelSource, concept: Concept, config: ConceptConfig) -> None:
     """Raise InputError for a concept that the model never learned to render.
 
-    The user's own prompts are taken as they are.
+    The user's own prompts are not checked.
     """
-    only = None if config.forget_prompts else DRAWN.get(source.name)
+    own_suite = None if config.forget_prompts else SUITES_RENDERED.get(source.name)
     for name, suite in zip(concept.names, concept.suites, strict=True):
-        if only and suite != only:
+        if own_suite and suite != own_suite:
             raise InputError(
-                f"There is no concept {name!r} in {source.name}, which renders {only} only.",
-                f"Give one of its {only} ('three'), another --model, or your own prompts.",
+                f"There is no concept {name!r} in {source.name}, which renders {own_suite} only.",
+                f"Give one of its {own_suite} ('three'), another --model, or your own prompts.",
             )
 
 
 def prompts_of(concept: Concept, name: str) -> tuple[str, ...]:
-    """The prompts of a set: `forget`, `retain`, or `anchor`, what is shown instead."""
+    """The prompts of a set: `forget`, `retain`, or `anchor` (the prompts to show instead)."""
     if name == "anchor":
         return tuple(dict.fromkeys(text for texts in concept.anchors for text in texts))
     prompts: tuple[str, ...] = getattr(concept, name)
@@ -59,14 +61,14 @@ def prompts_of(concept: Concept, name: str) -> tuple[str, ...]:
 
 
 def given_sets(config: ConceptConfig, concept: Concept) -> dict[str, Images]:
-    """The sets that the user gives as folders of images, every image decoded once."""
+    """The sets that the user gives as folders of images; every image is decoded once as a check."""
     sets: dict[str, Images] = {}
     for name in ("forget", "retain", "anchor"):
         folder = getattr(config, f"{name}_images")
         if folder:
-            found = read_folder(Path(folder), prompts_of(concept, name))
-            check_readable(found)
-            sets[name] = found
+            images = read_folder(Path(folder), prompts_of(concept, name))
+            check_readable(images)
+            sets[name] = images
     return sets
 
 
@@ -79,66 +81,68 @@ def render_set(
     accelerator: Accelerator,
     *,
     fingerprint: str,
-    shows: Shows | None = None,
+    image_filter: ImageFilter | None = None,
 ) -> CaptionedImages:
     """Render the images of a set into `folder`, with `metadata.jsonl` of their captions.
 
     Args:
         name: `forget`, `retain` or `anchor`.
-        config: how many, with which steps, guidance and batch size.
-        concept: whose prompts are taken in turn.
-        pipeline: renders them.
-        folder: of the images; a run that was interrupted goes on in it.
-        accelerator: the processes share the batches.
-        fingerprint: of all that decides the images.
-        shows: keep only images that show the concept, or for the retain set that do not.
+        config: number of images, steps, guidance and batch size.
+        concept: its prompts are used in turn.
+        pipeline: renders the images.
+        folder: for the images; an interrupted run continues in it.
+        accelerator: its processes share the batches.
+        fingerprint: of everything that the images depend on.
+        image_filter: select only images that show the concept; for the retain set, only images
+            that do not.
 
     Raises:
         RunError: no image passes the filter.
     """
-    wanted = int(getattr(config, f"num_{name}_images"))
-    if shows is None:
-        samples = _samples(name, config, concept, range(wanted))
+    distributed = Distributed.of(accelerator)
+    size = int(getattr(config, f"num_{name}_images"))
+    if image_filter is None:
+        samples = _samples(name, config, concept, range(size))
         files = _render(samples, name, config, pipeline, folder, accelerator, fingerprint)
-        return _captioned(folder, dict(zip(files, samples, strict=True)), accelerator)
-    done = read_json(folder / KEPT) if (folder / KEPT).is_file() else {}
-    if done.get("fingerprint") == fingerprint:
-        samples = _samples(name, config, concept, done["kept"])
+        return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
+    record = read_json(folder / SELECTION) if (folder / SELECTION).is_file() else {}
+    if record.get("fingerprint") == fingerprint:
+        samples = _samples(name, config, concept, record["kept"])
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
         if all(map(readable, files)):
-            return _captioned(folder, dict(zip(files, samples, strict=True)), accelerator)
-    batch, most = config.render_batch_size or 1, CANDIDATES * wanted
-    kept: dict[Path, Sample] = {}
-    count, number = 0, wanted
-    while len(kept) < wanted and count < most:
+            return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
+    batch, limit = config.render_batch_size or 1, CANDIDATES * size
+    selected: dict[Path, Sample] = {}
+    count, number = 0, size
+    while len(selected) < size and count < limit:
         samples = _samples(name, config, concept, range(count, count + number))
         files = _render(samples, name, config, pipeline, folder, accelerator, fingerprint)
-        verdicts = shows(files)
-        for file, sample, shown in zip(files, samples, verdicts, strict=True):
-            if shown == (name == "forget"):
-                kept[file] = sample
+        # Every process judges all images; nothing is deleted until all have done so.
+        verdicts = distributed.on_all(partial(image_filter, files))
+        for file, sample, shows_concept in zip(files, samples, verdicts, strict=True):
+            if shows_concept == (name == "forget"):
+                selected[file] = sample
         count += number
-        # As many more as the share kept so far asks for, in whole batches.
-        missing = (wanted - len(kept)) * count / max(len(kept), 1)
-        number = min(max(math.ceil(missing / batch), 1) * batch, most - count)
-    kept = dict(list(kept.items())[:wanted])
-    if not kept:
-        passed = "shows" if name == "forget" else "is free of"
+        # The next round's size follows from the share selected so far, in whole batches.
+        missing = (size - len(selected)) * count / max(len(selected), 1)
+        number = min(max(math.ceil(missing / batch), 1) * batch, limit - count)
+    selected = dict(list(selected.items())[:size])
+    if not selected:
+        criterion = "shows" if name == "forget" else "is free of"
         raise RunError(
-            f"None of {count} rendered {name} images {passed} {concept.name!r}.",
+            f"None of {count} rendered {name} images {criterion} {concept.name!r}.",
             f"Render without --filter-{name}, with other prompts, or give --{name}-images.",
         )
-    if len(kept) < wanted and accelerator.is_main_process:
+    if len(selected) < size and distributed.is_main:
         click.echo(
-            f"Warning: only {len(kept)} of {wanted} {name} images passed the filter among {count}"
+            f"Warning: only {len(selected)} of {size} {name} images passed the filter among {count}"
             " rendered; the run goes on with those.",
             err=True,
         )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        identity = {"fingerprint": fingerprint, "rendered": count}
-        write_json(folder / KEPT, {**identity, "kept": [int(s.id) for s in kept.values()]})
-    return _captioned(folder, kept, accelerator)
+    numbers = [int(sample.id) for sample in selected.values()]
+    record = {"fingerprint": fingerprint, "rendered": count, "kept": numbers}
+    distributed.on_main(lambda: write_json(folder / SELECTION, record))
+    return _captioned(folder, selected, distributed)
 
 
 def _samples(
@@ -150,7 +154,7 @@ def _samples(
             id=f"{number:05d}",
             prompt=prompts[number % len(prompts)],
             seed=derive_seed(config.seed, "render", name, number),
-            # What is shown instead stays, so it is rendered as the retain set is.
+            # Anchors are not forgotten, so they are rendered like the retain set.
             guidance=getattr(config, f"{'forget' if name == 'forget' else 'retain'}_guidance"),
         )
         for number in numbers
@@ -166,38 +170,41 @@ def _render(
     accelerator: Accelerator,
     fingerprint: str,
 ) -> list[Path]:
-    """Render samples together with the other processes; all files are there when it returns."""
+    """Render samples together with the other processes; returns when all files are written."""
+    distributed = Distributed.of(accelerator)
     with tqdm(
         desc=f"render the {name} set",
         unit="image",
         total=len(samples),
-        disable=not accelerator.is_main_process,
+        disable=not distributed.is_main,
     ) as bar:
-        files = render(
-            pipeline,
-            samples,
-            folder,
-            steps=config.render_steps or 1,
-            batch_size=config.render_batch_size or 1,
-            size=config.resolution,
-            device=str(accelerator.device),
-            fingerprint=fingerprint,
-            progress=lambda done, _: bar.update(done - bar.n),
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
+        return distributed.on_all(
+            lambda: render(
+                pipeline,
+                samples,
+                folder,
+                steps=config.render_steps or 1,
+                batch_size=config.render_batch_size or 1,
+                size=config.resolution,
+                device=str(accelerator.device),
+                fingerprint=fingerprint,
+                progress=lambda done, _: bar.update(done - bar.n),
+                process_index=distributed.index,
+                num_processes=distributed.count,
+            )
         )
-    accelerator.wait_for_everyone()
-    return files
 
 
 def _captioned(
-    folder: Path, samples: dict[Path, Sample], accelerator: Accelerator
+    folder: Path, samples: dict[Path, Sample], distributed: Distributed
 ) -> CaptionedImages:
-    """Write the captions of the images that were kept, and delete the others."""
-    if accelerator.is_main_process:
+    """Write the captions of the selected images, and delete the other images."""
+
+    def write() -> None:
         for file in set((folder / IMAGES).glob("*.png")) - set(samples):
             file.unlink()
-        named = {str(file.relative_to(folder)): s.prompt for file, s in samples.items()}
-        write_captions(folder, named)
-    accelerator.wait_for_everyone()
+        captions = {str(file.relative_to(folder)): s.prompt for file, s in samples.items()}
+        write_captions(folder, captions)
+
+    distributed.on_main(write)
     return read_folder(folder)

@@ -1,4 +1,4 @@
-"""What a diffusion run trains: parameters of the model or low-rank adapters, and their task."""
+"""The trained parameters of a diffusion run (weights or low-rank adapters), and their task."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ NO_ADAPTERS = {
     "shs": "re-initialises some of the weights",
     "retrain": "starts from fresh weights",
 }
-"""Methods that do more to the weights than training them, and so have nothing to do to adapters."""
+"""Methods that do more than train the weights, and so cannot work on adapters, with the reason."""
 
 
 def check_trained(model: Module, config: ConceptConfig) -> None:
@@ -68,7 +68,7 @@ def denoiser_task(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> DenoiserTask:
-    """The task of a run, which the dry run's estimate makes on simulated tensors.
+    """Build the task of a run; the dry run's estimate builds it on simulated tensors.
 
     Args:
         config: the run's configuration, resolved.
@@ -79,7 +79,7 @@ def denoiser_task(
         cache: the encoded sets.
         shard: this process's part of the batch.
         device: where the model is.
-        autocast: makes the context in which the model is called.
+        autocast: makes the context of each model call.
     """
     return family.task(
         model=model,

@@ -1,8 +1,8 @@
 """Images of the same prompts and seeds while training: one row of a growing sheet each time.
 
-Rendering draws from generators of its own and leaves weights, modes and random state as they were,
-so a run ends with the same weights with it and without it. With a moving average of the weights it
-is the average that renders, for that is what the run saves.
+Rendering uses its own generators and changes no weights, modes or random state, so a run ends with
+the same weights with or without it. If the run has a moving average of the weights, the average
+renders, because the run saves the average.
 """
 
 import shutil
@@ -28,6 +28,7 @@ from erase.files import fingerprint, read_json, write_bytes, write_json
 from erase.models.loading import ModelSource, load_pipeline
 from erase.render.render import render
 from erase.report.contact_sheet import headed_sheet, png
+from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
 
 FOLDER, SHEET, STATE = "validation", "sheet.png", "state.json"
@@ -38,17 +39,17 @@ def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
 
     InputError when they are empty, or when `--validation-steps` is given without them.
     """
-    given = config.validation_prompts
-    if given is None:
+    option = config.validation_prompts
+    if option is None:
         if config.validation_steps:
             raise InputError(
                 "--validation-steps is given without --validation-prompts.",
                 "Say what to render: --validation-prompts 'a red car; a dog'.",
             )
         return ()
-    if Path(given).is_file():
-        return tuple(read_prompts(given))
-    prompts = tuple(text for part in given.split(";") if (text := part.strip()))
+    if Path(option).is_file():
+        return tuple(read_prompts(option))
+    prompts = tuple(text for part in option.split(";") if (text := part.strip()))
     if not prompts:
         raise InputError(
             "--validation-prompts is empty.", "Give prompts separated by ';', or a file."
@@ -57,10 +58,10 @@ def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
 
 
 class Validation:
-    """Renders the validation prompts with the model as it is, into the run's folder.
+    """Renders the validation prompts with the current model, into the run's folder.
 
     Args:
-        config: resolved; its prompts may be empty, and then nothing is done.
+        config: resolved; without validation prompts nothing is done.
         source: the base model, for the parts that are not trained.
         component: the trained part's name in the pipeline.
         model: the trained part.
@@ -85,6 +86,7 @@ class Validation:
         self.model = model
         self.parameters = as_list(parameters)
         self.accelerator = accelerator
+        self.distributed = Distributed.of(accelerator)
         self.folder = folder / FOLDER
         self.samples = [
             Sample(
@@ -97,17 +99,17 @@ class Validation:
         ]
 
     def due(self, done: int) -> bool:
-        """Whether the prompts are rendered after `done` steps; the last step is `finish`'s."""
+        """Whether the prompts are rendered after `done` steps; not after the last step."""
         every = self.config.validation_steps
         return bool(every) and done % every == 0 and done < (self.config.max_train_steps or 0)
 
     def start(self) -> None:
-        """Make ready, and render the model that nothing has been done to yet.
+        """Prepare the folder, and render the model before the first step.
 
-        Call it before the first step, also of a resumed run, which finds these images there. A
-        sheet of other prompts, from before a resumption, is begun anew.
+        Call it before a resumed run too. A sheet of other prompts, from before the run was resumed,
+        is deleted.
         """
-        if self.samples and self.accelerator.is_main_process:
+        if self.samples and self.distributed.is_main:
             samples = fingerprint([asdict(sample) for sample in self.samples])
             state = self.folder / STATE
             if state.is_file() and read_json(state).get("samples") != samples:
@@ -118,19 +120,19 @@ class Validation:
     def __call__(self, done: int, average: Sequence[Tensor] | None = None) -> None:
         """Render after `done` steps, with the moving `average` of the parameters if there is one.
 
-        All processes may call it; those that do not render wait.
+        All processes call it; the main one renders, and the others wait.
         """
-        if not self.samples:
-            return
-        if self.accelerator.is_main_process:
-            with _showing(self.model, self.parameters, average):
-                files = self._render(done)
-            contact_sheet(self.folder, [sample.prompt for sample in self.samples])
-            self._report(done, files)
-        self.accelerator.wait_for_everyone()
+        if self.samples:
+            self.distributed.on_main(lambda: self._add_row(done, average))
+
+    def _add_row(self, done: int, average: Sequence[Tensor] | None) -> None:
+        with _evaluation_state(self.model, self.parameters, average):
+            files = self._render(done)
+        contact_sheet(self.folder, [sample.prompt for sample in self.samples])
+        self._report(done, files)
 
     def _render(self, done: int) -> list[Path]:
-        # VAE and text encoders are loaded for this alone, and leave memory after it.
+        # VAE and text encoders are loaded for this call only, and freed after it.
         parts: dict[str, Any] = {self.component: self.model}
         pipeline = load_pipeline(self.source, **parts)
         size = min(self.config.render_batch_size or 1, len(self.samples))
@@ -157,10 +159,10 @@ class Validation:
 
 
 @contextmanager
-def _showing(
+def _evaluation_state(
     model: Module, parameters: Sequence[Tensor], average: Sequence[Tensor] | None
 ) -> Iterator[None]:
-    """Inside, the model is in evaluation mode, with the average in place of its parameters."""
+    """Inside, the model is in evaluation mode, and its parameters hold the average."""
     training = model.training
     saved = None if average is None else snapshot(parameters)
     device = parameters[0].device
@@ -178,11 +180,11 @@ def _showing(
 
 
 def contact_sheet(folder: Path, prompts: Sequence[str]) -> Path:
-    """Draw all images that the folder holds: a row for each step, a column for each prompt.
+    """Draw the sheet of all rows in the folder: a row for each step, a column for each prompt.
 
     Args:
-        folder: with a folder `step-N` of images for each row.
-        prompts: for the heads of the columns.
+        folder: holds a folder `step-N` of images for each row.
+        prompts: the titles of the columns.
     """
     steps = [
         (int(path.name.removeprefix("step-")), sorted((path / "images").glob("*.png")))
