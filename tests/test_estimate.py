@@ -20,7 +20,6 @@ from erase.tasks.sd3 import text_states
 from erase.training.estimate import Estimate, estimate
 from erase.training.live_bytes import PIECE, peak_of, simulate
 from erase.training.plan import plan
-from erase.training.sizes import condition_tensors
 from tests import tiny_pipelines
 from tests.tiny import WIDTH, tiny_unet
 
@@ -172,8 +171,8 @@ def test_sd3s_conditions_are_its_pipelines(tmp_path: Path) -> None:
     settings = ConceptConfig(model=str(tmp_path), concept=("car",), method="lur-b")
     planned = plan(settings, device="cpu")
     real = text_states(pipeline, ["a cat", "a dog"])
-    found = condition_tensors(planned, 2)
-    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in real.items()}
+    empty = planned.family.conditions(planned.source.path, 2)
+    assert {n: t.shape for n, t in empty.items()} == {n: t.shape for n, t in real.items()}
     shown = estimated(tmp_path)
     values = sum(p.numel() for p in pipeline.transformer.parameters())
     # Weights, gradients and AdamW's two states.
