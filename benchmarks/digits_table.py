@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from erase.cli.options import resolve
 from erase.config.concept import ConceptConfig
+from erase.config.resolve import resolve
 from erase.data.captioned import METADATA
 from erase.data.prompts import prompts_root, read_class_list
 from erase.files import read_json, read_jsonl, write_json, write_text

@@ -1,6 +1,7 @@
 """`erase doctor`: says what is there and what is missing, with the command that fetches it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def test_libraries_are_held_against_the_projects_bounds(monkeypatch: pytest.Monk
 def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
-    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert findings()["cache"]["state"] == "broken"
 
 

@@ -1,5 +1,6 @@
 """Downloads: whole or not at all, against a server of the test's own, never the net."""
 
+import shutil
 import types
 from pathlib import Path
 
@@ -78,9 +79,7 @@ def test_no_server_is_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_is_seen_before(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        downloading.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000)
-    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
     with pytest.raises(RunError, match="5 MB"):
         download(server.url, tmp_path / "file.bin", SHA256)
 

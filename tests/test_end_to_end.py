@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
-from erase.models.loading import EMBEDDED
 
 
 def environment(home: Path) -> dict[str, str]:

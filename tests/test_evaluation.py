@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from erase.cli.evaluate import default_output
 from erase.cli.main import main
+from erase.config.evaluate import default_output
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
 from erase.evaluation import plan, run

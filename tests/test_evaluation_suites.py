@@ -15,6 +15,7 @@ from erase.errors import InputError
 from erase.evaluation import observe, plan
 from erase.evaluation.run import EvaluationResult, evaluate
 from erase.models.classifiers import Description, build, save_classifier
+from erase.render import share
 from erase.scoring.context import Detection
 from erase.scoring.judge import Judge, View
 from erase.scoring.suite import load_suite
@@ -93,7 +94,7 @@ def test_unreadable_images_are_left_out_on_both_sides_and_listed(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     settings = config(models, tmp_path / "out")
-    original = plan.render_together
+    original = share.render_together
 
     def damage(*arguments: Any, **options: Any) -> list[Path]:
         files = original(*arguments, **options)

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def test_one_failure_does_not_stop_the_others(
 
 def test_without_network_every_item_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "address", lambda _: "http://127.0.0.1:9/x")
-    monkeypatch.setattr(downloading.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     result = invoke("--suite", "i2p", "--metric", "clip", "--model", "sd-1.4", "--metric", "fid")
     assert result.exit_code == 1
     assert result.output.count("Error:") == 4

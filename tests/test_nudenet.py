@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -228,7 +229,7 @@ def test_launchers_decide_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert Detector().threads == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(ours.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4}, raising=False)
     assert Detector().threads == 5
     assert Detector(threads=2).threads == 2
 
