@@ -56,7 +56,7 @@ def concept(
         InputError: a value that cannot be used, or a folder that holds something else.
         RunError: the run failed.
     """
-    given = {"model": _text(model), "concept": _texts(concept), **options}
+    given = {"model": model, "concept": _texts(concept), **options}
     return _erase(ConceptConfig, given, output, config, settings, overwrite, resume, device)
 
 
@@ -77,7 +77,7 @@ def forget_class(
     `target` names one class or several; `options` are fields of
     `erase.config.concept.ClassConfig`; the rest is as with `concept`.
     """
-    given = {"model": _text(model), "target": _texts(target), **options}
+    given = {"model": model, "target": _texts(target), **options}
     return _erase(ClassConfig, given, output, config, settings, overwrite, resume, device)
 
 
@@ -99,21 +99,12 @@ def classifier(
         model: folder of `erase train classifier`.
         forget: `random:10%`, `random:N`, `class:NAME`, `classes:10%` or `indices:FILE`.
         output: the run folder; `metrics.json` in it holds UA, RA, TA and MIA in percent.
-        config: a run's `config.yaml` to replay.
-        settings: the method's own settings by name.
-        overwrite: replace the run that the folder holds.
-        resume: `latest` or a checkpoint's folder.
         device: `cpu`, `cuda`, …; None is a GPU when there is one.
         options: any other field of `erase.config.classifier.ClassifierConfig`.
 
-    Returns:
-        The run folder.
-
-    Raises:
-        InputError: a value that cannot be used, or a folder that holds something else.
-        RunError: the run failed.
+    The rest is as with `concept`.
     """
-    given = {"model": _text(model), "forget": forget, **options}
+    given = {"model": model, "forget": forget, **options}
     resolved, replay = resolve_run(ClassifierConfig, given, settings or {}, _path(config))
     from erase.training.classifier_runs import erase_classifier
 
@@ -152,7 +143,7 @@ def evaluate(
         RunError: rendering or a metric failed.
     """
     given = {
-        "model": _text(model),
+        "model": model,
         "suite": suite,
         "output": str(output or default_output(str(model), suite)),
         "target": _texts(target),
@@ -275,10 +266,6 @@ def _erase(
     return erase_concept(
         resolved, Path(output), replay=replay, overwrite=overwrite, resume=resume, device=device
     )
-
-
-def _text(value: Folder | None) -> str | None:
-    return None if value is None else str(value)
 
 
 def _path(value: Folder | None) -> Path | None:

@@ -162,11 +162,11 @@ def load(kind: str, name: str) -> ModuleType:
     InputError for an unknown name, or when the module of another package cannot be imported.
     """
     plugin = _find(kind, name)
-    if plugin.package == OWN:
-        return importlib.import_module(plugin.module)
     try:
         return importlib.import_module(plugin.module)
     except Exception as error:  # another package's code may raise whatever it likes
+        if plugin.package == OWN:
+            raise
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"The {KINDS[kind]} {name!r} of the package {plugin.package} cannot be loaded"

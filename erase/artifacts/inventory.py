@@ -1,6 +1,6 @@
 """What suites, metrics and models need beyond the package: for `erase fetch` and `erase doctor`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -218,8 +218,3 @@ def size_text(size: int | None) -> str:
     if size is None:
         return "small"
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def total_size(items: Iterable[Item]) -> int:
-    """Bytes of what is known of."""
-    return sum(item.size or 0 for item in items)

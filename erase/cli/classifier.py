@@ -5,18 +5,13 @@ from typing import Any
 
 import click
 
-from erase import registry
-from erase.cli.options import config_options, run_options, settings_options
+from erase.cli.options import config_options, methods_epilog, run_options, settings_options
 from erase.config.classifier import ClassifierConfig
-from erase.config.families import CLASSIFIER, methods_for
+from erase.config.families import CLASSIFIER
 from erase.config.resolve import given_settings, resolve_run
 
-METHODS = "\n".join(
-    f"  {name}: {registry.summary('methods', name)}" for name in methods_for(CLASSIFIER)
-)
 
-
-@click.command(epilog="\b\nMethods:\n" + METHODS)
+@click.command(epilog=methods_epilog(CLASSIFIER))
 @run_options
 @config_options(ClassifierConfig)
 @settings_options(

@@ -6,9 +6,13 @@ from typing import Any
 
 import click
 
-from erase.cli.options import config_options
+from erase.cli.options import config_options, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.config.resolve import resolve
+
+OUTPUT = click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="Result folder."
+)
 
 
 @click.group()
@@ -17,7 +21,7 @@ def compare() -> None:
 
 
 @compare.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
+@OUTPUT
 @click.option(
     "--forget",
     "specs",
@@ -37,12 +41,9 @@ def compare() -> None:
 )
 @click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
 @config_options(CompareConfig)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="METHOD.NAME=VALUE",
-    help="A setting of one method, or of its run (retrain.schedule=cosine); it is not searched.",
+@settings_option(
+    "METHOD.NAME=VALUE",
+    "A setting of one method, or of its run (retrain.schedule=cosine); it is not searched.",
 )
 def classifier(
     output: Path,
@@ -81,18 +82,14 @@ def classifier(
 
 
 @compare.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
+@OUTPUT
 @click.option(
     "--methods",
     default="all",
     help="Comma-separated methods, or `all`; METHOD@NAME=VALUE@… fixes settings for one line.",
 )
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="METHOD.NAME=VALUE",
-    help="A setting of one method, or an option of its `erase concept` run.",
+@settings_option(
+    "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
 @click.option("--device", default="cpu", help="cpu, cuda, cuda:1, …", show_default=True)
 @config_options(CompareDiffusionConfig)

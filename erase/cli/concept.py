@@ -1,37 +1,72 @@
 """`erase concept`: make a text-to-image model forget a concept."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from erase import registry
-from erase.cli.options import DENOISER_SETTINGS, config_options, run_options, settings_options
+from erase.cli.options import (
+    Command,
+    config_options,
+    methods_epilog,
+    run_options,
+    settings_options,
+    together,
+)
 from erase.config.concept import ConceptConfig
-from erase.config.families import CLASS_CONDITIONAL, TEXT_TO_IMAGE, methods_for
-from erase.config.replay import Replay
+from erase.config.families import CLASS_CONDITIONAL, TEXT_TO_IMAGE
 from erase.config.resolve import given_settings, resolve_run
 from erase.errors import InputError
 from erase.runs.processes import Distributed
 
-Run = TypeVar("Run", bound=ConceptConfig)
-METHODS = "\n".join(
-    f"  {name}: {registry.summary('methods', name)}"
-    for name in methods_for(TEXT_TO_IMAGE, CLASS_CONDITIONAL)
-)
+METHODS = methods_epilog(TEXT_TO_IMAGE, CLASS_CONDITIONAL)
 
 
-@click.command(epilog="\b\nMethods:\n" + METHODS)
-@run_options
-@config_options(
-    ConceptConfig,
-    flags={"target_grad": "--target-grad/--detach-target"},
-)
-@settings_options(**DENOISER_SETTINGS)
-@click.option(
-    "--dry-run", is_flag=True, help="Print the resolved settings and prompts; touch nothing."
-)
-def concept(
+def denoiser_options(
+    config: type[ConceptConfig], shown: str, skip: frozenset[str] = frozenset()
+) -> Callable[[Command], Command]:
+    """The options that `erase concept` and `erase class` have in common; `run` takes their values.
+
+    Args:
+        config: its fields become options.
+        shown: what a dry run prints besides the settings, for the help.
+        skip: fields without an option.
+    """
+    return together(
+        run_options,
+        config_options(config, flags={"target_grad": "--target-grad/--detach-target"}, skip=skip),
+        settings_options(
+            alpha="Inner step size of LUR, the α of eq. 2 (≥ 0).",
+            forget_weight="Weight λ of the forget loss (≥ 0), where a method has one.",
+            meta_mode="How LUR's gradient is computed.",
+        ),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help=f"Print the resolved settings and {shown}; touch nothing.",
+        ),
+    )
+
+
+@click.command(epilog=METHODS)
+@denoiser_options(ConceptConfig, "prompts")
+def concept(**given: Any) -> None:
+    """Make a text-to-image model forget a concept.
+
+    Renders a forget and a retain set with the original model (or reads your images), trains with
+    the chosen method, and leaves a complete diffusers folder in --output.
+
+    \b
+    erase concept --model mini-sd --concept three --output runs/three
+    erase evaluate --suite digits --model runs/three
+    """
+    run(ConceptConfig, **given)
+
+
+def run(
+    kind: type[ConceptConfig],
+    *,
     output: Path,
     config: Path | None,
     overwrite: bool,
@@ -44,31 +79,10 @@ def concept(
     meta_mode: str | None,
     **given: Any,
 ) -> None:
-    """Make a text-to-image model forget a concept.
-
-    Renders a forget and a retain set with the original model (or reads your images), trains with
-    the chosen method, and leaves a complete diffusers folder in --output.
-
-    \b
-    erase concept --model mini-sd --concept three --output runs/three
-    erase evaluate --suite digits --model runs/three
-    """
+    """Plan and print, or run, from the values of the options of `denoiser_options`."""
     options = {"alpha": alpha, "forget_weight": forget_weight, "meta_mode": meta_mode}
     pairs = given_settings(settings, options)
-    resolved, replay = resolve_run(ConceptConfig, given, pairs, config)
-    run(resolved, replay, output, overwrite, resume, device, dry_run)
-
-
-def run(
-    resolved: Run,
-    replay: Replay[Run] | None,
-    output: Path,
-    overwrite: bool,
-    resume: str | None,
-    device: str | None,
-    dry_run: bool,
-) -> None:
-    """Print the plan (`--dry-run`), or run it; `erase concept` and `erase class` both end here."""
+    resolved, replay = resolve_run(kind, given, pairs, config)
     from erase.runs.run_folder import RunFolder
     from erase.training.concept import KIND, erase_concept
     from erase.training.plan import plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -74,14 +74,15 @@ def _print_findings(findings: list[Finding]) -> None:
             rows = [Finding(group, f"all {len(rows)}", OK, listed)]
         if not rows:
             continue
-        table = Table(title=group, title_justify="left", title_style="bold", box=None)
-        table.add_column("", no_wrap=True, min_width=17)
-        table.add_column("", no_wrap=True, min_width=7)
-        table.add_column("", overflow="fold")
-        table.show_header = False
+        table = Table(
+            title=group, title_justify="left", title_style="bold", box=None, show_header=False
+        )
+        table.add_column(no_wrap=True, min_width=17)
+        table.add_column(no_wrap=True, min_width=7)
+        table.add_column(overflow="fold")
         for row in rows:
             remedy = f"[cyan]{escape(row.remedy)}[/]" if row.remedy else ""
-            text: list[Any] = [part for part in (escape(row.detail), remedy) if part]
-            table.add_row(escape(row.name), MARKS.get(row.state, ""), "\n".join(text))
+            text = "\n".join(part for part in (escape(row.detail), remedy) if part)
+            table.add_row(escape(row.name), MARKS.get(row.state, ""), text)
         console.print(table)
         console.print()

@@ -49,7 +49,7 @@ def fetch(
     \b
     erase fetch --suite i2p --suite imagenette --model sd-1.4
     """
-    from erase.artifacts.inventory import size_text, total_size
+    from erase.artifacts.inventory import size_text
     from erase.cli.needs import list_items
 
     if not (suites or models or metrics or weights):
@@ -62,7 +62,7 @@ def fetch(
         return
     click.echo(
         f"{'Would fetch' if dry_run else 'Fetching'} {len(missing)} of {len(items)},"
-        f" about {size_text(total_size(missing))}:"
+        f" about {size_text(sum(item.size or 0 for item in missing))}:"
     )
     failed = 0
     for item in missing:

@@ -4,7 +4,6 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -86,6 +85,6 @@ def main(debug: bool) -> None:
     """Make an image model forget a concept, a class or training samples, and measure it."""
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
+def run() -> None:
     """Entry point of the console script and of `python -m erase`."""
-    main(args=arguments, prog_name="erase")
+    main(prog_name="erase")

@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
+from erase import registry
 from erase.config.base import META_MODES, Config
+from erase.config.families import methods_for
 from erase.config.fields import FieldSpec, field_specs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -20,6 +22,22 @@ class Possible(click.Choice[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
         """The value as it was given."""
         return value
+
+
+def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several decorators as one, the first outermost, so that `--help` keeps their order."""
+
+    def add(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
+def settings_option(metavar: str, text: str) -> Callable[[Command], Command]:
+    """`--set`, which may be given several times."""
+    return click.option("--set", "settings", multiple=True, metavar=metavar, help=text)
 
 
 def config_options(
@@ -45,21 +63,18 @@ def config_options(
         required: fields whose option has to be given.
     """
     specs = field_specs(config)
-
-    def add(command: Command) -> Command:
-        for item in reversed(_ordered_fields(config)):
-            if item.name in skip or not item.metadata.get("option", True):
-                continue
-            name, keywords = _option(item, specs[item.name], flags or {})
-            name = (spellings or {}).get(item.name, name)
-            if item.name in listed:
-                keywords["multiple"] = False
-            if item.name in required:
-                keywords["required"] = True
-            command = click.option(name, item.name, **keywords)(command)
-        return command
-
-    return add
+    options = []
+    for item in _ordered_fields(config):
+        if item.name in skip or not item.metadata.get("option", True):
+            continue
+        name, keywords = _option(item, specs[item.name], flags or {})
+        name = (spellings or {}).get(item.name, name)
+        if item.name in listed:
+            keywords["multiple"] = False
+        if item.name in required:
+            keywords["required"] = True
+        options.append(click.option(name, item.name, **keywords))
+    return together(*options)
 
 
 def _option(
@@ -92,35 +107,24 @@ def _help(item: "dataclasses.Field[Any]") -> str:
     return f"{text}  [default: {item.default}]"
 
 
-def run_options(command: Command) -> Command:
-    """The options of every command that fills a run folder."""
-    for decorator in reversed(
-        [
-            click.option(
-                "--output", type=click.Path(path_type=Path), required=True, help="Run folder."
-            ),
-            click.option(
-                "--config",
-                type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                help="Replay a run's config.yaml; options given here win over it. With another"
-                " --method, what came from the run's own method is left out.",
-            ),
-            click.option(
-                "--overwrite", is_flag=True, help="Replace the run that the folder holds."
-            ),
-            click.option(
-                "--resume-from-checkpoint",
-                "resume",
-                metavar="latest|PATH",
-                help="Continue the run that the folder holds.",
-            ),
-            click.option(
-                "--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."
-            ),
-        ]
-    ):
-        command = decorator(command)
-    return command
+run_options = together(
+    click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Replay a run's config.yaml; options given here win over it. With another"
+        " --method, what came from the run's own method is left out.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds."),
+    click.option(
+        "--resume-from-checkpoint",
+        "resume",
+        metavar="latest|PATH",
+        help="Continue the run that the folder holds.",
+    ),
+    click.option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
+)
+"""The options of every command that fills a run folder."""
 
 
 def settings_options(**helps: str) -> Callable[[Command], Command]:
@@ -131,27 +135,16 @@ def settings_options(**helps: str) -> Callable[[Command], Command]:
     Args:
         helps: help texts of the settings that have an option of their own, by name.
     """
-
-    def add(command: Command) -> Command:
-        command = click.option(
-            *("--set", "settings"),
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Any setting of the method.",
-        )(command)
-        for name, text in reversed(helps.items()):
-            kind: dict[str, Any] = {"metavar": "FLOAT"}
-            if name == "meta_mode":
-                kind = {"type": Possible(list(META_MODES))}
-            command = click.option(f"--{name.replace('_', '-')}", **kind, help=text)(command)
-        return command
-
-    return add
+    options = []
+    for name, text in helps.items():
+        kind: dict[str, Any] = {"metavar": "FLOAT"}
+        if name == "meta_mode":
+            kind = {"type": Possible(list(META_MODES))}
+        options.append(click.option(f"--{name.replace('_', '-')}", **kind, help=text))
+    return together(*options, settings_option("NAME=VALUE", "Any setting of the method."))
 
 
-DENOISER_SETTINGS = {
-    "alpha": "Inner step size of LUR, the α of eq. 2 (≥ 0).",
-    "forget_weight": "Weight λ of the forget loss (≥ 0), where a method has one.",
-    "meta_mode": "How LUR's gradient is computed.",
-}
-"""Settings with an option of their own on `erase concept` and `erase class`."""
+def methods_epilog(*families: str) -> str:
+    """The end of a command's help: the methods for any of the families, and what each does."""
+    lines = [f"  {name}: {registry.summary('methods', name)}" for name in methods_for(*families)]
+    return "\n".join(("\b\nMethods:", *lines))

@@ -23,6 +23,8 @@ SCHEDULERS = (
 )
 """Learning-rate schedules of diffusers."""
 PRECISIONS = ("no", "bf16")
+DATASETS = ("digits", "cifar10", "cifar100", "folder")
+"""Labelled images that classifiers and class-conditional models are trained on."""
 META_MODES = ("hvp", "exact", "first-order", "joint")
 
 

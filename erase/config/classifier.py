@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from erase.config.base import PRECISIONS, Config, MethodConfig
+from erase.config.base import DATASETS, PRECISIONS, Config, MethodConfig
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
@@ -14,7 +14,6 @@ from erase.config.methods import find_method
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
 SCHEDULES = ("constant", "multistep", "cosine")
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
 
 @dataclass(frozen=True)

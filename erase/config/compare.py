@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.base import PRECISIONS, Config
-from erase.config.classifier import DATASETS, ClassifierConfig
+from erase.config.base import DATASETS, PRECISIONS, Config
+from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.fields import option, settings_field, typed_values
@@ -93,8 +93,7 @@ class CompareDiffusionConfig(Config):
 def settings_by_line(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What `METHOD.NAME=VALUE` says of classifier methods; METHOD may be a variant: lur+trim.
 
-    Raises:
-        InputError: another form, an unknown method, a setting that it has not, or a bad value.
+    InputError for another form, an unknown method, a setting that it has not, or a bad value.
     """
     return {
         label: classifier_settings(label.partition("+")[0], given)
@@ -105,8 +104,7 @@ def settings_by_line(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 def classifier_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
     """Settings of a classifier method or of its run (epochs, learning_rate, schedule, …).
 
-    Raises:
-        InputError: an unknown method, a setting that neither has, or a bad value.
+    InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, CLASSIFIER)
     for name in given:
@@ -121,8 +119,7 @@ def classifier_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]
 def diffusion_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
     """Settings of a method for text-to-image models or of its run, as `erase concept` has them.
 
-    Raises:
-        InputError: an unknown method, a setting that neither has, or a bad value.
+    InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, TEXT_TO_IMAGE)
     for name in given:

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.base import LoopConfig
+from erase.config.base import DATASETS, LoopConfig
 from erase.config.fields import option
-
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
 
 @dataclass(frozen=True)

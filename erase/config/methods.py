@@ -1,6 +1,6 @@
 """Finding a method for a family of models, its settings, and building it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
@@ -33,22 +33,16 @@ class MethodSpec:
         """Names of its settings."""
         return [item.name for item in fields(self.settings)]
 
-    def check(self, given: Iterable[str]) -> None:
-        """Raise InputError for a setting that the method does not have."""
-        unknown = sorted(set(given) - set(self.names))
-        if unknown:
+    def typed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings, texts among them, as the method has them.
+
+        InputError for a setting that the method does not have, or a value that it cannot have.
+        """
+        if unknown := sorted(set(given) - set(self.names)):
             raise InputError(
                 f"{self.name} has no setting {unknown[0]!r}.",
                 f"Its settings: {', '.join(self.names) or 'none'}.",
             )
-
-    def typed(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings, texts among them, as the method has them.
-
-        Raises:
-            InputError: a setting that the method does not have, or a value that it cannot have.
-        """
-        self.check(given)
         return typed_values(self.settings, given)
 
     def build(self, settings: Mapping[str, Any]) -> Any:

@@ -38,11 +38,7 @@ def read_value(text: str) -> Any:
 
 
 def parse_pairs(texts: Iterable[str]) -> dict[str, str]:
-    """What `NAME=VALUE` texts say, the last of a name.
-
-    Raises:
-        InputError: a text of another form.
-    """
+    """What `NAME=VALUE` texts say, the last of a name; InputError for another form."""
     return dict(
         _pair(text, f"--set {text} is not NAME=VALUE.", "alpha=0.01", "--set ") for text in texts
     )

@@ -4,8 +4,9 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from filelock import FileLock, Timeout
@@ -51,6 +52,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+@dataclass(eq=False)
 class ResultFolder:
     """A folder that a command writes its result into.
 
@@ -65,23 +67,15 @@ class ResultFolder:
         option: the option that named the folder, for messages.
     """
 
-    leftovers: tuple[str, ...] = ()
+    leftovers: ClassVar[tuple[str, ...]] = ()
     """Patterns of what is removed before another result is replaced; the record stays."""
 
-    def __init__(
-        self,
-        path: Path,
-        kind: str,
-        *,
-        config: Config | None = None,
-        overwrite: bool = False,
-        option: str = "--output",
-    ) -> None:
-        self.path = path
-        self.kind = kind
-        self.config = config
-        self.overwrite = overwrite
-        self.option = option
+    path: Path
+    kind: str
+    config: Config | None = None
+    _: KW_ONLY
+    overwrite: bool = False
+    option: str = "--output"
 
     def check(self) -> bool:
         """Whether the folder holds this very result, begun earlier; changes nothing.

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class RunState:
     """Where to go on from."""
 
 
+@dataclass(eq=False)
 class RunFolder(ResultFolder):
     """The folder of a training run, which is resumed or replaced only when that is asked for.
 
@@ -48,7 +49,6 @@ class RunFolder(ResultFolder):
         inputs: files and folders that the run reads: none may lie in a folder to be replaced.
     """
 
-    config: Config
     leftovers = (
         *("data", "latents.safetensors", "log.jsonl", "README.md", "checkpoint-*", "evaluation-*"),
         *("evaluation", "model_index.json", "model.safetensors", "model.json", "forget.json"),
@@ -56,21 +56,11 @@ class RunFolder(ResultFolder):
         *(".*old-*", CONFIG),
     )
 
-    def __init__(
-        self,
-        path: Path,
-        kind: str,
-        config: Config,
-        *,
-        overwrite: bool,
-        resume: str | None,
-        facts: Mapping[str, Any] | None = None,
-        inputs: Iterable[str | Path | None] = (),
-    ) -> None:
-        super().__init__(path, kind, config=config, overwrite=overwrite)
-        self.resume = resume
-        self.facts = facts
-        self.inputs = tuple(inputs)
+    config: Config
+    _: KW_ONLY
+    resume: str | None
+    facts: Mapping[str, Any] | None = None
+    inputs: Sequence[str | Path | None] = ()
 
     def state(self) -> RunState:
         """How far the run is; InputError as in `check`, or for a checkpoint that is not there."""
