@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,22 +120,27 @@ def _line(scores: dict[str, Any]) -> str:
     )
 
 
-def comparisons(
-    config: CompareConfig,
-    output: Path,
-    device: str,
-    specs: Sequence[str],
-    entries: Sequence[Entry],
-    progress: Progress,
-) -> dict[str, ClassifierComparison]:
+@dataclass(frozen=True)
+class ComparePlan:
+    """All that a process needs to make the comparisons."""
+
+    config: CompareConfig
+    output: Path
+    device: str
+    specs: Sequence[str]
+    entries: Sequence[Entry]
+
+
+def comparisons(plan: ComparePlan, progress: Progress) -> dict[str, ClassifierComparison]:
     """The comparison of each forget specification, all with one original, trained if need be."""
-    original, sha256 = prepare_original(config, output, pick_device(device))
+    config, output = plan.config, plan.output
+    original, sha256 = prepare_original(config, output, pick_device(plan.device))
     return {
         spec: ClassifierComparison(
             ClassifierProblem(config, original, sha256, spec),
-            entries,
+            plan.entries,
             output / slug(spec),
             progress,
         )
-        for spec in specs
+        for spec in plan.specs
     }
