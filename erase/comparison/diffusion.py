@@ -7,7 +7,8 @@ through `erase concept` as anyone would call it, so that its peak memory is its 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,30 +50,17 @@ SHARING = Entry("ca", "ca", {}, {})
 """A method that looks at all three sets; the shared images are rendered as planned for it."""
 
 
+@dataclass(frozen=True)
 class DiffusionComparison:
-    """All entries on all concepts.
+    """All entries on all concepts."""
 
-    Args:
-        config: what to compare, and how it is judged.
-        entries: the lines of the table.
-        output: its folder; one folder a concept, in it `data` and one folder an entry and trial.
-        device: where to train and to render.
-        progress: called with a line of text as things finish.
-    """
-
-    def __init__(
-        self,
-        config: CompareDiffusionConfig,
-        entries: list[Entry],
-        output: Path,
-        device: str,
-        progress: Callable[[str], None],
-    ) -> None:
-        self.config = config
-        self.entries = entries
-        self.output = output
-        self.device = device
-        self.progress = progress
+    config: CompareDiffusionConfig
+    entries: Sequence[Entry]
+    output: Path
+    """One folder a concept, in it `data` and one folder an entry and trial."""
+    device: str
+    progress: Callable[[str], None]
+    """Called with a line of text as things finish."""
 
     def check(self) -> None:
         """Plan every run, so that what cannot be used is refused before anything is rendered."""
