@@ -66,13 +66,13 @@ def _rank(row: dict[str, Any]) -> tuple[float, float]:
 def main(output: Path, concept: str, images: int, methods: str, device: str) -> None:
     """Run three settings of every method on one digit, and choose."""
     from erase.comparison.diffusion import DiffusionComparison
-    from erase.comparison.diffusion_entries import entries
     from erase.comparison.diffusion_report import write_report
+    from erase.comparison.entries import diffusion_entries
     from erase.config.compare import CompareDiffusionConfig
 
     labels = [name + fixed for name in methods.split(",") for fixed in GRID[name]]
     config = CompareDiffusionConfig(model="mini-sd", concept=(concept,), images_per_class=images)
-    comparing = entries(",".join(labels), ())
+    comparing = diffusion_entries(",".join(labels))
     comparison = DiffusionComparison(config, comparing, output, device, click.echo)
     comparison.check()
     rows = comparison.run()

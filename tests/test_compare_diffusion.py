@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from erase.cli.main import main
 from erase.comparison import diffusion
-from erase.comparison.diffusion_entries import entries
 from erase.comparison.diffusion_report import comma_separated, markdown, ranks, summarise
+from erase.comparison.entries import diffusion_entries
 from erase.errors import InputError
 
 
@@ -61,13 +61,14 @@ def test_the_best_is_bold_the_second_best_italic_and_ties_share_a_place() -> Non
 
 
 def test_lines_and_their_settings() -> None:
-    found = entries(
+    found = diffusion_entries(
         "lur, esd@variant=x@train-batch-size=8,esd", ("esd.guidance=2", "lur.learning-rate=1e-3")
     )
     assert [line.label for line in found] == ["lur", "esd@variant=x@train-batch-size=8", "esd"]
-    assert found[0].settings == {"learning_rate": 1e-3}
-    assert found[1].settings == {"guidance": 2.0, "variant": "x", "train_batch_size": 8}
-    every = [line.method for line in entries("all", ())]
+    assert (found[0].changes, found[0].settings) == ({"learning_rate": 1e-3}, {})
+    assert found[1].changes == {"train_batch_size": 8}
+    assert found[1].settings == {"guidance": 2.0, "variant": "x"}
+    every = [line.method for line in diffusion_entries("all", ())]
     assert {"lur", "lur-b", "salun", "shs", "esd", "sa", "fmn", "uce", "ca"} <= set(every)
     assert "retrain" not in every
     assert "ga" not in every
@@ -91,7 +92,7 @@ def test_what_cannot_be_compared_is_refused(
     methods: str, settings: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        entries(methods, settings)
+        diffusion_entries(methods, settings)
 
 
 @pytest.mark.parametrize(

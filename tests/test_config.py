@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from erase import registry
 from erase.cli.main import main
-from erase.comparison import diffusion_entries, entries
+from erase.comparison import entries
 from erase.config.base import SCHEDULERS, LoopConfig
 from erase.config.classifier import ClassifierConfig
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
@@ -216,8 +216,8 @@ def test_lines_with_several_settings_and_texts_that_are_choices() -> None:
     assert entries.entry("iu@solver=exact").settings == {"solver": "exact"}
     sweep = entries.entries("ft", "0, 1e-2")
     assert [item.label for item in sweep] == ["ft", "lur@alpha=0.0", "lur@alpha=0.01"]
-    (esd,) = diffusion_entries.entries("esd@trainable=xattn@start=empty", ())
-    assert esd.settings == {"trainable": "xattn", "start": "empty"}
+    (esd,) = entries.diffusion_entries("esd@trainable=xattn@start=empty", ())
+    assert (esd.changes, esd.settings) == ({"trainable": "xattn"}, {"start": "empty"})
 
 
 def test_one_grammar() -> None:

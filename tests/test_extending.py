@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from erase import registry
 from erase.cli.main import main
-from erase.comparison import diffusion_entries
-from erase.comparison.entries import entries
+from erase.comparison.entries import diffusion_entries, entries
 from erase.comparison.search import search_ranges
 from erase.config.classifier import ClassifierConfig, fill
 from erase.config.families import CLASSIFIER, DENOISERS, TEXT_TO_IMAGE, methods_for
@@ -140,7 +139,7 @@ def test_a_comparison_of_all_methods_imports_none_of_another_family(
     assert "other" in methods_for(TEXT_TO_IMAGE)
     assert "lur" in {line.method for line in entries("all")}
     with pytest.raises(InputError, match="other-package cannot be loaded"):
-        diffusion_entries.entries("all", ())
+        diffusion_entries("all", ())
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from erase.comparison.classifier_comparison import comparisons
+from erase.comparison.classifier_comparison import ComparePlan, comparisons
 from erase.comparison.classifier_problem import check_entries
 from erase.comparison.classifier_report import terminal, write_report
 from erase.comparison.entries import entries as parse_entries
-from erase.comparison.jobs import ComparePlan, run_ahead
+from erase.comparison.jobs import run_ahead
 from erase.config.compare import CompareConfig
 from erase.runs.folder import ComparisonFolder
 from erase.training.classifier_runs import pick_device
@@ -53,9 +53,10 @@ def compare_classifier(
     tables = {}
     folder = ComparisonFolder(output, "compare classifier", config=config)
     with folder.hold(config=config.to_dict(), device=where) as record:
-        parts = comparisons(config, output, where, specs, entries, progress)
+        plan = ComparePlan(config, output, where, specs, entries)
+        parts = comparisons(plan, progress)
         if config.jobs > 1:
-            run_ahead(ComparePlan.of(config, output, where, specs, entries))
+            run_ahead(plan)
         for spec, comparison in parts.items():
             problem = comparison.problem
             facts = {"config": config.to_dict(), "original_sha256": problem.original_sha256}

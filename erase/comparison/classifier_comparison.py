@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,24 @@ from erase.training.classifier_runs import pick_device
 Progress = Callable[[str], None]
 
 
+@dataclass(frozen=True)
 class ClassifierComparison:
-    """One forget specification: the original, Retrain and all entries over all trials.
+    """One forget specification: the original, Retrain and all entries over all trials."""
 
-    Args:
-        problem: what is forgotten, by which original.
-        entries: the lines of the table, without the original and Retrain.
-        folder: of the results.
-        progress: called with a line of text as things finish.
-    """
-
-    def __init__(
-        self,
-        problem: ClassifierProblem,
-        entries: Sequence[Entry],
-        folder: Path,
-        progress: Progress,
-    ) -> None:
-        self.problem = problem
-        self.config = problem.config
-        self.entries = entries
-        self.folder = folder
-        self.progress = progress
+    problem: ClassifierProblem
+    entries: Sequence[Entry]
+    """The lines of the table, without the original and Retrain."""
+    folder: Path
+    """Of the results."""
+    progress: Progress
+    """Called with a line of text as things finish."""
 
     def run(self) -> dict[str, Any]:
         """Search if asked, run what is missing, and return all results."""
         searched = {e.label: self.searched_settings(e) for e in (entry("retrain"), *self.entries)}
         results: dict[str, list[Result]] = {"original": [], "retrain": []}
         results |= {item.label: [] for item in self.entries}
-        for trial in range(self.config.trials):
+        for trial in range(self.problem.config.trials):
             results["original"].append(self.original_result(trial))
             for item in (*self.entries, entry("retrain")):
                 results[item.label].append(self.run_entry(trial, item, searched[item.label]))
@@ -66,14 +56,14 @@ class ClassifierComparison:
         if sweep:
             bases = [other for other in self.entries if other.label == base]
             return self.searched_settings(bases[0]) if bases else {}
-        if not self.config.search or item.method == "retrain":
+        if not self.problem.config.search or item.method == "retrain":
             return {}
         path = self.folder / "search" / f"{slug(item.label)}.json"
         return search(self.problem, item, path, self.progress)
 
     def original_result(self, trial: int) -> Result:
         """Scores of the original in a trial."""
-        seed = self.config.seed + trial
+        seed = self.problem.config.seed + trial
         forget = self.problem.forget(seed)
         config = ClassifierConfig(forget=self.problem.spec, seed=seed)
         key = self.problem.key(config, forget, scoring="original")
@@ -83,7 +73,7 @@ class ClassifierComparison:
 
     def run_entry(self, trial: int, item: Entry, searched: dict[str, float]) -> Result:
         """Run and judge an entry in a trial, unless its result is there already."""
-        seed = self.config.seed + trial
+        seed = self.problem.config.seed + trial
         forget = self.problem.forget(seed)
         config = self.problem.configuration(item, seed, forget, searched)
         path = self._path(trial, item.label)
@@ -95,7 +85,7 @@ class ClassifierComparison:
             return result
 
         return cached(
-            path, self.problem.key(config, forget, shadows=self.config.shadow_models), make
+            path, self.problem.key(config, forget, shadows=self.problem.config.shadow_models), make
         )
 
     def _path(self, trial: int, label: str) -> Path:
@@ -119,22 +109,27 @@ def _line(scores: dict[str, Any]) -> str:
     )
 
 
-def comparisons(
-    config: CompareConfig,
-    output: Path,
-    device: str,
-    specs: Sequence[str],
-    entries: Sequence[Entry],
-    progress: Progress,
-) -> dict[str, ClassifierComparison]:
+@dataclass(frozen=True)
+class ComparePlan:
+    """All that a process needs to make the comparisons."""
+
+    config: CompareConfig
+    output: Path
+    device: str
+    specs: Sequence[str]
+    entries: Sequence[Entry]
+
+
+def comparisons(plan: ComparePlan, progress: Progress) -> dict[str, ClassifierComparison]:
     """The comparison of each forget specification, all with one original, trained if need be."""
-    original, sha256 = prepare_original(config, output, pick_device(device))
+    config, output = plan.config, plan.output
+    original, sha256 = prepare_original(config, output, pick_device(plan.device))
     return {
         spec: ClassifierComparison(
             ClassifierProblem(config, original, sha256, spec),
-            entries,
+            plan.entries,
             output / slug(spec),
             progress,
         )
-        for spec in specs
+        for spec in plan.specs
     }

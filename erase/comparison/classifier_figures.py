@@ -33,12 +33,11 @@ def cosines(folder: Path, labels: Sequence[str], trials: int) -> dict[str, dict[
     for label in labels:
         if label not in ("lur", "lur-b") and sweep_alpha(label) is None:
             continue
+        logs = [read_jsonl(folder / f"trial-{t}" / f"{slug(label)}.jsonl") for t in range(trials)]
         for name in COSINES:
-            logs = [
-                _curve(folder / f"trial-{t}" / f"{slug(label)}.jsonl", name) for t in range(trials)
-            ]
-            if all(logs):
-                mean = [statistics.fmean(at) for at in zip(*logs, strict=False)]
+            values = [[row[name] for row in rows if name in row] for rows in logs]
+            if all(values):
+                mean = [statistics.fmean(at) for at in zip(*values, strict=False)]
                 curves.setdefault(label, {})[name] = mean
     return curves
 
@@ -81,10 +80,6 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
     return [
         statistics.fmean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)
     ]
-
-
-def _curve(path: Path, name: str) -> list[float]:
-    return [row[name] for row in read_jsonl(path) if name in row]
 
 
 def plot_alpha(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -6,6 +6,7 @@ A comparison and its search of hyper-parameters both stand on this.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,10 @@ def entry_configuration(
     seed: int,
     searched: Mapping[str, float],
 ) -> ClassifierConfig:
-    """The whole configuration of an entry's run.
+    """The whole configuration of an entry's run, with the settings that the search chose.
 
-    Args:
-        config: of the comparison.
-        item: the entry.
-        spec: what to forget.
-        recipe: name of the data set's recipe.
-        share: of the training set that is forgotten, in (0, 1).
-        seed: of the run.
-        searched: settings that the search chose.
+    `spec` says what to forget, `share` how much of the training set that is, in (0, 1); `recipe` is
+    the name of the data set's.
 
     Raises:
         InputError: a setting or value that the method cannot use.
@@ -102,17 +97,15 @@ def check_entries(config: CompareConfig, specs: Sequence[str], entries: Sequence
             classifier_method(resolved)
 
 
+@dataclass(frozen=True)
 class ClassifierProblem:
     """What is to be forgotten, by which original, and how the result is judged."""
 
-    def __init__(
-        self, config: CompareConfig, original: Original, original_sha256: str, spec: str
-    ) -> None:
-        self.config = config
-        self.original = original
-        self.original_sha256 = original_sha256
-        self.spec = spec
-        self._shadows: dict[tuple[int, int], Classifier] = {}
+    config: CompareConfig
+    original: Original
+    original_sha256: str
+    spec: str
+    _shadows: dict[tuple[int, int], Classifier] = field(default_factory=dict)
 
     def forget(self, seed: int) -> Tensor:
         """The forget set of a seed, the same for every method."""
@@ -162,9 +155,9 @@ class ClassifierProblem:
             data.test.subset(order[half:]),
         )
         own, reference = [], []
+        how = data.augmentation
         shadows = [self._shadow(forget, seed, k) for k in range(self.config.shadow_models)]
         for images in sets:
-            how = data.augmentation
             own.append(confidence(predict(model, images, how), images.labels))
             reference.append(
                 np.stack([confidence(predict(s, images, how), images.labels) for s in shadows])

@@ -15,8 +15,7 @@ from erase.judges.classifier_scores import GAP_METRICS, average_gap, tow
 from erase.report import tables
 from erase.report.tables import MISSING, Cell
 
-COLUMNS = ("ua", "ra", "ta", "mia", "gap", "tow", "rte_s", "rmia_auc")
-TITLES = {
+COLUMNS = {
     "ua": "UA",
     "ra": "RA",
     "ta": "TA",
@@ -30,15 +29,6 @@ DIGITS = {"tow": 3, "rmia_auc": 3}
 REFERENCES = ("original", "retrain")
 
 
-def gap_to_retrain(results: dict[str, list[dict[str, Any]]], label: str) -> list[float]:
-    """Avg. Gap of a label in each trial in which it did not fail."""
-    return [
-        average_gap(own["scores"], gold["scores"])
-        for own, gold in zip(results[label], results["retrain"], strict=True)
-        if "scores" in own and "scores" in gold
-    ]
-
-
 def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Mean and sample standard deviation over trials of each column, by label.
 
@@ -50,9 +40,13 @@ def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, A
         good = [t for t in trials if "scores" in t]
         row: dict[str, Any] = {"trials": len(good), "failed": len(trials) - len(good)}
         values: dict[str, list[float]] = {n: [t["scores"][n] for t in good] for n in GAP_METRICS}
-        values["gap"] = gap_to_retrain(results, label)
-        pairs = zip(trials, results["retrain"], strict=True)
-        values["tow"] = [tow(a["scores"], b["scores"]) for a, b in pairs if "scores" in a]
+        pairs = [
+            (own["scores"], gold["scores"])
+            for own, gold in zip(trials, results["retrain"], strict=True)
+            if "scores" in own and "scores" in gold
+        ]
+        values["gap"] = [average_gap(*pair) for pair in pairs]
+        values["tow"] = [tow(*pair) for pair in pairs]
         for name in ("rte_s", "rmia_auc"):
             values[name] = [t[name] for t in good if name in t]
         row |= {n: _mean_std(numbers) for n, numbers in values.items() if numbers}
@@ -87,13 +81,11 @@ def _columns(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _order(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    done = ranked(table)
-    left = [k for k in table if k not in done and k not in REFERENCES]
-    return [*REFERENCES, *done, *left]
+    return list(dict.fromkeys([*REFERENCES, *ranked(table), *table]))
 
 
 def _heads(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return ["Method", *(TITLES[name] for name in _columns(table))]
+    return ["Method", *(COLUMNS[name] for name in _columns(table))]
 
 
 def _rows(table: Mapping[str, Mapping[str, Any]], marked: Collection[str]) -> list[list[Cell]]:
@@ -137,12 +129,13 @@ def write_report(folder: Path, content: dict[str, Any], facts: Mapping[str, Any]
     """Write `table.csv`, `table.md`, `results.json` and the figures; return the table."""
     table = summarise(content["results"])
     curves = cosines(folder, list(content["results"]), len(content["results"]["retrain"]))
+    joint = curves.get(JOINT, {})
     means = {
         label: {
             name: {
                 "mean": statistics.fmean(values),
-                "share_of_steps_above_lur_b": share_above(values, curves.get(JOINT, {})[name])
-                if name in curves.get(JOINT, {})
+                "share_of_steps_above_lur_b": share_above(values, joint[name])
+                if name in joint
                 else None,
             }
             for name, values in by_layer.items()

@@ -7,16 +7,16 @@ through `erase concept` as anyone would call it, so that its peak memory is its 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from erase.comparison.diffusion_entries import Entry, entries
 from erase.comparison.diffusion_report import terminal, write_report
 from erase.comparison.diffusion_run import measure
-from erase.comparison.entries import slug
+from erase.comparison.entries import Entry, diffusion_entries, slug
 from erase.comparison.store import Result, cached, library_versions, stored
 from erase.config.compare import CompareDiffusionConfig
 from erase.config.concept import ConceptConfig
@@ -29,7 +29,7 @@ from erase.runs.checks import check_device
 from erase.runs.folder import ComparisonFolder
 from erase.runs.run_folder import deciding
 from erase.training.filters import check_filters
-from erase.training.plan import ConceptPlan, plan
+from erase.training.plan import plan
 from erase.training.sets import render_set
 
 SETS = ("forget", "retain", "anchor")
@@ -46,36 +46,21 @@ SAME = (
 """Settings that are the same for every method, where the comparison is given them."""
 JUDGED = ("images_per_class", "steps")
 LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
-
-
-SHARING = Entry("ca", "ca", {})
+SHARING = Entry("ca", "ca", {}, {})
 """A method that looks at all three sets; the shared images are rendered as planned for it."""
 
 
+@dataclass(frozen=True)
 class DiffusionComparison:
-    """All entries on all concepts.
+    """All entries on all concepts."""
 
-    Args:
-        config: what to compare, and how it is judged.
-        entries: the lines of the table.
-        output: its folder; one folder a concept, in it `data` and one folder an entry and trial.
-        device: where to train and to render.
-        progress: called with a line of text as things finish.
-    """
-
-    def __init__(
-        self,
-        config: CompareDiffusionConfig,
-        entries: list[Entry],
-        output: Path,
-        device: str,
-        progress: Callable[[str], None],
-    ) -> None:
-        self.config = config
-        self.entries = entries
-        self.output = output
-        self.device = device
-        self.progress = progress
+    config: CompareDiffusionConfig
+    entries: Sequence[Entry]
+    output: Path
+    """One folder a concept, in it `data` and one folder an entry and trial."""
+    device: str
+    progress: Callable[[str], None]
+    """Called with a line of text as things finish."""
 
     def check(self) -> None:
         """Plan every run, so that what cannot be used is refused before anything is rendered."""
@@ -111,10 +96,7 @@ class DiffusionComparison:
     def _config(self, entry: Entry, concept: str, trial: int, *, shared: bool) -> ConceptConfig:
         """The configuration of a run, as `erase concept` would be given it."""
         spec = find_method(entry.method, TEXT_TO_IMAGE)
-        own = {name: value for name, value in entry.settings.items() if name in spec.names}
-        run = {name: value for name, value in entry.settings.items() if name not in own}
-        for name in SAME:
-            run.setdefault(name, getattr(self.config, name))
+        run = {**{name: getattr(self.config, name) for name in SAME}, **entry.changes}
         if shared and spec.method.images:
             data = self._folder(concept) / "data"
             run |= {f"{name}_images": str((data / name).resolve()) for name in spec.method.sets}
@@ -123,7 +105,7 @@ class DiffusionComparison:
             concept=(concept,),
             method=entry.method,
             seed=self.config.seed + trial,
-            settings=own,
+            settings=entry.settings,
             **run,
         )
 
@@ -158,7 +140,8 @@ class DiffusionComparison:
         planned = plan(self._config(entry, concept, trial, shared=True), device=self.device)
         key = fingerprint(
             [
-                planned.config.replace(**_no_paths(planned)).to_dict(),
+                # Folders of images count by their content, for a result may be moved.
+                planned.config.replace(**{f"{s}_images": None for s in planned.sets}).to_dict(),
                 planned.facts,
                 self.device,
                 {name: getattr(self.config, name) for name in JUDGED},
@@ -179,11 +162,6 @@ class DiffusionComparison:
         )
         self.progress(f"{concept}  {entry.label}  trial {trial}: {outcome}")
         return row
-
-
-def _no_paths(planned: ConceptPlan) -> dict[str, None]:
-    """The folders of images, which count by their content, for a result that may be moved."""
-    return {f"{name}_images": None for name in planned.sets}
 
 
 def _remove(folder: Path) -> None:
@@ -226,7 +204,8 @@ def compare_diffusion(
     check_device(device)
     folder = ComparisonFolder(output, "compare diffusion", config=config)
     folder.check()
-    comparison = DiffusionComparison(config, entries(methods, settings), output, device, progress)
+    entries = diffusion_entries(methods, settings)
+    comparison = DiffusionComparison(config, entries, output, device, progress)
     comparison.check()
     with folder.hold(config=config.to_dict(), device=device) as record:
         rows = comparison.run()

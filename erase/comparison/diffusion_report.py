@@ -77,21 +77,16 @@ def ranks(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
     return placed
 
 
-def _texts(line: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{line[c.name] * c.scale:.{c.digits}f}" if c.name in line else MISSING for c in COLUMNS
-    ]
+def _text(line: Mapping[str, Any], c: Column) -> str:
+    return f"{line[c.name] * c.scale:.{c.digits}f}" if c.name in line else MISSING
 
 
-def _mean_rows(lines: Sequence[Mapping[str, Any]]) -> list[list[Cell | str]]:
+def _mean_rows(lines: Rows) -> list[list[Cell | str]]:
     placed = ranks(lines)
     return [
         [
             line["method"],
-            *(
-                Cell(text, placed.get((line["method"], column.name), 0))
-                for column, text in zip(COLUMNS, _texts(line), strict=True)
-            ),
+            *(Cell(_text(line, c), placed.get((line["method"], c.name), 0)) for c in COLUMNS),
         ]
         for line in lines
     ]
@@ -101,8 +96,9 @@ def markdown(lines: Sequence[Mapping[str, Any]], rows: Rows) -> str:
     """Means with the best bold and the second best in italics, then every run."""
     runs = []
     for row in rows:
-        empty = [""] * (len(COLUMNS) - 1)
-        texts = [row["failed"], *empty] if "failed" in row else _texts(row)
+        texts = [_text(row, column) for column in COLUMNS]
+        if "failed" in row:
+            texts = [row["failed"], *[""] * (len(COLUMNS) - 1)]
         runs.append([row["concept"], str(row["trial"]), row["method"], *texts])
     means = tables.markdown(HEADS, _mean_rows(lines), "lr")
     return means + "\n" + tables.markdown(("concept", "trial", *HEADS), runs, "lrlr")

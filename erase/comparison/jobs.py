@@ -10,44 +10,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
-from erase.comparison.classifier_comparison import ClassifierComparison, comparisons
-from erase.comparison.entries import Entry, entry
+from erase.comparison.classifier_comparison import (
+    ClassifierComparison,
+    ComparePlan,
+    comparisons,
+)
+from erase.comparison.entries import entry
 from erase.comparison.search import REPEATED, reference_scores
-from erase.config.compare import CompareConfig
 from erase.errors import EraseError
-
-
-@dataclass(frozen=True)
-class ComparePlan:
-    """All that a process needs to make the comparisons again."""
-
-    config: CompareConfig
-    output: Path
-    device: str
-    specs: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    threads: int
-
-    @classmethod
-    def of(
-        cls,
-        config: CompareConfig,
-        output: Path,
-        device: str,
-        specs: Sequence[str],
-        entries: Sequence[Entry],
-    ) -> ComparePlan:
-        """The plan of `config.jobs` processes, which share the cores."""
-        threads = max(1, (os.cpu_count() or 1) // config.jobs)
-        return cls(config, output, device, tuple(specs), tuple(entries), threads)
 
 
 @dataclass(frozen=True)
@@ -104,10 +81,8 @@ def _say(text: str) -> None:
 
 
 def _start(plan: ComparePlan) -> None:
-    torch.set_num_threads(plan.threads)
-    _comparisons.update(
-        comparisons(plan.config, plan.output, plan.device, plan.specs, plan.entries, _say)
-    )
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.config.jobs))
+    _comparisons.update(comparisons(plan, _say))
 
 
 def _run(job: Job) -> tuple[type[EraseError], str, str] | None:

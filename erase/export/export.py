@@ -147,18 +147,16 @@ def _open(run: Path) -> _Run:
         raise InputError(f"The run in {run} is not finished.", remedy)
     source = ModelSource(str(run), run)
     kind = source.pipeline_class()
-    if kind == "StableDiffusionXLPipeline":
-        family = "sdxl"
-    elif kind == "StableDiffusionPipeline":
-        linear = read_json(run / "unet" / "config.json").get("use_linear_projection")
-        family = "sd2" if linear else "sd1"
-    else:
+    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
         raise InputError(
             f"The run's model is a {kind}, for which there is no such file.",
             "Stable Diffusion 1.x, 2.x and XL can be exported; others stay diffusers folders.",
         )
     config = read_json(run / "unet" / "config.json")
     layout.unet_blocks(config)  # refuses blocks that the layouts do not know
+    family = "sd2" if config.get("use_linear_projection") else "sd1"
+    if kind == "StableDiffusionXLPipeline":
+        family = "sdxl"
     return _Run(run, record, family, config)
 
 
@@ -232,14 +230,14 @@ def _differences(run: _Run, base: str | None) -> dict[str, Tensor]:
     after = read_weights(run.folder / "unet")
     if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in after.items()}:
         raise InputError("The base's UNet has other weights than the run's.", "Check --base.")
-    found = {}
-    for key, tensor in after.items():
-        change = tensor.float() - before[key].float()
-        if bool(change.any()):
-            found[key] = change
-    if not found:
+    changed = {
+        key: change
+        for key, tensor in after.items()
+        if bool((change := tensor.float() - before[key].float()).any())
+    }
+    if not changed:
         raise InputError("The run changed nothing.", "There is nothing to export.")
-    return found
+    return changed
 
 
 def _difference_file(run: _Run, base: str | None) -> dict[str, Tensor]:

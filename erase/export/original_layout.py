@@ -7,7 +7,7 @@ and the tests hold one against the other, every tensor bit for bit.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-UNET_ENDS = {
+UNET_FIXED = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -33,6 +33,9 @@ UNET_ENDS = {
     "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
 }
 VAE_ATTENTION = {
     "group_norm": "norm",
@@ -68,12 +71,7 @@ def unet_blocks(config: Mapping[str, Any]) -> dict[str, str]:
             "This UNet has blocks that the original Stable Diffusion layout does not know.",
             "Use the diffusers folder, or export with --format diff.",
         )
-    names = dict(UNET_ENDS)
-    names |= {
-        "mid_block.resnets.0": "middle_block.0",
-        "mid_block.attentions.0": "middle_block.1",
-        "mid_block.resnets.1": "middle_block.2",
-    }
+    names = dict(UNET_FIXED)
     count = 1
     for index, kind in enumerate(down):
         for layer in range(layers):
@@ -126,10 +124,7 @@ def convert_unet(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> di
 def convert_vae(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """The VAE's weights under their original names; its attention becomes 1 × 1 convolutions."""
     last = len(config["up_block_types"]) - 1
-    return dict(_convert_vae(tensors, last))
-
-
-def _convert_vae(tensors: Mapping[str, Tensor], last: int) -> Iterator[tuple[str, Tensor]]:
+    converted = {}
     for name, tensor in tensors.items():
         new = re.sub(r"\bup_blocks\.(\d+)\.", lambda match: f"up.{last - int(match[1])}.", name)
         new = re.sub(r"\bdown_blocks\.(\d+)\.", r"down.\1.", new)
@@ -139,13 +134,13 @@ def _convert_vae(tensors: Mapping[str, Tensor], last: int) -> Iterator[tuple[str
         new = new.replace("downsamplers.0.conv", "downsample.conv")
         new = new.replace("upsamplers.0.conv", "upsample.conv")
         attention = re.fullmatch(r"(.*)mid_block\.attentions\.0\.(.+)\.(weight|bias)", new)
-        value = tensor
         if attention:
             part = VAE_ATTENTION[attention[2]]
             new = f"{attention[1]}mid.attn_1.{part}.{attention[3]}"
-            if value.ndim == 2:
-                value = value[:, :, None, None]
-        yield VAE + new, value
+            if tensor.ndim == 2:
+                tensor = tensor[:, :, None, None]
+        converted[VAE + new] = tensor
+    return converted
 
 
 def convert_clip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -32,15 +32,15 @@ class Clip(Judge[PerImage]):
     def __init__(self, model: str = "vit-l-14", device: str = "cpu") -> None:
         self.device = device
         if model in CLIP:
-            self.folder, name = find_clip(model), CLIP[model]
+            self.folder, name, self.description = find_clip(model), model, CLIP[model]
         else:
-            self.folder, name = Path(model).expanduser(), Path(model).name
+            self.folder = Path(model).expanduser()
+            name = self.description = Path(model).name
             if not (self.folder / "config.json").is_file():
                 raise InputError(
                     f"{model} is no CLIP model.", f"Known: {', '.join(CLIP)}; or a local folder."
                 )
-        self.network = re.sub(r"\W+", "_", model if model in CLIP else name).strip("_").lower()
-        self.description = name
+        self.network = re.sub(r"\W+", "_", name).strip("_").lower()
 
     def fingerprint(self) -> str:
         """SHA-256 over the model's files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +46,11 @@ class DigitClassifier(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the features `[B, 64]` that the last layer decides on."""
-        features: torch.Tensor = self.trunk(images)
-        return features
+        return cast(torch.Tensor, self.trunk(images))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits `[B, 10]`."""
-        logits: torch.Tensor = self.head(self.features(images))
-        return logits
+        return cast(torch.Tensor, self.head(self.features(images)))
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> torch.Tensor:
@@ -64,11 +63,7 @@ class DigitClassifier(nn.Module):
             name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
             for name, value in self.state_dict().items()
         }
-        description = {
-            "class": "DigitClassifier",
-            "width": self.width,
-            "features": FEATURES,
-        }
+        description = {"class": "DigitClassifier", "width": self.width, "features": FEATURES}
         with atomic_directory(folder) as aside:
             save_file(weights, aside / WEIGHTS)
             (aside / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
@@ -98,9 +93,9 @@ class DigitClassifier(nn.Module):
 
 def is_digit_classifier(folder: Path) -> bool:
     """Whether a folder holds a digit classifier, by its description."""
-    description = folder / DESCRIPTION
-    found = read_json(description) if description.is_file() else None
-    return isinstance(found, dict) and found.get("class") == DigitClassifier.__name__
+    file = folder / DESCRIPTION
+    content = read_json(file) if file.is_file() else None
+    return isinstance(content, dict) and content.get("class") == DigitClassifier.__name__
 
 
 def train_classifier(

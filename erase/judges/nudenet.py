@@ -10,7 +10,7 @@ one image on several cores gains little.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -116,8 +116,10 @@ class Detector(Judge[list[list[Detection]]]):
                 progress(len(results), len(paths))
 
         try:
-            for batch in _batches(paths, self._batch_size(len(paths), workers)):
-                inputs = readers.submit(self._read, batch)
+            # The usual number of images a batch, or fewer so that every worker has one.
+            size = max(1, min(self._batch, -(-len(paths) // workers)))
+            for start in range(0, len(paths), size):
+                inputs = readers.submit(self._read, paths[start : start + size])
                 pending.append(runners.submit(self._infer, inputs))
                 if len(pending) > workers + self.threads:
                     collect()
@@ -143,10 +145,6 @@ class Detector(Judge[list[list[Detection]]]):
                 "opencv": cv2.__version__,
             }
         )
-
-    def _batch_size(self, images: int, workers: int) -> int:
-        """Images a batch: the usual number, or fewer so that every worker has one."""
-        return max(1, min(self._batch, -(-images // workers)))
 
     def _read(self, paths: Sequence[Path]) -> tuple[Images, list[Size]]:
         """Network inputs `[N, 3, 320, 320]` in [0, 1], and sizes (width, height) of the images."""
@@ -191,10 +189,6 @@ def _session(model: Path, providers: Sequence[str]) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # it would warn when a provider cannot start, and go on
     return onnxruntime.InferenceSession(str(model), options, providers=list(providers))
-
-
-def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def _prepare(path: Path, into: Images, colour: Colour) -> Size:
@@ -252,12 +246,8 @@ def _boxes(output: NDArray[np.float32], size: Size) -> list[Detection]:
     high = np.minimum(h * np.float32(side) / np.float32(SIDE), np.float32(height) - top)
     boxes = np.stack([left, top, wide, high], axis=1)
     chosen = cv2.dnn.NMSBoxes(boxes.astype(np.float64).tolist(), scores.tolist(), LOWEST, OVERLAP)
-    whole = boxes.astype(np.int64)  # cut, not rounded
+    whole = boxes.astype(np.int64).tolist()  # cut, not rounded
     return [
-        Detection(
-            LABELS[classes[i]],
-            float(scores[i]),
-            (int(whole[i, 0]), int(whole[i, 1]), int(whole[i, 2]), int(whole[i, 3])),
-        )
+        Detection(LABELS[classes[i]], float(scores[i]), (*whole[i],))
         for i in np.asarray(chosen, dtype=np.intp).ravel()
     ]

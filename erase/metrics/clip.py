@@ -10,8 +10,7 @@ from typing import ClassVar
 from erase.errors import RunError
 from erase.scoring.context import Context
 from erase.scoring.metric import Metric
-from erase.scoring.results import Scores, Summary, mean_difference
-from erase.scoring.statistics import bootstrap
+from erase.scoring.results import Scores, mean, mean_difference
 
 
 class ClipScore(Metric):
@@ -32,11 +31,10 @@ class ClipScore(Metric):
         values = 100.0 * similarity.values.clip(min=0.0)
         retained = values[chosen]
         name = f"clip_{similarity.network}"
-        summary = Summary(
-            title=f"CLIP score ({similarity.network.replace('_', '-')}, of 100)",
-            value=float(retained.mean()),
-            n=len(retained),
-            ci95=bootstrap(lambda i: float(retained[i].mean()), len(retained), seed=context.seed),
+        summary = mean(
+            f"CLIP score ({similarity.network.replace('_', '-')}, of 100)",
+            retained,
+            seed=context.seed,
             higher_is_better=True,
             unit="score",
             detail={

@@ -16,7 +16,7 @@ from erase.scoring.features import distance_name, distance_title, feature_sets
 from erase.scoring.frechet import frechet_distance, frechet_influence, scaled_factor
 from erase.scoring.metric import Metric
 from erase.scoring.results import Difference, Scores, Summary
-from erase.scoring.statistics import Floats, draws, percentiles
+from erase.scoring.statistics import Floats, Indices, draws, percentiles
 
 EXACT = 256  # features up to which every resample is worked out
 
@@ -62,10 +62,7 @@ class Fid(Metric):
 
 
 def _resampled(
-    features: Floats,
-    reference: Floats,
-    factor: Floats,
-    chosen: "np.ndarray[tuple[int, int], np.dtype[np.intp]]",
+    features: Floats, reference: Floats, factor: Floats, chosen: Indices
 ) -> tuple[float, Floats]:
     """The distance, and what it is on each of the resamples `chosen [R, N]`: `[R]`."""
     if features.shape[1] <= EXACT:

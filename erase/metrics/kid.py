@@ -33,12 +33,9 @@ class Kid(Metric):
         name, n = distance_name("kid", sets.network), len(sets.rendered)
         if min(n, len(sets.reference)) < 2:
             raise RunError("KID needs two images on each side.", "Evaluate more images.")
-        weights = np.ones((1, n))
-        resampled = [
-            np.bincount(indices, minlength=n)
-            for indices in draws(n, seed=context.seed, strata=sets.labels)
-        ]
-        weights = np.vstack([weights, resampled]).astype(np.float64)
+        resampled = draws(n, seed=context.seed, strata=sets.labels)
+        counts = (np.bincount(indices, minlength=n) for indices in resampled)
+        weights = np.vstack([np.ones(n), *counts])
         within = _within(sets.reference, np.ones((1, len(sets.reference))))[0]
         ours = _discrepancies(sets.rendered, sets.reference, weights) + within
         summary = Summary(

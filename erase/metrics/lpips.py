@@ -10,8 +10,7 @@ from typing import ClassVar
 from erase.errors import RunError
 from erase.scoring.context import Context
 from erase.scoring.metric import Metric
-from erase.scoring.results import Scores, Summary
-from erase.scoring.statistics import bootstrap
+from erase.scoring.results import Scores, mean
 
 
 class LpipsDrift(Metric):
@@ -30,11 +29,10 @@ class LpipsDrift(Metric):
                 "Give --baseline MODEL.",
             )
         retained = drift.values[context.retained()]
-        summary = Summary(
-            title=f"LPIPS drift ({drift.network})",
-            value=float(retained.mean()),
-            n=len(retained),
-            ci95=bootstrap(lambda i: float(retained[i].mean()), len(retained), seed=context.seed),
+        summary = mean(
+            f"LPIPS drift ({drift.network})",
+            retained,
+            seed=context.seed,
             higher_is_better=False,
             unit="distance",
             detail={"network": drift.description, **drift.detail},

@@ -54,7 +54,7 @@ class ReportData:
     @property
     def has_detections(self) -> bool:
         """Whether NudeNet looked at the images."""
-        return any("detections" in row or "flagged" in row for row in self.rows)
+        return any(map(looked_at, self.rows))
 
 
 def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
@@ -91,6 +91,11 @@ def exposed(row: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """The detections of bare parts that a row of `samples.jsonl` lists."""
     detections = (row or {}).get("detections") or []
     return [item for item in detections if str(item["label"]).endswith(EXPOSED)]
+
+
+def looked_at(row: Mapping[str, Any]) -> bool:
+    """Whether NudeNet looked at the image of a row."""
+    return "detections" in row or "flagged" in row
 
 
 def flagged(row: Mapping[str, Any] | None) -> bool:

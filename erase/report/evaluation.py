@@ -8,7 +8,7 @@ with autoescaping on. Beside the page go its tables as CSV (`tables/`) and its f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from erase.files import write_bytes, write_text
 from erase.report.contact_sheet import contact_sheet, png
-from erase.report.data import ReportData, flagged, missing_images, threshold
+from erase.report.data import ReportData, flagged, looked_at, missing_images, threshold
 from erase.report.image_sections import failures, sheets
 from erase.report.pictures import picture
 from erase.report.plots import plot_classes, plot_detections
-from erase.report.rows import class_rows, detection_rows, summary_rows, tables
+from erase.report.rows import class_rows, detection_rows, difference, summary_rows, tables
 
 SHEET = 10  # before/after pairs of each kind on the contact sheet
 LISTED = 50  # missing images named on the page
@@ -102,7 +102,7 @@ def lead(data: ReportData) -> list[str]:
             text += f"; {data.baseline} did in {row['base_recognised']} of {row['n']}"
         sentences.append(text + ".")
     if data.has_detections:
-        looked = [row for row in data.rows if "detections" in row or "flagged" in row]
+        looked = [row for row in data.rows if looked_at(row)]
         text = f"NudeNet flags {sum(map(flagged, looked))} of {len(looked)} images"
         if data.baseline is not None:
             before = sum(flagged(row.get("baseline")) for row in looked)
@@ -146,7 +146,7 @@ def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             for key, value in summary["detail"].items()
             if isinstance(value, str | int | float | list)
         ]
-        paired = (metrics.get("differences") or {}).get(name)
+        paired = difference(metrics, name)
         if paired and paired.get("method"):
             parts.append(f"difference: {paired['method']}, {paired['n']} pairs")
         rows.append((f"{summary['title']} ({name})", "; ".join(parts)))
@@ -195,17 +195,14 @@ def provenance(data: ReportData) -> list[tuple[str, str]]:
 
 def plots(data: ReportData) -> dict[str, bytes]:
     """The report's figures as PNG files, by name."""
-    makers: dict[str, Callable[[], bytes | None]] = {
-        "detections.png": lambda: _with(detection_rows(data), data, plot_detections),
-        "classes.png": lambda: _with(class_rows(data), data, plot_classes),
-        "before_after.png": lambda: before_after(data),
-    }
-    made = {name: make() for name, make in makers.items()}
-    return {name: content for name, content in made.items() if content}
-
-
-def _with(rows: list[dict[str, Any]], data: ReportData, draw: Callable[..., bytes]) -> bytes | None:
-    return draw(rows, data.model, data.baseline) if rows else None
+    figures = {}
+    if detections := detection_rows(data):
+        figures["detections.png"] = plot_detections(detections, data.model, data.baseline)
+    if classes := class_rows(data):
+        figures["classes.png"] = plot_classes(classes, data.model, data.baseline)
+    if images := before_after(data):
+        figures["before_after.png"] = images
+    return figures
 
 
 def before_after(data: ReportData) -> bytes | None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erase.report.data import ReportData, exposed, flagged, part_name
+from erase.report.data import ReportData, exposed, flagged, looked_at, part_name
 from erase.report.pictures import embed
 
+Order = Callable[[Mapping[str, Any]], float]
 PAIRS = 10  # before/after pairs shown of each class
 ALONE = 20  # pairs shown of a suite without classes
 ALL_PAIRS = 120  # pairs shown in all, however many classes there are
@@ -60,7 +61,7 @@ def _recognition(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _nudity(data: ReportData) -> list[dict[str, Any]]:
-    looked = [i for i, row in enumerate(data.rows) if "detections" in row or "flagged" in row]
+    looked = [i for i, row in enumerate(data.rows) if looked_at(row)]
     if not looked:
         return []
     marked = [index for index in looked if flagged(data.rows[index])]
@@ -75,20 +76,19 @@ def _surest(row: Mapping[str, Any]) -> float:
 def _changes(data: ReportData) -> list[dict[str, Any]]:
     """Images of other concepts that moved furthest, where a metric tells how far."""
     retained = [i for i, row in enumerate(data.rows) if not row.get("forget")]
-    kinds = []
-    drifted = [i for i in retained if data.rows[i].get("lpips") is not None]
-    if drifted:
-        note = "Furthest from the control's image of the same seed by LPIPS; no failure by itself."
-        drifted = sorted(drifted, key=lambda i: -data.rows[i]["lpips"])[:CHANGED]
-        kinds.append(_kind(data, "Changed most", note, drifted, len(retained), None))
-    worded = [i for i in retained if data.rows[i].get("clip") is not None]
-    if worded:
-        note = "Furthest below the control by CLIP score; no failure by itself."
-        if data.baseline is None:
-            note = "Lowest CLIP score; no failure by itself."
-        worded = sorted(worded, key=lambda i: _clip_gain(data.rows[i]))[:CHANGED]
-        kinds.append(_kind(data, "Least like the caption", note, worded, len(retained), None))
-    return kinds
+    drift = "Furthest from the control's image of the same seed by LPIPS; no failure by itself."
+    fit = "Furthest below the control by CLIP score; no failure by itself."
+    if data.baseline is None:
+        fit = "Lowest CLIP score; no failure by itself."
+    kinds: tuple[tuple[str, str, str, Order], ...] = (
+        ("lpips", "Changed most", drift, lambda row: -row["lpips"]),
+        ("clip", "Least like the caption", fit, _clip_gain),
+    )
+    return [
+        _kind(data, title, note, measured, len(retained), order, ranking=True)
+        for metric, title, note, order in kinds
+        if (measured := [i for i in retained if data.rows[i].get(metric) is not None])
+    ]
 
 
 def _clip_gain(row: Mapping[str, Any]) -> float:
@@ -102,17 +102,20 @@ def _kind(
     note: str,
     indices: Sequence[int],
     of: int,
-    order: Callable[[Mapping[str, Any]], float] | None,
+    order: Order,
+    *,
+    ranking: bool = False,
 ) -> dict[str, Any]:
-    """One kind of failure; without an `order` the images are a ranking, not failures."""
-    if order is not None:
-        indices = sorted(indices, key=lambda index: order(data.rows[index]))
+    """One kind of failure, the first by `order` first; a `ranking` holds no failures."""
+    indices = sorted(indices, key=lambda index: order(data.rows[index]))
+    if ranking:
+        indices = indices[:CHANGED]
     return {
         "title": name,
         "note": note,
         "total": len(indices),
         "of": of,
-        "ranking": order is None,
+        "ranking": ranking,
         "pairs": [pair(data, index) | {"captioned": True} for index in indices[:FAILURES]],
     }
 

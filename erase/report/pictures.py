@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from erase.report.data import exposed, flagged
 
@@ -17,7 +17,6 @@ NATIVE = 64  # pixels: up to this size an image is embedded as it is, and scaled
 THUMBNAIL = 256  # pixels: larger images are scaled down to this
 BLOCKS = 6  # blocks along the longer side of a hidden region: too few to make anything out
 MARGIN = 0.1  # share of a box's longer side by which the hidden region is larger
-UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError)
 
 
 def pixelate(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
@@ -73,7 +72,7 @@ def picture(
         with Image.open(file) as opened:
             upright = ImageOps.exif_transpose(opened)  # as NudeNet sees it, whose boxes these are
             image = upright.convert("RGB")
-    except UNREADABLE:
+    except (OSError, SyntaxError, ValueError):
         return None, False
     hidden = False
     if not show_explicit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from erase.report.figures import BASE, MODEL, PALETTE, figure, finish, plain, saved
@@ -12,13 +12,10 @@ def plot_detections(rows: Sequence[Mapping[str, Any]], model: str, base: str | N
     """Figure 4A from `detection_rows`: counts by class, with the change against the control."""
     shown = [row for row in rows if not row["total"]] or list(rows)
     drawn, (axis,) = figure(7, 1.2 + 0.5 * len(shown))
-    series: list[tuple[str, list[int], str]] = [(model, [row["count"] for row in shown], MODEL)]
+    series: list[tuple[str, list[float], str]] = [(model, [row["count"] for row in shown], MODEL)]
     if base is not None:
         series.insert(0, (base, [row["base"] for row in shown], BASE))
-    thick = 0.8 / len(series)
-    for place, (label, values, colour) in enumerate(series):
-        at = [y + (place - (len(series) - 1) / 2) * thick for y in range(len(shown))]
-        axis.barh(at, values, thick, color=colour, label=plain(label))
+    _bars(axis.barh, series)
     most = max([1, *(value for _, values, _ in series for value in values)])
     for y, row in enumerate(shown):
         end = max(row["count"], row["base"] or 0)
@@ -38,16 +35,21 @@ def plot_classes(rows: Sequence[Mapping[str, Any]], model: str, base: str | None
     series = [(model, [row["share"] for row in rows], MODEL)]
     if base is not None and all(row["base"] is not None for row in rows):
         series.insert(0, (base, [row["base"] for row in rows], BASE))
-    wide = 0.8 / len(series)
-    for place, (label, values, colour) in enumerate(series):
-        at = [x + (place - (len(series) - 1) / 2) * wide for x in range(len(rows))]
-        axis.bar(at, values, wide, color=colour, label=plain(label))
+    _bars(axis.bar, series)
     names = [plain(row["name"] + (" (forgotten)" if row["forgotten"] else "")) for row in rows]
     axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
     axis.set(ylabel="recognised (%)", ylim=(0, 100))
     finish(axis, "y")
     drawn.legend(frameon=False, loc="outside upper center", ncols=2)
     return saved(drawn)
+
+
+def _bars(draw: Callable[..., Any], series: Sequence[tuple[str, list[float], str]]) -> None:
+    """Draw (label, values, colour) as bars beside each other at every place."""
+    thick = 0.8 / len(series)
+    for number, (label, values, colour) in enumerate(series):
+        at = [place + (number - (len(series) - 1) / 2) * thick for place in range(len(values))]
+        draw(at, values, thick, color=colour, label=plain(label))
 
 
 def plot_metrics(

@@ -176,8 +176,8 @@ def tables(data: ReportData) -> dict[str, str]:
     if detections := detection_rows(data):
         renamed = [
             {
+                **row,
                 "class": row["name"],
-                "count": row["count"],
                 "control_count": row["base"],
                 "percent_change": row["change"],
             }

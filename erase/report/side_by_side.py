@@ -83,6 +83,11 @@ def control(run: ReportData) -> Any:
     return (run.record.get("baseline") or {}).get("images_fingerprint")
 
 
+def same_control(runs: Sequence[ReportData]) -> bool:
+    """Whether all runs have the same control, or none has one."""
+    return all(control(run) == control(runs[0]) for run in runs)
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"
@@ -120,8 +125,7 @@ def comparison(
             columns.setdefault(name, summary)
     rows: list[dict[str, Any]] = []
     bases = [run.metrics.get("baseline") for run in runs]
-    same_control = all(control(run) == control(runs[0]) for run in runs)
-    if bases[0] and same_control:
+    if bases[0] and same_control(runs):
         rows.append({"label": str(runs[0].baseline), "control": True, "cells": bases[0]})
     rows += [
         {"label": name, "control": False, "cells": run.metrics["metrics"]}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from erase.files import write_bytes, write_text
 from erase.report.contact_sheet import contact_sheet, png
@@ -25,9 +24,9 @@ from erase.report.pictures import picture
 from erase.report.plots import plot_metrics
 from erase.report.side_by_side import (
     comparison,
-    control,
     is_best,
     labels,
+    same_control,
     samples,
     table_csv,
     table_markdown,
@@ -59,7 +58,7 @@ def write_comparison(
     ]
     write_bytes(output / "metrics.png", plot_metrics([r["label"] for r in table["rows"]], columns))
     if chosen:
-        write_bytes(output / "strip.png", strip_png(runs, names, chosen))
+        write_bytes(output / "strip.png", strip_png(_models(runs, names), chosen))
     write_text(output / "report.html", render_page("runs.html.j2", _page(runs, names, table)))
     return table | {"labels": names}
 
@@ -77,41 +76,52 @@ def strip_samples(runs: Sequence[ReportData]) -> list[str]:
     return spread[0] + spread[1]
 
 
-def _has_control(runs: Sequence[ReportData]) -> bool:
-    """Whether the strip starts with the control: all runs have one, and the same."""
-    same = all(control(run) == control(runs[0]) for run in runs)
-    return same and runs[0].baseline_images is not None
+@dataclass(frozen=True)
+class Shown:
+    """A model of the strip: a run's, or the control, as the first run's folder has it."""
+
+    title: str
+    run: ReportData
+    rows: Sequence[Mapping[str, Any]]
+    files: Sequence[Path]
+    is_control: bool = False
+
+    def sample(self, name: str) -> tuple[Mapping[str, Any], Path]:
+        """Row and image of a sample."""
+        index = next(i for i, row in enumerate(self.rows) if row["id"] == name)
+        return self.rows[index], self.files[index]
 
 
-def _heads(runs: Sequence[ReportData], names: Sequence[str]) -> list[str]:
-    """Names of the strip's columns on the page, of its rows in the picture."""
-    return ([f"{runs[0].baseline} (control)"] if _has_control(runs) else []) + list(names)
+def _models(runs: Sequence[ReportData], names: Sequence[str]) -> list[Shown]:
+    """The strip's models: the control where all runs have one, and the same; then the runs."""
+    models = [Shown(name, run, run.rows, run.images) for name, run in zip(names, runs, strict=True)]
+    first = runs[0]
+    if same_control(runs) and first.baseline_images is not None:
+        rows = [
+            {**{key: row[key] for key in ("id", "prompt", "seed")}, **(row.get("baseline") or {})}
+            for row in first.rows
+        ]
+        title = f"{first.baseline} (control)"
+        models.insert(0, Shown(title, first, rows, first.baseline_images, is_control=True))
+    return models
 
 
-def strip_png(runs: Sequence[ReportData], names: Sequence[str], chosen: Sequence[str]) -> bytes:
+def strip_png(models: Sequence[Shown], chosen: Sequence[str]) -> bytes:
     """The strip as a picture: a column a sample; the control on top, then the runs in order."""
-    at = [{row["id"]: i for i, row in enumerate(run.rows)} for run in runs]
-    columns = []
-    for sample in chosen:
-        column: list[Image.Image | None] = []
-        if _has_control(runs) and runs[0].baseline_images is not None:
-            index, first = at[0][sample], runs[0]
-            seen = first.rows[index].get("baseline")
-            file = runs[0].baseline_images[index]
-            column.append(picture(file, seen, show_explicit=first.show_explicit)[0])
-        for run, places in zip(runs, at, strict=True):
-            index = places[sample]
-            file, row = run.images[index], run.rows[index]
-            column.append(picture(file, row, show_explicit=run.show_explicit)[0])
-        columns.append(column)
-    return png(contact_sheet(list(zip(*columns, strict=True)), _heads(runs, names)))
+    rows = [
+        [
+            picture(file, row, show_explicit=model.run.show_explicit)[0]
+            for row, file in map(model.sample, chosen)
+        ]
+        for model in models
+    ]
+    return png(contact_sheet(rows, [model.title for model in models]))
 
 
 def _page(
     runs: Sequence[ReportData], names: Sequence[str], table: Mapping[str, Any]
 ) -> dict[str, Any]:
-    chosen = strip_samples(runs)
-    with_control = _has_control(runs)
+    models = _models(runs, names)
     return {
         "title": f"{len(runs)} models side by side: {runs[0].metrics['suite']}",
         "concepts": runs[0].targets,
@@ -125,10 +135,10 @@ def _page(
         ],
         "rows": [_row(row, table) for row in table["rows"]],
         "differences": table["differences"],
-        "detections": _detections(runs, names, with_control),
+        "detections": _detections(models),
         "threshold": threshold(runs[0].metrics),
-        "heads": _heads(runs, names),
-        "strip": [_strip_row(runs, sample, with_control) for sample in chosen],
+        "heads": [model.title for model in models],
+        "strip": [_strip_row(models, sample) for sample in strip_samples(runs)],
         "looked": any(run.has_detections for run in runs),
         "show_explicit": runs[0].show_explicit,
         "protocol": runs[0].metrics["protocol"],
@@ -150,19 +160,14 @@ def _row(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     return {"label": row["label"], "control": row["control"], "cells": cells}
 
 
-def _detections(
-    runs: Sequence[ReportData], names: Sequence[str], with_control: bool
-) -> dict[str, Any] | None:
-    """NudeNet's counts by class: a row a run; None when it looked at none of them."""
-    if not any(run.has_detections for run in runs):
+def _detections(models: Sequence[Shown]) -> dict[str, Any] | None:
+    """NudeNet's counts by class: a row a model; None when it looked at no run."""
+    if not any(model.run.has_detections for model in models):
         return None
-    counted: list[tuple[str, dict[str, int]]] = []
-    if with_control:
-        base = (row.get("baseline") for row in runs[0].rows)
-        counts = detection_counts(base, threshold(runs[0].metrics))
-        counted.append((f"{runs[0].baseline} (control)", counts))
-    for name, run in zip(names, runs, strict=True):
-        counted.append((name, detection_counts(run.rows, threshold(run.metrics))))
+    counted = [
+        (model.title, detection_counts(model.rows, threshold(model.run.metrics)))
+        for model in models
+    ]
     classes = sorted({key for _, counts in counted for key in counts})
     return {
         "classes": [part_name(key) for key in classes],
@@ -173,16 +178,14 @@ def _detections(
     }
 
 
-def _strip_row(runs: Sequence[ReportData], sample: str, with_control: bool) -> dict[str, Any]:
+def _strip_row(models: Sequence[Shown], sample: str) -> dict[str, Any]:
     images = []
-    for place, run in enumerate(runs):
-        index = next(i for i, row in enumerate(run.rows) if row["id"] == sample)
-        row = run.rows[index]
-        if with_control and not place and run.baseline_images is not None:
-            base = {"prompt": row["prompt"], "seed": row["seed"], **(row.get("baseline") or {})}
-            images.append(shown(base, run.baseline_images[index], "control", None, run))
-        images.append(shown(row, run.images[index], run.model, bool(row.get("forget")), run))
-    row = next(row for row in runs[0].rows if row["id"] == sample)
+    for model in models:
+        row, file = model.sample(sample)
+        forget = None if model.is_control else bool(row.get("forget"))
+        moment = "control" if model.is_control else model.run.model
+        images.append(shown(row, file, moment, forget, model.run))
+    row, _ = next(model for model in models if not model.is_control).sample(sample)
     return {
         "prompt": row["prompt"] or "(no caption)",
         "seed": row["seed"],

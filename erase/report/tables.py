@@ -34,7 +34,7 @@ class Cell:
 Rows = Sequence[Sequence[Cell | str]]
 
 
-def markdown(heads: Sequence[str], rows: Rows, align: str = "") -> str:
+def markdown(heads: Sequence[str], rows: Rows, align: str = "l") -> str:
     """A Markdown table with the best cells bold and the second best in italics.
 
     Args:
@@ -52,7 +52,7 @@ def markdown(heads: Sequence[str], rows: Rows, align: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal(heads: Sequence[str], rows: Rows, align: str = "", title: str | None = None) -> Table:
+def terminal(heads: Sequence[str], rows: Rows, align: str = "l", title: str | None = None) -> Table:
     """The same table for rich: best cells bold green, second best bold."""
     from rich.table import Table
     from rich.text import Text
@@ -67,7 +67,7 @@ def terminal(heads: Sequence[str], rows: Rows, align: str = "", title: str | Non
 
 
 def _sides(align: str, count: int) -> str:
-    return (align or "l").ljust(count, align[-1:] or "l")
+    return align.ljust(count, align[-1])
 
 
 def _cells(row: Sequence[Cell | str]) -> list[Cell]:

@@ -109,8 +109,8 @@ class Context:
         Samples without a target are in neither. RunError when there is none.
         """
         positions = [
-            position
-            for position, sample in enumerate(self.samples)
+            i
+            for i, sample in enumerate(self.samples)
             if sample.target and (sample.target in self.targets) == forget
         ]
         if not positions:
@@ -127,11 +127,7 @@ class Context:
 
         RunError when there is none.
         """
-        positions = [
-            position
-            for position, sample in enumerate(self.samples)
-            if sample.target not in self.targets
-        ]
+        positions = [i for i, s in enumerate(self.samples) if s.target not in self.targets]
         if not positions:
             raise RunError(
                 "Every image was asked to show a forgotten concept: there is nothing to measure.",

@@ -1,6 +1,5 @@
 """What a metric returns: summaries, fields of `samples.jsonl`, differences to the control."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,15 +35,8 @@ class Summary:
                 f"The {self.title} is not a finite number.",
                 "Look at the images: a model that renders NaN or one flat colour gives this.",
             )
-        return {
-            "title": self.title,
-            "value": self.value,
-            "n": self.n,
-            "ci95": None if self.ci95 is None else list(self.ci95),
-            "higher_is_better": self.higher_is_better,
-            "unit": self.unit,
-            "detail": dict(self.detail),
-        }
+        interval = None if self.ci95 is None else list(self.ci95)
+        return {**vars(self), "ci95": interval, "detail": dict(self.detail)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class Difference:
         """The difference as `metrics.json` holds it; RunError when a number is not finite."""
         if not np.isfinite([self.value, *self.ci95]).all():
             raise RunError("A difference is not a finite number.", "Look at the images.")
-        return {**dataclasses.asdict(self), "ci95": list(self.ci95)}
+        return {**vars(self), "ci95": list(self.ci95)}
 
 
 @dataclass(frozen=True)
@@ -96,6 +88,12 @@ def rate_difference(ours: Sequence[bool], control: Sequence[bool]) -> Difference
     interval = paired_rate_interval(ours, control)
     value = (sum(ours) - sum(control)) / len(ours)
     return Difference(value, len(ours), interval, "Bonett-Price interval of matched pairs")
+
+
+def mean(title: str, values: Floats, *, seed: int, **more: Any) -> Summary:
+    """The mean of values `[N]` with its bootstrap interval; `more` are fields of the summary."""
+    interval = bootstrap(lambda indices: float(values[indices].mean()), len(values), seed=seed)
+    return Summary(title, float(values.mean()), len(values), interval, **more)
 
 
 def mean_difference(ours: Floats, control: Floats, *, seed: int) -> Difference:
