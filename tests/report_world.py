@@ -49,7 +49,7 @@ def make(
     *,
     count: int = 12,
     size: int = 96,
-    control: bool = True,
+    baseline: bool = True,
     suite: str = "i2p",
     model: str = "eraser",
     left: int = 3,
@@ -57,16 +57,16 @@ def make(
 ) -> Path:
     """A finished evaluation without classes, judged by NudeNet, CLIP and LPIPS, all invented.
 
-    Of `count` images `left` are flagged; of the control's, twice as many and one more.
+    Of `count` images `left` are flagged; of the baseline's, twice as many and one more.
     """
     (folder / "images").mkdir(parents=True)
-    cache = folder.parent / "control"
+    cache = folder.parent / "baseline"
     (cache / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(count):
         name = f"s{i:04d}"
         pattern(size, i).save(folder / "images" / f"{name}.png")
-        if control:
+        if baseline:
             pattern(size, 1000 + i).save(cache / "images" / f"{name}.png")
         rows.append(
             {
@@ -82,7 +82,7 @@ def make(
                 "lpips": 0.1 + 0.01 * i,
             }
         )
-        if control:
+        if baseline:
             rows[-1]["baseline"] = seen(500 + i, size, 2 * left + 1 if i < 2 * left + 1 else 0, i)
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     metrics = {
@@ -111,9 +111,9 @@ def make(
         },
         "metrics": metrics,
         "baseline": {k: {**v, "value": 2 * v["value"]} for k, v in metrics.items()}
-        if control
+        if baseline
         else None,
-        "differences": {"nudenet": paired} if control else {},
+        "differences": {"nudenet": paired} if baseline else {},
     }
     (folder / "metrics.json").write_text(json.dumps(content))
     record = {
@@ -139,7 +139,7 @@ def make(
             "images_fingerprint": "b" * 64,
             "images_folder": str(cache),
         }
-        if control
+        if baseline
         else {"model": None, "reason": "--no-baseline"},
     }
     (folder / "record.json").write_text(json.dumps(record))

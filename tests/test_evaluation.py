@@ -99,7 +99,7 @@ def test_other_settings_need_overwrite(
     limited = evaluate(config(models, folder, limit=10, overwrite=True, no_baseline=True))
     assert limited.metrics["baseline"] is None
     assert len(list((folder / "images").iterdir())) == 10
-    assert "no control" in limited.report.read_text()
+    assert "no baseline" in limited.report.read_text()
 
 
 def test_a_folder_with_something_else_is_left_alone(models: Path, tmp_path: Path) -> None:
@@ -147,14 +147,14 @@ def test_bad_input_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_control_needs_overwrite(
+def test_another_baseline_needs_overwrite(
     models: Path, result: EvaluationResult, tmp_path: Path
 ) -> None:
     folder = tmp_path / "other"
     shutil.copytree(result.folder, folder)
     kept = (folder / "metrics.json").read_bytes()
     for changes in ({"no_baseline": True}, {"baseline": str(models / "run")}):
-        with pytest.raises(InputError, match="another control"):
+        with pytest.raises(InputError, match="another baseline"):
             evaluate(config(models, folder, **changes))
     assert (folder / "metrics.json").read_bytes() == kept
     # Images and metrics of the model itself stay what they were.
@@ -167,7 +167,7 @@ def test_another_control_needs_overwrite(
     assert images == {file.name: file.stat().st_mtime_ns for file in (folder / "images").iterdir()}
 
 
-def test_a_base_with_other_weights_is_no_control(
+def test_a_base_with_other_weights_is_no_baseline(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "run"
@@ -194,7 +194,7 @@ def test_a_base_with_other_weights_is_no_control(
     assert asked.metrics["baseline"] == same.metrics["baseline"]
 
 
-def test_the_recorded_revision_of_the_base_is_the_control(
+def test_the_recorded_revision_of_the_base_is_the_baseline(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -242,7 +242,7 @@ def test_a_kill_while_clearing_leaves_a_folder_that_is_accepted(
         with pytest.raises(KeyboardInterrupt):
             evaluate(changed)
         monkeypatch.undo()
-        with pytest.raises(InputError, match="another control"):
+        with pytest.raises(InputError, match="another baseline"):
             evaluate(config(models, folder, images_per_class=1, seed=5))
     finished = evaluate(changed)
     assert json.loads((folder / "record.json").read_text())["status"] == "finished"

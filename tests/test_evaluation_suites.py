@@ -1,4 +1,4 @@
-"""Evaluations of other suites and metrics, whole: tables, references, controls, broken images."""
+"""Evaluations of other suites and metrics, whole: tables, references, baselines, broken images."""
 
 import json
 import shutil
@@ -108,7 +108,7 @@ def test_unreadable_images_are_left_out_on_both_sides_and_listed(
     kept: dict[Path, bytes] = {}
     monkeypatch.setattr(plan, "render_together", damage)
     found = evaluate(settings)
-    for file, content in kept.items():  # other tests share the controls' images
+    for file, content in kept.items():  # other tests share the baselines' images
         file.write_bytes(content)
     assert found is not None
     unreadable = found.metrics["images"]["unreadable"]
@@ -162,10 +162,10 @@ def test_other_metrics_against_a_folder_of_real_images(
         )
 
 
-def test_custom_table_against_the_controls_images(
+def test_custom_table_against_the_baselines_images(
     models: Path, tmp_path: Path, table: Path
 ) -> None:
-    """The control is the reference: it has no distance of its own, and there is no difference."""
+    """The baseline is the reference: it has no distance of its own, and there is no difference."""
     found = evaluate(
         config(
             models,
@@ -186,7 +186,7 @@ def test_custom_table_against_the_controls_images(
     assert set(found.metrics["metrics"]) == {"ua", "fid_cnn_toy"}
     assert set(found.metrics["baseline"]) == set(found.metrics["differences"]) == {"ua"}
     detail = found.metrics["metrics"]["fid_cnn_toy"]["detail"]
-    assert detail["reference"].startswith("the control's own")
+    assert detail["reference"].startswith("the baseline's own")
     assert detail["reference_n"] == 4
 
 

@@ -143,9 +143,9 @@ def kill_often(models: Path, folder: Path, kills: int, seed: int) -> list[str]:
         process.kill()
         process.join()
         there = len(list(output.glob("images/*.png")))
-        control = len(list(cache.glob("*/images/*.png")))
+        baseline = len(list(cache.glob("*/images/*.png")))
         left = sorted(f.name for f in output.glob("*") if f.is_file())
-        hit.append(f"{there} and {control} images, {left}, exit {process.exitcode}")
+        hit.append(f"{there} and {baseline} images, {left}, exit {process.exitcode}")
     return hit
 
 
@@ -253,14 +253,14 @@ def test_a_model_is_hashed_once(models: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.timeout(900)
-def test_controls_take_turns(models: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """A control that another evaluation is rendering is waited for; a whole one is just read."""
+def test_baselines_take_turns(models: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """A baseline that another evaluation is rendering is waited for; a whole one is just read."""
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
-    (control,) = (f for f in (tmp_path / "cache").iterdir() if f.is_dir())
-    with locked(control):
+    (baseline,) = (f for f in (tmp_path / "cache").iterdir() if f.is_dir())
+    with locked(baseline):
         assert run(models, tmp_path / "whole", tmp_path / "cache").exit_code == 0
-    next((control / "images").iterdir()).unlink()
-    with locked(control):
+    next((baseline / "images").iterdir()).unlink()
+    with locked(baseline):
         process = subprocess.Popen(
             command(models, tmp_path / "out", tmp_path / "cache"),
             env=ENVIRONMENT,

@@ -36,7 +36,7 @@ def context(
     targets: set[str] | None = None,
     *,
     seed: int = 0,
-    control: Context | None = None,
+    baseline: Context | None = None,
 ) -> Context:
     draw = np.random.default_rng(seed)
     n = len(asked)
@@ -54,7 +54,7 @@ def context(
         similarity=PerImage("toy", "toy CLIP", draw.uniform(0.1, 0.4, size=n)),
         drift=PerImage("toy", "toy LPIPS", draw.uniform(0.1, 0.4, size=n)),
         detections=[[DETECTION] if row % 3 else [] for row in range(n)],
-        control=control,
+        baseline=baseline,
     )
 
 
@@ -87,8 +87,8 @@ def test_metric_contract(metric: Metric) -> None:
     assert metric.requires
     assert metric.requires <= IN_THIS_PACKAGE
     json.dumps(dict(metric.settings))
-    control = context(ASKED, ASKED, seed=1)
-    given = context(ASKED, SEEN, control=control)
+    baseline = context(ASKED, ASKED, seed=1)
+    given = context(ASKED, SEEN, baseline=baseline)
     scores = score(metric, given)
     assert scores == score(metric, given)
     assert scores.summaries
@@ -105,8 +105,8 @@ def test_metric_contract(metric: Metric) -> None:
         assert summary.ci95[0] <= summary.value <= summary.ci95[1]
         json.dumps(summary.to_json(), allow_nan=False)
     assert set(scores.differences) <= set(scores.summaries)
-    before = score(metric, control).summaries
-    assert bool(scores.differences) != ("control" in metric.requires)
+    before = score(metric, baseline).summaries
+    assert bool(scores.differences) != ("baseline" in metric.requires)
     for name, difference in scores.differences.items():
         assert difference.value == pytest.approx(scores.summaries[name].value - before[name].value)
         assert difference.n == scores.summaries[name].n
@@ -115,14 +115,14 @@ def test_metric_contract(metric: Metric) -> None:
 
 
 def test_no_difference_between_equal_models(metric: Metric) -> None:
-    control = context(ASKED, SEEN)
-    scores = score(metric, context(ASKED, SEEN, control=control))
+    baseline = context(ASKED, SEEN)
+    scores = score(metric, context(ASKED, SEEN, baseline=baseline))
     for difference in scores.differences.values():
         assert difference.value == 0
         assert difference.ci95[0] <= 0 <= difference.ci95[1]
 
 
-def test_without_a_control_there_is_no_difference(metric: Metric) -> None:
+def test_without_a_baseline_there_is_no_difference(metric: Metric) -> None:
     assert score(metric, context(ASKED, SEEN)).differences == {}
 
 
@@ -147,12 +147,12 @@ def test_only_the_other_kind_of_image_is_an_error() -> None:
 
 
 def test_rates_are_compared_pair_by_pair() -> None:
-    control = context(ASKED, ASKED)  # recognises everything
-    scores = score("ua", context(ASKED, SEEN, control=control))
+    baseline = context(ASKED, ASKED)  # recognises everything
+    scores = score("ua", context(ASKED, SEEN, baseline=baseline))
     difference = scores.differences["ua"]
     assert (difference.value, difference.n) == (0.8, 10)
     assert difference.ci95[0] > 0.3  # eight of ten pairs went one way, none the other
-    loss = score("ra", context(ASKED, SEEN, control=control)).differences["ra"]
+    loss = score("ra", context(ASKED, SEEN, baseline=baseline)).differences["ra"]
     assert loss.value == pytest.approx(-0.15)
     assert loss.ci95[1] < 0.06
 

@@ -312,12 +312,12 @@ def test_flagged_images_and_counts() -> None:
     assert not scores.differences
 
 
-def test_change_against_the_control() -> None:
-    scores = NudeNet()(context(IMAGES, control=context(CONTROL)))
+def test_change_against_the_baseline() -> None:
+    scores = NudeNet()(context(IMAGES, baseline=context(CONTROL)))
     per_class = scores.summaries["nudenet_flagged"].detail["per_class"]
     assert per_class["FEMALE_BREAST_EXPOSED"]["change_percent"] == -50.0
     assert per_class["ARMPITS_EXPOSED"]["change_percent"] == -100.0
-    assert per_class["FEET_EXPOSED"]["change_percent"] is None  # the control shows none
+    assert per_class["FEET_EXPOSED"]["change_percent"] is None  # the baseline shows none
     assert scores.summaries["nudenet_flagged"].detail["change_percent"] == -50.0
     difference = scores.differences["nudenet_flagged"]
     assert difference.value == pytest.approx(2 / 5 - 4 / 5)
@@ -326,7 +326,7 @@ def test_change_against_the_control() -> None:
 
 
 def test_the_difference_is_paired() -> None:
-    same = NudeNet()(context(IMAGES, control=context(IMAGES)))
+    same = NudeNet()(context(IMAGES, baseline=context(IMAGES)))
     low, high = same.differences["nudenet_detections"].ci95
     assert (low, high) == (0.0, 0.0)
 
@@ -359,7 +359,7 @@ def test_nothing_to_look_at_is_an_error() -> None:
         NudeNet()(context(IMAGES, detections=IMAGES[:2]))
     blind = dataclasses.replace(context(CONTROL), detections=None)
     with pytest.raises(RunError, match="detections"):
-        NudeNet()(context(IMAGES, control=blind))
+        NudeNet()(context(IMAGES, baseline=blind))
 
 
 def test_images_of_one_count_have_no_interval_of_the_total() -> None:

@@ -88,5 +88,5 @@ def test_missing_weights_name_the_file_and_the_command(
     module = load_suite(suite)
     protocol = change(module, find_protocol(module, "default"), **changes)
     with pytest.raises(InputError) as caught:
-        find_observers(module, protocol, prompts_root(None), control=True)
+        find_observers(module, protocol, prompts_root(None), baseline=True)
     assert "erase fetch" in caught.value.remedy

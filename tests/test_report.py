@@ -76,7 +76,7 @@ def test_figure_4a_counts_and_changes(evaluation: Path) -> None:
     assert {row["count"] for row in detection_rows(data)} == {0}
 
 
-def test_a_control_that_shows_nothing_has_no_percentage(tmp_path: Path) -> None:
+def test_a_baseline_that_shows_nothing_has_no_percentage(tmp_path: Path) -> None:
     data = load_evaluation(make(tmp_path / "run"))
     for row in data.rows:
         row["baseline"].update(detections=[], flagged=False)
@@ -185,7 +185,7 @@ def test_csv_tables_hold_the_numbers(evaluation: Path, text: str) -> None:
     for name, row in rows.items():
         found, base = metrics["metrics"][name], metrics["baseline"][name]
         assert float(row["value"]) == found["value"]
-        assert float(row["control_value"]) == base["value"]
+        assert float(row["baseline_value"]) == base["value"]
         assert int(row["n"]) == found["n"]
         bounds = [row["ci95_low"], row["ci95_high"]]
         assert [float(b) if b else None for b in bounds] == (found["ci95"] or [None, None])
@@ -199,14 +199,14 @@ def test_csv_tables_hold_the_numbers(evaluation: Path, text: str) -> None:
             image.load()
 
 
-def test_without_control_and_without_failures(tmp_path: Path) -> None:
-    folder = make(tmp_path / "run", control=False, left=0)
+def test_without_baseline_and_without_failures(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run", baseline=False, left=0)
     page = check_page(write(folder))
-    assert "no control to compare with (--no-baseline)" in page.text
+    assert "no baseline to compare with (--no-baseline)" in page.text
     assert "None." in page.text
     assert "NudeNet flags 0 of 12 images." in page.text
     assert "before" not in " ".join(page.alts)
-    assert "control_value" in tables(load_evaluation(folder))["summary.csv"]
+    assert "baseline_value" in tables(load_evaluation(folder))["summary.csv"]
 
 
 def test_metrics_that_see_nothing_in_an_image(tmp_path: Path) -> None:
@@ -228,11 +228,11 @@ def test_metrics_that_see_nothing_in_an_image(tmp_path: Path) -> None:
 def test_missing_and_broken_images_are_listed(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     (folder / "images" / "s0001.png").unlink()
-    (tmp_path / "control" / "images" / "s0002.png").write_bytes(b"nothing")
+    (tmp_path / "baseline" / "images" / "s0002.png").write_bytes(b"nothing")
     page = check_page(write(folder))
     assert "2 of 24 images are missing or unreadable" in page.text
     assert "model: s0001, missing" in page.text
-    assert "control: s0002, unreadable" in page.text
+    assert "baseline: s0002, unreadable" in page.text
     assert "no image" in page.text
 
 

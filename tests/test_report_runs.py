@@ -35,15 +35,15 @@ def test_runs_side_by_side(runs: list[Path], tmp_path: Path) -> None:
     result = invoke(*runs, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "| lur (1) | **10.0%**" in result.output
-    assert "sd\\-base (control)" in result.output or "sd-base (control)" in result.output
+    assert "sd\\-base (baseline)" in result.output or "sd-base (baseline)" in result.output
     page = check_page((tmp_path / "out" / "report.html").read_text())
-    assert page.tags.count("img") == 8 * 4, "eight samples, the control and three runs"
+    assert page.tags.count("img") == 8 * 4, "eight samples, the baseline and three runs"
     assert all("seed" in alt for alt in page.alts)
     with (tmp_path / "out" / "table.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["sd-base", "lur (1)", "salun", "lur (2)"]
     assert [float(row["nudenet"]) for row in rows.values()] == [0.2, 0.1, 0.3, 0.2]
-    assert rows["sd-base"]["control"] == "True"
+    assert rows["sd-base"]["baseline"] == "True"
     for name in ("strip.png", "metrics.png"):
         with Image.open(tmp_path / "out" / name) as image:
             image.load()
@@ -75,7 +75,7 @@ def test_best_is_marked_and_ties_are_not(runs: list[Path]) -> None:
         (lambda m, r, s: s[3].update(prompt="other"), "samples"),
         (lambda m, r, s: s.pop(), "samples"),
         (lambda m, r, s: r["target"].update(concepts=["x"]), "forgot x, not nothing"),
-        (lambda m, r, s: r["baseline"].update(images_fingerprint="d"), "control"),
+        (lambda m, r, s: r["baseline"].update(images_fingerprint="d"), "baseline"),
         (lambda m, r, s: r["observers_sha256"].update(nudenet="d"), "nudenet"),
     ],
 )

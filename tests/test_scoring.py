@@ -62,12 +62,12 @@ def test_bootstrap_keeps_strata_and_centres() -> None:
 def test_paired_rate_interval_by_hand() -> None:
     """Bonett and Price 2012: 20 pairs, 6 gained, 1 lost."""
     ours = [True] * 10 + [False] * 10
-    control = [True] * 4 + [False] * 6 + [True] + [False] * 9
-    low, high = paired_rate_interval(ours, control)
+    baseline = [True] * 4 + [False] * 6 + [True] + [False] * 9
+    low, high = paired_rate_interval(ours, baseline)
     gained, lost = 7 / 22, 2 / 22
     half = 1.959963984540054 * np.sqrt((gained + lost - (gained - lost) ** 2) / 22)
     assert (low, high) == pytest.approx((gained - lost - half, gained - lost + half), abs=1e-12)
-    assert rate_difference(ours, control).value == 0.25
+    assert rate_difference(ours, baseline).value == 0.25
 
 
 def test_paired_rate_interval_covers_the_truth() -> None:
@@ -75,7 +75,7 @@ def test_paired_rate_interval_covers_the_truth() -> None:
     draw = np.random.default_rng(0)
     held = 0
     for _ in range(400):
-        kinds = draw.choice(4, size=60, p=[0.3, 0.3, 0.1, 0.3])  # both, ours only, control's, none
+        kinds = draw.choice(4, size=60, p=[0.3, 0.3, 0.1, 0.3])  # both, ours only, baseline's, none
         low, high = paired_rate_interval(
             [bool(kind in (0, 1)) for kind in kinds], [bool(kind in (0, 2)) for kind in kinds]
         )

@@ -60,7 +60,7 @@ def print_summary(result: EvaluationResult | None) -> None:
     from erase.report.tables import MISSING, terminal
 
     forgotten = ", ".join(result.targets)
-    heads = ("metric", "value", "95% interval", "n", "control", "better")
+    heads = ("metric", "value", "95% interval", "n", "baseline", "better")
     rows = [
         (
             *(row["title"], row["value"], row["interval"], str(row["n"])),

@@ -21,9 +21,9 @@ class EvaluateConfig(Config):
         (), "Forgotten concept; may be repeated. [default: what the model's record names]"
     )
     baseline: str | None = option(
-        None, "Control, rendered from the same seeds. [default: the base model of the record]"
+        None, "Baseline, rendered from the same seeds. [default: the base model of the record]"
     )
-    no_baseline: bool = option(False, "Evaluate without a control.")
+    no_baseline: bool = option(False, "Evaluate without a baseline.")
     protocol: str = option("default", "Named settings of the suite.")
     steps: int | None = option(None, "Denoising steps. [default: the protocol's]")
     guidance: float | None = option(None, "Guidance scale. [default: the protocol's]")
@@ -66,7 +66,7 @@ class EvaluateConfig(Config):
     reference: str | None = option(
         None,
         "Folder of real images that FID and KID compare with, classes as subfolders."
-        " [default: the classifier's own, else the control's images]",
+        " [default: the classifier's own, else the baseline's images]",
     )
     settings: tuple[str, ...] = option(
         (),

@@ -77,11 +77,11 @@ class Observers:
         )
         return Observed(context, features)
 
-    def reference(self, network: str, control: Observed | None) -> Reference | None:
+    def reference(self, network: str, baseline: Observed | None) -> Reference | None:
         """The reference of distances on a network's features.
 
         It is the user's folder of real images, else the classifier's own reference, else the images
-        of the control.
+        of the baseline.
         """
         if network not in self._references and self.real is not None:
             values = self._features(network, self.real.files)
@@ -93,11 +93,11 @@ class Observers:
             classifier_reference = self.classifier.reference()
             if classifier_reference is not None:
                 return classifier_reference
-        if control is None:
+        if baseline is None:
             return None
-        labels = tuple(sample.target for sample in control.context.samples)
-        text = f"the control's own {len(labels)} images of the same samples, of the retained ones"
-        return Reference(text, labels, control.features[network].values)
+        labels = tuple(sample.target for sample in baseline.context.samples)
+        text = f"the baseline's own {len(labels)} images of the same samples, of the retained ones"
+        return Reference(text, labels, baseline.features[network].values)
 
     def _features(self, network: str, files: Sequence[Path]) -> Floats:
         if network == CLASSIFIER and self.classifier is not None:
@@ -112,7 +112,7 @@ class Observed:
     context: Context
     features: Mapping[str, Features]
 
-    def for_metric(self, name: str, observers: Observers, control: Observed | None) -> Context:
+    def for_metric(self, name: str, observers: Observers, baseline: Observed | None) -> Context:
         """The context of one metric, with its settings and the features that they name."""
         settings = observers.protocol.settings.get(name, {})
         network = settings.get("features", "")
@@ -120,11 +120,11 @@ class Observed:
             self.context,
             settings=settings,
             features=self.features.get(network),
-            reference=observers.reference(network, control) if network else None,
+            reference=observers.reference(network, baseline) if network else None,
         )
-        if control is None:
+        if baseline is None:
             return context
-        return replace(context, control=control.for_metric(name, observers, None))
+        return replace(context, baseline=baseline.for_metric(name, observers, None))
 
 
 def requirements(protocol: Protocol) -> set[str]:
@@ -138,7 +138,7 @@ def find_observers(
     prompts: Path,
     *,
     targets: frozenset[str] = frozenset(),
-    control: bool = False,
+    baseline: bool = False,
     reference: str | None = None,
     device: str = "cpu",
 ) -> Observers:
@@ -149,16 +149,16 @@ def find_observers(
         protocol: completed settings.
         prompts: where the suite's prompts come from.
         targets: the forgotten concepts.
-        control: whether there will be a control's images.
+        baseline: whether there will be a baseline's images.
         reference: folder of real images.
         device: where networks run.
 
     Raises InputError, before anything is rendered, for weights that are not on this machine, and
-    when a metric lacks its classifier, its reference, its control or its forgotten concepts.
+    when a metric lacks its classifier, its reference, its baseline or its forgotten concepts.
     """
     required = requirements(protocol)
-    if "control" in required and not control:
-        raise InputError("LPIPS drift needs a control.", "Give --baseline MODEL.")
+    if "baseline" in required and not baseline:
+        raise InputError("LPIPS drift needs a baseline.", "Give --baseline MODEL.")
     if "targets" in required and not targets:
         raise InputError("No concept is named.", "Give --target with what was forgotten.")
     classes = suite.classes(prompts)
@@ -188,7 +188,7 @@ def find_observers(
         real = real_images(Path(reference), classes, suite.aliases(prompts))
     elif (
         networks
-        and not control
+        and not baseline
         and not (networks == {CLASSIFIER} and classifier and classifier.reference())
     ):
         raise InputError(

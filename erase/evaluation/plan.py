@@ -29,7 +29,7 @@ StageProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Everything that is the same for the model and its control."""
+    """Everything that is the same for the model and its baseline."""
 
     suite: Suite
     named: Protocol
@@ -79,15 +79,15 @@ class EvaluationPlan:
             each=while_rendering(self.observers.detector, self.config.device),
         )
 
-    def score(self, files: list[Path], control: list[Path] | None) -> Scored:
-        """The scores of the protocol's metrics for the images of the model and of the control."""
-        return score_images(self.samples, files, self.targets, self.observers, control)
+    def score(self, files: list[Path], baseline: list[Path] | None) -> Scored:
+        """The scores of the protocol's metrics for the images of the model and of the baseline."""
+        return score_images(self.samples, files, self.targets, self.observers, baseline)
 
 
 def make_plan(
-    config: EvaluateConfig, suite: Suite, source: ModelSource, root: Path, *, control: bool
+    config: EvaluateConfig, suite: Suite, source: ModelSource, root: Path, *, baseline: bool
 ) -> EvaluationPlan:
-    """Resolve what is rendered and measured; `control` says whether there is a control.
+    """Resolve what is rendered and measured; `baseline` says whether there is a baseline.
 
     Raises InputError for anything that cannot be used, also for weights not on this machine.
     """
@@ -135,7 +135,7 @@ def make_plan(
         protocol,
         root,
         targets=targets,
-        control=control,
+        baseline=baseline,
         reference=config.reference,
         device=config.device,
     )
@@ -174,10 +174,10 @@ def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
 def find_baseline(
     config: EvaluateConfig, source: ModelSource
 ) -> tuple[ModelSource | None, dict[str, Any]]:
-    """The control, and its entry in the evaluation's record.
+    """The baseline, and its entry in the evaluation's record.
 
-    Without --baseline, the control is the base in the model's record. If that cannot be found, or
-    has other weights, the evaluation has no control, with a warning.
+    Without --baseline, the baseline is the base in the model's record. If that cannot be found, or
+    has other weights, the evaluation has no baseline, with a warning.
     """
     if config.no_baseline:
         return None, {"model": None, "reason": "--no-baseline"}
@@ -197,12 +197,12 @@ def find_baseline(
             return base, {"model": name}
         reason = f"{name} is no longer the base that the model was made from: its files differ"
     if Distributed.launched().is_main:
-        click.echo(f"Warning: without a control: {reason}. Choose one with --baseline.", err=True)
+        click.echo(f"Warning: without a baseline: {reason}. Choose one with --baseline.", err=True)
     return None, {"model": None, "reason": reason}
 
 
 def cache_folder(config: EvaluateConfig) -> Path:
-    """The folder of the controls' images, which all evaluations share."""
+    """The folder of the baselines' images, which all evaluations share."""
     if config.cache_dir:
         return Path(config.cache_dir)
     return cache.cache_folder("renders")

@@ -83,7 +83,7 @@ def _evaluate(
     source = resolve(config.model)
     root = prompt_source(config.prompts)
     baseline, note = find_baseline(config, source)
-    plan = make_plan(config, suite, source, root, control=baseline is not None)
+    plan = make_plan(config, suite, source, root, baseline=baseline is not None)
     if plan.unusable and distributed.is_main:
         first = plan.unusable[0]
         click.echo(
@@ -94,7 +94,7 @@ def _evaluate(
     output = Path(config.output)
     check_writable(output, "--output")
     images = distributed.on_main(lambda: plan.fingerprint(source))
-    control_images = distributed.on_main(
+    baseline_images = distributed.on_main(
         lambda: None if baseline is None else plan.fingerprint(baseline)
     )
     observers = plan.observers.fingerprints()
@@ -103,7 +103,7 @@ def _evaluate(
         "protocol": plan.protocol.to_json(),
         "targets": sorted(plan.targets),
         "observers": observers,
-        "control": control_images,
+        "control": baseline_images,
     }
     if baseline is not None:
         check_writable(cache_folder(config), "--cache-dir")
@@ -124,10 +124,10 @@ def _evaluate(
         "baseline": note
         | (
             {
-                "images_fingerprint": control_images,
-                "images_folder": str((cache_folder(config) / control_images).absolute()),
+                "images_fingerprint": baseline_images,
+                "images_folder": str((cache_folder(config) / baseline_images).absolute()),
             }
-            if control_images
+            if baseline_images
             else {}
         ),
         "device": config.device,
@@ -137,16 +137,16 @@ def _evaluate(
     folder = EvaluationFolder(output, key, overwrite=config.overwrite)
     with folder.hold(distributed, **facts) as record:
         files = plan.render(distributed, source, images, output, "model", progress)
-        control_files = None
-        if baseline is not None and control_images is not None:
-            shared = cache_folder(config) / control_images
-            control_files = plan.render(
-                distributed, baseline, control_images, shared, "baseline", progress
+        baseline_files = None
+        if baseline is not None and baseline_images is not None:
+            shared = cache_folder(config) / baseline_images
+            baseline_files = plan.render(
+                distributed, baseline, baseline_images, shared, "baseline", progress
             )
         if record is None:
             return None
-        scored = plan.score(files, control_files)
-        return _write(plan, output, record, scored, files, control_files)
+        scored = plan.score(files, baseline_files)
+        return _write(plan, output, record, scored, files, baseline_files)
 
 
 class EvaluationFolder(ResultFolder):
@@ -177,7 +177,7 @@ class EvaluationFolder(ResultFolder):
     def occupied(self) -> InputError:
         """The refusal of a folder that holds another evaluation."""
         return InputError(
-            f"{self.path} holds an evaluation of another model, with another control or settings.",
+            f"{self.path} holds an evaluation of another model, with another baseline or settings.",
             "Give another --output, or --overwrite to replace it.",
         )
 
@@ -188,9 +188,9 @@ def _write(
     record: RunRecord,
     scored: Scored,
     files: list[Path],
-    control_files: list[Path] | None,
+    baseline_files: list[Path] | None,
 ) -> EvaluationResult:
-    scores, control = scored.model, scored.control
+    scores, baseline = scored.model, scored.baseline
     unreadable = {item["id"] for item in scored.unreadable}
     rows = []
     for sample, file in zip(plan.samples, files, strict=True):
@@ -202,15 +202,15 @@ def _write(
         }
         if sample.id in unreadable:
             row["unreadable"] = True
-        if control:
-            row["baseline"] = dict(control.rows.get(sample.id, {}))
+        if baseline:
+            row["baseline"] = dict(baseline.rows.get(sample.id, {}))
         rows.append(row)
     metrics = {
         "suite": plan.config.suite,
         "model": plan.config.model,
         "protocol": plan.protocol.to_json(),
         "metrics": _json(scores),
-        "baseline": _json(control) if control else None,
+        "baseline": _json(baseline) if baseline else None,
         "differences": {name: summary.to_json() for name, summary in scores.differences.items()},
         "images": {"n": len(files), "unreadable": list(scored.unreadable)},
     }
@@ -228,13 +228,13 @@ def _write(
         metrics=metrics,
         rows=rows,
         images=files,
-        baseline_images=control_files,
+        baseline_images=baseline_files,
         show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)
     _update_model_card(plan.config, metrics, output)
     targets = tuple(sorted(plan.targets))
-    return EvaluationResult(output, targets, scores, control, metrics)
+    return EvaluationResult(output, targets, scores, baseline, metrics)
 
 
 def _update_model_card(config: EvaluateConfig, metrics: Mapping[str, Any], output: Path) -> None:

@@ -63,10 +63,10 @@ def choose_samples(
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of a model and of its control."""
+    """The scores of a model and of its baseline."""
 
     model: Scores
-    control: Scores | None
+    baseline: Scores | None
     unreadable: tuple[dict[str, str], ...]
     """Samples that were left out on both sides: `id`, and the `file` that cannot be read."""
 
@@ -76,15 +76,15 @@ def score_images(
     images: Sequence[Path],
     targets: frozenset[str],
     observers: Observers,
-    control_images: Sequence[Path] | None = None,
+    baseline_images: Sequence[Path] | None = None,
 ) -> Scored:
-    """Run the protocol's metrics over rendered images, and over the control's.
+    """Run the protocol's metrics over rendered images, and over the baseline's.
 
     A sample with a missing or broken image is left out on both sides and listed. Raises RunError
     when no sample is left or a metric has nothing to measure, and ValueError when two metrics have
     one name.
     """
-    sides = [images] if control_images is None else [images, control_images]
+    sides = [images] if baseline_images is None else [images, baseline_images]
     broken = [
         {"id": sample.id, "file": str(file)}
         for side in sides
@@ -105,24 +105,24 @@ def score_images(
     return Scored(model, _run_metrics(observers, base, None), tuple(broken))
 
 
-def _run_metrics(observers: Observers, observed: Observed, control: Observed | None) -> Scores:
-    """The joined results of all metrics; those that need a control are skipped without one."""
+def _run_metrics(observers: Observers, observed: Observed, baseline: Observed | None) -> Scores:
+    """The joined results of all metrics; those that need a baseline are skipped without one."""
     protocol = observers.protocol
     summaries: dict[str, Summary] = {}
     differences: dict[str, Difference] = {}
     rows: dict[str, dict[str, Any]] = {sample.id: {} for sample in observed.context.samples}
     for name in protocol.metrics:
         metric = load_metric(name)
-        context = observed.for_metric(name, observers, control)
-        if "control" in metric.requires:
-            if control is None:
+        context = observed.for_metric(name, observers, baseline)
+        if "baseline" in metric.requires:
+            if baseline is None:
                 continue
             if observers.lpips is not None and "lpips" in metric.requires:
-                pairs = View(context.samples, context.images, control.context.images)
+                pairs = View(context.samples, context.images, baseline.context.images)
                 drift = observers.lpips.look(pairs)
                 context = dataclasses.replace(context, drift=drift)
         if "features" in metric.requires and context.reference is None:
-            continue  # the control is itself the reference
+            continue  # the baseline is itself the reference
         scores = metric(context)
         if clash := summaries.keys() & scores.summaries.keys():
             raise ValueError(f"two metrics are called {', '.join(clash)}")

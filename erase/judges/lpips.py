@@ -34,12 +34,12 @@ class Lpips(Judge[PerImage]):
 
     @torch.no_grad()
     def look(self, view: View) -> PerImage:
-        """Distance of each image from the control's, from 0 up; both have the same size."""
+        """Distance of each image from the baseline's, from 0 up; both have the same size."""
         net = self._net().to(self.device)
         values = [np.zeros(0)]
         pairs = zip(
             batches(view.files, to_unit, BATCH, self.device),
-            batches(view.control or (), to_unit, BATCH, self.device),
+            batches(view.baseline or (), to_unit, BATCH, self.device),
             strict=True,
         )
         for first, second in pairs:

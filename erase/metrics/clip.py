@@ -47,9 +47,9 @@ class ClipScore(Metric):
             sample.id: {"clip": float(value)}
             for sample, value in zip(context.samples, values, strict=True)
         }
-        if context.control is None or context.control.similarity is None:
+        if context.baseline is None or context.baseline.similarity is None:
             return Scores({name: summary}, rows)
-        before = 100.0 * context.control.similarity.values.clip(min=0.0)[chosen]
+        before = 100.0 * context.baseline.similarity.values.clip(min=0.0)[chosen]
         return Scores(
             {name: summary}, rows, {name: mean_difference(retained, before, seed=context.seed)}
         )

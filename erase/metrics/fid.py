@@ -33,7 +33,7 @@ class Fid(Metric):
 
         The interval resamples the rendered images within their classes, the reference staying as it
         is, and is centred on the value: it tells the spread, not the bias that a finite number of
-        images gives every FID, so compare values of equal n only. The difference to the control
+        images gives every FID, so compare values of equal n only. The difference to the baseline
         resamples both on the same samples. On more than 256 features, where one distance takes
         seconds, the resamples are worked out to first order (`frechet_influence`).
         """
@@ -53,9 +53,9 @@ class Fid(Metric):
             unit="distance",
             detail={**sets.detail, "interval": f"bootstrap, {'exact' if exact else 'first order'}"},
         )
-        if sets.control is None:
+        if sets.baseline is None:
             return Scores({name: summary})
-        base, base_spread = _resampled(sets.control, sets.reference, factor, chosen)
+        base, base_spread = _resampled(sets.baseline, sets.reference, factor, chosen)
         change = percentiles(spread - base_spread, value - base)
         difference = Difference(value - base, n, change, "paired bootstrap, centred")
         return Scores({name: summary}, differences={name: difference})

@@ -47,9 +47,9 @@ class Kid(Metric):
             unit="distance",
             detail={**sets.detail, "estimate": "unbiased, all pairs"},
         )
-        if sets.control is None:
+        if sets.baseline is None:
             return Scores({name: summary})
-        gaps = ours - (_discrepancies(sets.control, sets.reference, weights) + within)
+        gaps = ours - (_discrepancies(sets.baseline, sets.reference, weights) + within)
         change = percentiles(gaps[1:], float(gaps[0]))
         difference = Difference(float(gaps[0]), n, change, "paired bootstrap, centred")
         return Scores({name: summary}, differences={name: difference})

@@ -1,6 +1,6 @@
-"""LPIPS drift: how far the images of all other concepts moved from the control's on the same seeds.
+"""LPIPS drift: how far the images of other concepts moved from the baseline's on the same seeds.
 
-Zhang et al. 2018, equation 1, between the model's and the control's image of each sample. 0 means
+Zhang et al. 2018, equation 1, between the model's and the baseline's image of each sample. 0 means
 that unlearning changed nothing but what it was meant to; rendering is deterministic, so it is exact
 for the unchanged model. Images of forgotten concepts are in the rows, not in the value.
 """
@@ -14,10 +14,10 @@ from erase.scoring.results import Scores, mean
 
 
 class LpipsDrift(Metric):
-    """The LPIPS distance of the retained images to the control's."""
+    """The LPIPS distance of the retained images to the baseline's."""
 
     name = "lpips"
-    requires = frozenset({"lpips", "control"})
+    requires = frozenset({"lpips", "baseline"})
     settings: ClassVar = {"net": ("alex", "vgg")}
 
     def __call__(self, context: Context) -> Scores:
@@ -25,7 +25,7 @@ class LpipsDrift(Metric):
         drift = context.drift
         if drift is None or len(drift.values) != len(context.samples):
             raise RunError(
-                "LPIPS drift needs the control's images of the same samples.",
+                "LPIPS drift needs the baseline's images of the same samples.",
                 "Give --baseline MODEL.",
             )
         retained = drift.values[context.retained()]

@@ -31,7 +31,7 @@ class ReportData:
     images: Sequence[Path]
     """The model's images, one a row."""
     baseline_images: Sequence[Path] | None
-    """The control's, from the same seeds."""
+    """The baseline's, from the same seeds."""
     show_explicit: bool = False
     """Whether regions that NudeNet flags are shown as they are."""
 
@@ -42,7 +42,7 @@ class ReportData:
 
     @property
     def baseline(self) -> str | None:
-        """Name of the control; None where there is none."""
+        """Name of the baseline; None where there is none."""
         name = (self.record.get("baseline") or {}).get("model")
         return None if name is None else short(str(name))
 
@@ -74,14 +74,14 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
             f"The evaluation in {folder} is not finished.", "Run its command again; it goes on."
         )
     rows = read_jsonl(folder / "samples.jsonl")
-    control = (record.get("baseline") or {}).get("images_folder")
+    baseline = (record.get("baseline") or {}).get("images_folder")
     return ReportData(
         record=record,
         metrics=read_json(folder / "metrics.json"),
         rows=rows,
         images=[folder / row["image"] for row in rows],
-        baseline_images=[Path(control) / "images" / f"{row['id']}.png" for row in rows]
-        if control
+        baseline_images=[Path(baseline) / "images" / f"{row['id']}.png" for row in rows]
+        if baseline
         else None,
         show_explicit=show_explicit,
     )
@@ -122,7 +122,7 @@ def detection_counts(rows: Iterable[Mapping[str, Any] | None], least: float) -> 
 def missing_images(data: ReportData) -> list[tuple[str, str, str]]:
     """Images that are not there or cannot be opened: `(whose, sample id, what is wrong)`."""
     missing = []
-    for whose, files in (("model", data.images), ("control", data.baseline_images or [])):
+    for whose, files in (("model", data.images), ("baseline", data.baseline_images or [])):
         for row, file in zip(data.rows, files, strict=False):
             try:
                 with Image.open(file):

@@ -171,7 +171,7 @@ def provenance(data: ReportData) -> list[tuple[str, str]]:
     rows = [
         ("command", record.get("command")),
         ("model", record.get("model")),
-        ("control", baseline.get("model") or "none"),
+        ("baseline", baseline.get("model") or "none"),
         ("device", record.get("device")),
         ("processes", record.get("processes", 1)),
         ("started", record.get("started")),
@@ -179,7 +179,7 @@ def provenance(data: ReportData) -> list[tuple[str, str]]:
         ("git commit", record.get("git_commit") or "none"),
         ("evaluation", record.get("fingerprint")),
         ("images", record.get("images_fingerprint")),
-        ("control's images", baseline.get("images_fingerprint", "none")),
+        ("baseline's images", baseline.get("images_fingerprint", "none")),
         *(
             (f"{name} SHA-256", digest)
             for name, digest in (record.get("observers_sha256") or {}).items()
@@ -206,7 +206,7 @@ def plots(data: ReportData) -> dict[str, bytes]:
 
 
 def before_after(data: ReportData) -> bytes | None:
-    """Figures 4B and 8: a row of the control's images over a row of the model's, same seeds.
+    """Figures 4B and 8: a row of the baseline's images over a row of the model's, same seeds.
 
     The first images of forgotten concepts, then the first of others; hidden as on the page.
     """

@@ -76,8 +76,8 @@ def _surest(row: Mapping[str, Any]) -> float:
 def _changes(data: ReportData) -> list[dict[str, Any]]:
     """Images of other concepts that moved furthest, where a metric tells how far."""
     retained = [i for i, row in enumerate(data.rows) if not row.get("forget")]
-    drift = "Furthest from the control's image of the same seed by LPIPS; no failure by itself."
-    fit = "Furthest below the control by CLIP score; no failure by itself."
+    drift = "Furthest from the baseline's image of the same seed by LPIPS; no failure by itself."
+    fit = "Furthest below the baseline by CLIP score; no failure by itself."
     if data.baseline is None:
         fit = "Lowest CLIP score; no failure by itself."
     kinds: tuple[tuple[str, str, str, Order], ...] = (
@@ -121,7 +121,7 @@ def _kind(
 
 
 def pair(data: ReportData, index: int) -> dict[str, Any]:
-    """The control's and the model's image of one sample."""
+    """The baseline's and the model's image of one sample."""
     row = data.rows[index]
     before = None
     if data.baseline_images is not None:

@@ -9,7 +9,7 @@ from erase.report.figures import BASE, MODEL, PALETTE, figure, finish, plain, sa
 
 
 def plot_detections(rows: Sequence[Mapping[str, Any]], model: str, base: str | None) -> bytes:
-    """Figure 4A from `detection_rows`: counts by class, with the change against the control."""
+    """Figure 4A from `detection_rows`: counts by class, with the change against the baseline."""
     shown = [row for row in rows if not row["total"]] or list(rows)
     drawn, (axis,) = figure(7, 1.2 + 0.5 * len(shown))
     series: list[tuple[str, list[float], str]] = [(model, [row["count"] for row in shown], MODEL)]

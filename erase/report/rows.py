@@ -18,7 +18,7 @@ from erase.report.tables import csv_text
 
 
 def difference(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """A metric's paired difference to the control, as `metrics.json` holds it."""
+    """A metric's paired difference to the baseline, as `metrics.json` holds it."""
     paired: Mapping[str, Any] | None = (metrics.get("differences") or {}).get(name)
     return paired
 
@@ -48,7 +48,7 @@ def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _change(
     summary: Mapping[str, Any], base: Mapping[str, Any] | None, paired: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    """The difference to the control, its interval, and what to make of it."""
+    """The difference to the baseline, its interval, and what to make of it."""
     if paired is None and base is None:
         return {"change": "", "change_interval": "", "verdict": ""}
     unit = summary["unit"]
@@ -101,8 +101,8 @@ def _per_class(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def detection_rows(data: ReportData) -> list[dict[str, Any]]:
     """Figure 4A: NudeNet's detections of each class of bare parts, most frequent first.
 
-    Empty when NudeNet did not look. `change` is the percentage change against the control, None
-    without one or where the control has none.
+    Empty when NudeNet did not look. `change` is the percentage change against the baseline, None
+    without one or where the baseline has none.
     """
     if not data.has_detections:
         return []
@@ -140,11 +140,11 @@ def _counted(name: str, count: int, base: int | None, most: int) -> dict[str, An
 
 SUMMARY = (
     *("metric", "title", "unit", "higher_is_better", "value", "ci95_low", "ci95_high", "n"),
-    *("control_value", "control_ci95_low", "control_ci95_high", "control_n"),
+    *("baseline_value", "baseline_ci95_low", "baseline_ci95_high", "baseline_n"),
     *("difference", "difference_ci95_low", "difference_ci95_high", "difference_n"),
 )
-CLASSES = ("class", "forgotten", "n", "recognised", "control_recognised", "taken_for")
-DETECTIONS = ("class", "count", "control_count", "percent_change")
+CLASSES = ("class", "forgotten", "n", "recognised", "baseline_recognised", "taken_for")
+DETECTIONS = ("class", "count", "baseline_count", "percent_change")
 
 
 def tables(data: ReportData) -> dict[str, str]:
@@ -158,9 +158,9 @@ def tables(data: ReportData) -> dict[str, str]:
                 "metric": name,
                 **{k: summary[k] for k in ("title", "unit", "higher_is_better", "value", "n")},
                 **_bounds("", summary),
-                "control_value": base.get("value"),
-                "control_n": base.get("n"),
-                **_bounds("control_", base),
+                "baseline_value": base.get("value"),
+                "baseline_n": base.get("n"),
+                **_bounds("baseline_", base),
                 "difference": paired.get("value"),
                 "difference_n": paired.get("n"),
                 **_bounds("difference_", paired),
@@ -169,7 +169,7 @@ def tables(data: ReportData) -> dict[str, str]:
     files = {"summary.csv": csv_text(SUMMARY, rows)}
     if classes := class_rows(data):
         renamed = [
-            {**row, "class": row["name"], "control_recognised": row["base_recognised"]}
+            {**row, "class": row["name"], "baseline_recognised": row["base_recognised"]}
             for row in classes
         ]
         files["classes.csv"] = csv_text(CLASSES, renamed)
@@ -178,7 +178,7 @@ def tables(data: ReportData) -> dict[str, str]:
             {
                 **row,
                 "class": row["name"],
-                "control_count": row["base"],
+                "baseline_count": row["base"],
                 "percent_change": row["change"],
             }
             for row in detections

@@ -1,6 +1,6 @@
 """`erase report A B …`: several evaluations side by side, as in the papers' tables 3 and 4.
 
-A table holds only numbers of the same suite, settings, samples, control and concepts. Other
+A table holds only numbers of the same suite, settings, samples, baseline and concepts. Other
 evaluations are refused, or on request their differences are listed above the table.
 """
 
@@ -67,8 +67,8 @@ def disagreements(runs: Sequence[ReportData], names: Sequence[str]) -> list[str]
         ]
         if samples(first) != samples(run):
             reasons.append(f"{name}: the samples (prompts or seeds) are other ones")
-        if control(first) != control(run):
-            reasons.append(f"{name}: the control is {run.baseline}, not {first.baseline}")
+        if baseline(first) != baseline(run):
+            reasons.append(f"{name}: the baseline is {run.baseline}, not {first.baseline}")
     return reasons
 
 
@@ -78,14 +78,14 @@ def samples(run: ReportData) -> list[tuple[Any, ...]]:
     return [tuple(row.get(key) for key in keys) for row in run.rows]
 
 
-def control(run: ReportData) -> Any:
-    """Fingerprint of the control's images; None without a control."""
+def baseline(run: ReportData) -> Any:
+    """Fingerprint of the baseline's images; None without a baseline."""
     return (run.record.get("baseline") or {}).get("images_fingerprint")
 
 
-def same_control(runs: Sequence[ReportData]) -> bool:
-    """Whether all runs have the same control, or none has one."""
-    return all(control(run) == control(runs[0]) for run in runs)
+def same_baseline(runs: Sequence[ReportData]) -> bool:
+    """Whether all runs have the same baseline, or none has one."""
+    return all(baseline(run) == baseline(runs[0]) for run in runs)
 
 
 def _short(value: Any) -> str:
@@ -100,7 +100,7 @@ def _listed(names: Sequence[str]) -> str:
 def comparison(
     runs: Sequence[ReportData], names: Sequence[str], *, allow_different: bool = False
 ) -> dict[str, Any]:
-    """The table: `columns` (metrics) and `rows` (the control, then the runs in their order).
+    """The table: `columns` (metrics) and `rows` (the baseline, then the runs in their order).
 
     A cell is a summary as `metrics.json` holds it, or None; `best` lists, by metric, the rows with
     the best value among the runs, ties included, none where all are equal. InputError for runs of
@@ -125,10 +125,10 @@ def comparison(
             columns.setdefault(name, summary)
     rows: list[dict[str, Any]] = []
     bases = [run.metrics.get("baseline") for run in runs]
-    if bases[0] and same_control(runs):
-        rows.append({"label": str(runs[0].baseline), "control": True, "cells": bases[0]})
+    if bases[0] and same_baseline(runs):
+        rows.append({"label": str(runs[0].baseline), "baseline": True, "cells": bases[0]})
     rows += [
-        {"label": name, "control": False, "cells": run.metrics["metrics"]}
+        {"label": name, "baseline": False, "cells": run.metrics["metrics"]}
         for run, name in zip(runs, names, strict=True)
     ]
     best = {name: _best(rows, name, column) for name, column in columns.items()}
@@ -140,7 +140,7 @@ def _best(rows: Sequence[Mapping[str, Any]], name: str, column: Mapping[str, Any
     values = {
         row["label"]: row["cells"][name]["value"]
         for row in rows
-        if not row["control"] and name in row["cells"]
+        if not row["baseline"] and name in row["cells"]
     }
     top = max(values.values()) if column["higher_is_better"] else min(values.values())
     best = [label for label, value in values.items() if value == top]
@@ -149,12 +149,12 @@ def _best(rows: Sequence[Mapping[str, Any]], name: str, column: Mapping[str, Any
 
 def table_csv(table: Mapping[str, Any]) -> str:
     """The table as CSV: value, interval and n of every metric, numbers in full."""
-    heads = ["method", "control"]
+    heads = ["method", "baseline"]
     for name in table["columns"]:
         heads += [name, f"{name}_ci95_low", f"{name}_ci95_high", f"{name}_n"]
     rows = []
     for row in table["rows"]:
-        line = {"method": row["label"], "control": row["control"]}
+        line = {"method": row["label"], "baseline": row["baseline"]}
         for name, cell in row["cells"].items():
             low, high = cell.get("ci95") or (None, None)
             line |= {name: cell["value"], f"{name}_n": cell["n"]}
@@ -169,7 +169,7 @@ def table_markdown(table: Mapping[str, Any]) -> str:
     heads = [f"{c['title']} {'↑' if c['higher_is_better'] else '↓'}" for c in columns.values()]
     rows: list[list[Cell | str]] = []
     for row in table["rows"]:
-        label = escaped(row["label"]) + (" (control)" if row["control"] else "")
+        label = escaped(row["label"]) + (" (baseline)" if row["baseline"] else "")
         rows.append([label, *(_cell(table, row, name) for name in columns)])
     text = markdown(["Method", *map(escaped, heads)], rows, "lr")
     if table["differences"]:
@@ -188,5 +188,5 @@ def _cell(table: Mapping[str, Any], row: Mapping[str, Any], name: str) -> Cell:
 
 
 def is_best(table: Mapping[str, Any], row: Mapping[str, Any], name: str) -> bool:
-    """Whether a row's value of a metric is the best among the models, the control aside."""
-    return not row["control"] and row["label"] in table["best"][name]
+    """Whether a row's value of a metric is the best among the models, the baseline aside."""
+    return not row["baseline"] and row["label"] in table["best"][name]

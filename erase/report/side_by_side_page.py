@@ -26,7 +26,7 @@ from erase.report.side_by_side import (
     comparison,
     is_best,
     labels,
-    same_control,
+    same_baseline,
     samples,
     table_csv,
     table_markdown,
@@ -78,13 +78,13 @@ def strip_samples(runs: Sequence[ReportData]) -> list[str]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A model of the strip: a run's, or the control, as the first run's folder has it."""
+    """A model of the strip: a run's, or the baseline, as the first run's folder has it."""
 
     title: str
     run: ReportData
     rows: Sequence[Mapping[str, Any]]
     files: Sequence[Path]
-    is_control: bool = False
+    is_baseline: bool = False
 
     def sample(self, name: str) -> tuple[Mapping[str, Any], Path]:
         """Row and image of a sample."""
@@ -93,21 +93,21 @@ class Shown:
 
 
 def _models(runs: Sequence[ReportData], names: Sequence[str]) -> list[Shown]:
-    """The strip's models: the control where all runs have one, and the same; then the runs."""
+    """The strip's models: the baseline where all runs have one, and the same; then the runs."""
     models = [Shown(name, run, run.rows, run.images) for name, run in zip(names, runs, strict=True)]
     first = runs[0]
-    if same_control(runs) and first.baseline_images is not None:
+    if same_baseline(runs) and first.baseline_images is not None:
         rows = [
             {**{key: row[key] for key in ("id", "prompt", "seed")}, **(row.get("baseline") or {})}
             for row in first.rows
         ]
-        title = f"{first.baseline} (control)"
-        models.insert(0, Shown(title, first, rows, first.baseline_images, is_control=True))
+        title = f"{first.baseline} (baseline)"
+        models.insert(0, Shown(title, first, rows, first.baseline_images, is_baseline=True))
     return models
 
 
 def strip_png(models: Sequence[Shown], chosen: Sequence[str]) -> bytes:
-    """The strip as a picture: a column a sample; the control on top, then the runs in order."""
+    """The strip as a picture: a column a sample; the baseline on top, then the runs in order."""
     rows = [
         [
             picture(file, row, show_explicit=model.run.show_explicit)[0]
@@ -157,7 +157,7 @@ def _row(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
         value = MISSING if cell is None else number(cell["value"], cell["unit"])
         bounds = "" if cell is None else interval(cell)
         cells.append({"value": value, "interval": bounds, "n": cell and cell["n"], "best": best})
-    return {"label": row["label"], "control": row["control"], "cells": cells}
+    return {"label": row["label"], "baseline": row["baseline"], "cells": cells}
 
 
 def _detections(models: Sequence[Shown]) -> dict[str, Any] | None:
@@ -182,10 +182,10 @@ def _strip_row(models: Sequence[Shown], sample: str) -> dict[str, Any]:
     images = []
     for model in models:
         row, file = model.sample(sample)
-        forget = None if model.is_control else bool(row.get("forget"))
-        moment = "control" if model.is_control else model.run.model
+        forget = None if model.is_baseline else bool(row.get("forget"))
+        moment = "baseline" if model.is_baseline else model.run.model
         images.append(shown(row, file, moment, forget, model.run))
-    row, _ = next(model for model in models if not model.is_control).sample(sample)
+    row, _ = next(model for model in models if not model.is_baseline).sample(sample)
     return {
         "prompt": row["prompt"] or "(no caption)",
         "seed": row["seed"],

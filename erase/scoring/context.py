@@ -40,7 +40,7 @@ class Reference:
     """Features of the images that rendered ones are compared with, by the same network."""
 
     description: str
-    """Which images: data set, split, count; whether they are real or the control's."""
+    """Which images: data set, split, count; whether they are real or the baseline's."""
     labels: tuple[str, ...]
     """`[M]`, the class of each image; empty texts where classes are not known."""
     features: Floats
@@ -91,13 +91,13 @@ class Context:
     similarity: PerImage | None = None
     """Of each image and its caption, by CLIP; there for metrics that require `clip`."""
     drift: PerImage | None = None
-    """Distance of each image from the control's; there for metrics that require `lpips`."""
+    """Distance of each image from the baseline's; there for metrics that require `lpips`."""
     detections: Sequence[Sequence[Detection]] | None = None
     """What NudeNet found in each image; there for metrics that require `nudenet`."""
     judged: Mapping[str, Any] = field(default_factory=dict)
     """What judges of other packages say, by their names; there for metrics that require them."""
-    control: "Context | None" = None
-    """The base model's images of the same samples; None where the evaluation has no control."""
+    baseline: "Context | None" = None
+    """The base model's images of the same samples; None where the evaluation has no baseline."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The metric's settings, as the protocol has them."""
     seed: int = 0

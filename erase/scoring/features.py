@@ -14,8 +14,8 @@ class FeatureSets:
 
     rendered: Floats
     """`[N, F]`, of the images that ask for no forgotten concept."""
-    control: Floats | None
-    """`[N, F]`, of the control's images of the same samples; None where they are the reference."""
+    baseline: Floats | None
+    """`[N, F]`, of the baseline's images of the same samples; None where they are the reference."""
     reference: Floats
     """`[M, F]`, of reference images of the same classes."""
     labels: tuple[str, ...]
@@ -35,7 +35,7 @@ def feature_sets(context: Context) -> FeatureSets:
     if features is None or reference is None or len(features.values) != len(context.samples):
         raise RunError(
             "This metric needs features of every image, and a reference.",
-            "Give --reference FOLDER, or --baseline MODEL to compare with the control's images.",
+            "Give --reference FOLDER, or --baseline MODEL to compare with the baseline's images.",
         )
     chosen = context.retained()
     labels = tuple(context.samples[index].target for index in chosen)
@@ -45,9 +45,9 @@ def feature_sets(context: Context) -> FeatureSets:
         raise RunError(
             f"The reference has no image of {lacking[0]!r}.", "Give a --reference with every class."
         )
-    control, other = None, context.control
+    baseline, other = None, context.baseline
     if other is not None and other.features is not None and other.reference is not None:
-        control = other.features.values[chosen]
+        baseline = other.features.values[chosen]
     real = reference.features[comparable]
     detail = {
         "features": features.description,
@@ -56,7 +56,7 @@ def feature_sets(context: Context) -> FeatureSets:
         "reference_n": len(real),
     }
     rendered = features.values[chosen]
-    return FeatureSets(rendered, control, real, labels, features.network, detail)
+    return FeatureSets(rendered, baseline, real, labels, features.network, detail)
 
 
 def distance_name(metric: str, network: str) -> str:

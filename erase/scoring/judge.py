@@ -19,8 +19,8 @@ class View:
     samples: Sequence[Sample]
     files: Sequence[Path]
     """An image file for each sample, in its order."""
-    control: Sequence[Path] | None = None
-    """The control's images of the same samples; only LPIPS is given them."""
+    baseline: Sequence[Path] | None = None
+    """The baseline's images of the same samples; only LPIPS is given them."""
 
 
 class Judge(ABC, Generic[Seen]):

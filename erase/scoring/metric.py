@@ -9,7 +9,7 @@ from erase.scoring.context import Context
 from erase.scoring.results import Scores
 
 IN_THIS_PACKAGE = frozenset(
-    {"targets", "classifier", "features", "clip", "lpips", "nudenet", "control"}
+    {"targets", "classifier", "features", "clip", "lpips", "nudenet", "baseline"}
 )
 """What a metric may require without another package's judge."""
 
@@ -26,14 +26,14 @@ class Metric(ABC):
     """What it uses of the context beyond samples and images: `targets` (the concepts that were to
     be forgotten), `classifier`, `features` (with the reference on the same features; the setting
     `features` names the network), `clip`, `lpips`, `nudenet`, a judge of another package; and
-    `control` when there is nothing to measure without one, so that the control has no value."""
+    `baseline` when there is nothing to measure without one, so that the baseline has no value."""
     settings: ClassVar[Mapping[str, Any]] = {}
     """Its settings with their defaults. Their types count; a tuple holds the possible values, the
     default first."""
 
     @abstractmethod
     def __call__(self, context: Context) -> Scores:
-        """Summaries by name, fields of `samples.jsonl`, and differences to `context.control`.
+        """Summaries by name, fields of `samples.jsonl`, and differences to `context.baseline`.
 
         A name says what was measured with: `fid2048` on Inception's 2048 features, never plain
         `fid`. Equal contexts give equal scores: resampling is seeded. RunError when there is no

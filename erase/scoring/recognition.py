@@ -33,8 +33,8 @@ class RecognitionRate(Metric):
             detail={"classifier": context.classified().classifier, "per_class": concepts},
         )
         differences = {}
-        if context.control is not None:
-            base = recognised(context.control, forget=self.forgotten)[0]
+        if context.baseline is not None:
+            base = recognised(context.baseline, forget=self.forgotten)[0]
             before = [base[sample_id]["recognised"] != self.forgotten for sample_id in rows]
             differences[self.name] = rate_difference(counted, before)
         return Scores({self.name: summary}, rows, differences)

@@ -1,4 +1,4 @@
-"""What a metric returns: summaries, fields of `samples.jsonl`, differences to the control."""
+"""What a metric returns: summaries, fields of `samples.jsonl`, differences to the baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric's value minus the control's, over the same samples."""
+    """A metric's value minus the baseline's, over the same samples."""
 
     value: float
     n: int
@@ -67,7 +67,7 @@ class Scores:
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Fields for `samples.jsonl`, by sample id; JSON-serialisable."""
     differences: Mapping[str, Difference] = field(default_factory=dict)
-    """To the control, by the summaries' names; empty without one."""
+    """To the baseline, by the summaries' names; empty without one."""
 
 
 def rate(
@@ -83,10 +83,10 @@ def rate(
     return Summary(title, successes / n, n, interval, higher_is_better, "share", detail or {})
 
 
-def rate_difference(ours: Sequence[bool], control: Sequence[bool]) -> Difference:
+def rate_difference(ours: Sequence[bool], baseline: Sequence[bool]) -> Difference:
     """Difference of two rates over the same samples; RunError when there is none."""
-    interval = paired_rate_interval(ours, control)
-    value = (sum(ours) - sum(control)) / len(ours)
+    interval = paired_rate_interval(ours, baseline)
+    value = (sum(ours) - sum(baseline)) / len(ours)
     return Difference(value, len(ours), interval, "Bonett-Price interval of matched pairs")
 
 
@@ -96,8 +96,8 @@ def mean(title: str, values: Floats, *, seed: int, **more: Any) -> Summary:
     return Summary(title, float(values.mean()), len(values), interval, **more)
 
 
-def mean_difference(ours: Floats, control: Floats, *, seed: int) -> Difference:
+def mean_difference(ours: Floats, baseline: Floats, *, seed: int) -> Difference:
     """Difference of two means over the same samples; RunError when there is none."""
-    gaps = np.asarray(ours, dtype=np.float64) - np.asarray(control, dtype=np.float64)
+    gaps = np.asarray(ours, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     interval = bootstrap(lambda indices: float(gaps[indices].mean()), len(gaps), seed=seed)
     return Difference(float(gaps.mean()), len(gaps), interval, "paired bootstrap")

@@ -74,18 +74,18 @@ def bootstrap(
     return percentiles(values, statistic(np.arange(n)) if centred else None)
 
 
-def paired_rate_interval(ours: Sequence[bool], control: Sequence[bool]) -> tuple[float, float]:
-    """95% interval of the difference of two rates over the same samples, ours minus the control's.
+def paired_rate_interval(ours: Sequence[bool], baseline: Sequence[bool]) -> tuple[float, float]:
+    """95% interval of the difference of two rates over the same samples, ours minus the baseline's.
 
     Bonett and Price 2012, equation 4: Wald's interval for matched pairs with one pair added to
     each kind of discordance. Only pairs that disagree tell the rates apart, as in McNemar's test.
     RunError when there is no pair.
     """
     n = len(ours)
-    if n < 1 or len(control) != n:
+    if n < 1 or len(baseline) != n:
         raise RunError("There are no pairs to compare.", "Evaluate at least one image of each.")
-    gained = (sum(a and not b for a, b in zip(ours, control, strict=True)) + 1) / (n + 2)
-    lost = (sum(b and not a for a, b in zip(ours, control, strict=True)) + 1) / (n + 2)
+    gained = (sum(a and not b for a, b in zip(ours, baseline, strict=True)) + 1) / (n + 2)
+    lost = (sum(b and not a for a, b in zip(ours, baseline, strict=True)) + 1) / (n + 2)
     half = float(norm.ppf(0.975)) * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
     difference = gained - lost
     return max(-1.0, float(difference - half)), min(1.0, float(difference + half))

@@ -2,7 +2,7 @@
 
 A table of captions with seeds, as the papers share them (`coco_30k.csv`, or the 10,000 of them that
 Ring-A-Bell and AdvUnlearn use), is given with `--prompts FILE`. FID compares with `--reference`, a
-folder of real COCO images, or without one with the control's images of the same captions.
+folder of real COCO images, or without one with the baseline's images of the same captions.
 """
 
 from pathlib import Path
