@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from erase.artifacts.cache import cache_folder
 from erase.artifacts.datasets import ARCHIVES, fetch_dataset
 from erase.artifacts.download import UnreachableError
+from erase.config.base import DATASETS
 from erase.core.rng import generator
 from erase.data.digits import split_digits
 from erase.errors import InputError
 
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of the images, if a folder has no test images of its own
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm"}
