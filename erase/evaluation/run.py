@@ -103,7 +103,7 @@ def _evaluate(
         "protocol": plan.protocol.to_json(),
         "targets": sorted(plan.targets),
         "observers": observers,
-        "control": baseline_images,
+        "control": baseline_images,  # the key of earlier versions: their folders still match
     }
     if baseline is not None:
         check_writable(cache_folder(config), "--cache-dir")

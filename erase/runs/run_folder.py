@@ -85,7 +85,7 @@ class RunFolder(ResultFolder):
                     "Give the --output of the run that the checkpoint belongs to.",
                 )
             return False
-        self._parts()
+        self._parts()  # refuses an index that `clear` could not follow
         for path in self.inputs:
             if path and Path(path).resolve().is_relative_to(self.path.resolve()):
                 raise InputError(
