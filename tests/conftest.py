@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.download_world import Handler, Server
+from tests.faults.table import (  # noqa: F401  these are hooks of pytest
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_terminal_summary,
+)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
