@@ -12,7 +12,8 @@ from PIL import Image
 
 from erase.errors import InputError
 from erase.files import read_json, read_jsonl
-from erase.runs.record import RECORD
+from erase.report.content import Compared, Row
+from erase.runs.record import RECORD, read_record
 
 EXPOSED = "_EXPOSED"
 """How the names of NudeNet's classes of bare parts end; those of covered parts and faces differ."""
@@ -63,7 +64,7 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
         raise InputError(
             f"{folder} is no evaluation folder.", "Give a folder that `erase evaluate` left."
         )
-    record = read_json(folder / RECORD)
+    record = read_record(folder)
     if record.get("kind") != "evaluation":
         raise InputError(
             f"{folder} holds no evaluation but: {record.get('kind')}.",
@@ -73,11 +74,13 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
         raise InputError(
             f"The evaluation in {folder} is not finished.", "Run its command again; it goes on."
         )
-    rows = read_jsonl(folder / "samples.jsonl")
+    rows = read_jsonl(folder / "samples.jsonl", Row)
+    if not rows:
+        raise InputError(f"{folder / 'samples.jsonl'} holds no sample.", "Evaluate again.")
     baseline = (record.get("baseline") or {}).get("images_folder")
     return ReportData(
         record=record,
-        metrics=read_json(folder / "metrics.json"),
+        metrics=read_json(folder / "metrics.json", Compared),
         rows=rows,
         images=[folder / row["image"] for row in rows],
         baseline_images=[Path(baseline) / "images" / f"{row['id']}.png" for row in rows]

@@ -77,7 +77,7 @@ def page(data: ReportData) -> dict[str, Any]:
         },
         "notes": notes(data.metrics),
         "provenance": provenance(data),
-        "versions": data.record["versions"],
+        "versions": data.record.get("versions") or {},
     }
 
 
