@@ -19,6 +19,7 @@ from erase.reading import (
     YAML,
     ContentError,
     Shape,
+    check_regular,
     fitted,
     parse_json,
     parse_yaml,
@@ -184,7 +185,8 @@ def fingerprint(content: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """SHA-256 (hex) of a file's bytes; InputError for a pipe or a device, which may never end."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

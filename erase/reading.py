@@ -55,6 +55,16 @@ def expanded(path: str | Path) -> Path:
         ) from error
 
 
+def check_regular(path: Path) -> None:
+    """InputError for a path that is there but is no file: a folder, a pipe, a device."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):  # whoever opens it says what is wrong
+        return
+    if kind != stat.S_IFREG:
+        raise InputError(f"{path} is {_KINDS.get(kind, 'no file')}.", "Give a file.")
+
+
 def read_bytes(path: Path, most: int = SMALL) -> bytes:
     """The content of a regular file of at most `most` bytes.
 
@@ -126,9 +136,7 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
         raise ContentError(str(error)) from error
     if text.count("[") + text.count("{") > DEPTH:
         _check_depth(content)
-    if re.search(
-        r"\\u[dD][89abAB]", text
-    ):  # half of a character, which no file can be written with
+    if re.search(r"\\u[dD][89abAB]", text):  # half of a character: UTF-8 cannot hold it
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -150,8 +158,9 @@ def parse_yaml(text: str, *, finite: bool = True) -> Any:
         for event in yaml.parse(text, Loader=_SIMPLE):
             if isinstance(event, yaml.AliasEvent):
                 _refuse("anchors and aliases are not read", event.start_mark)
-            if getattr(event, "tag", None) not in (None, "!"):
-                _refuse(f"tags such as {event.tag!r} are not read", event.start_mark)
+            tag = getattr(event, "tag", None)
+            if tag not in (None, "!"):
+                _refuse(f"tags such as {tag!r} are not read", event.start_mark)
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH:
@@ -248,12 +257,11 @@ def fitted(content: Any, shape: type[Shape], where: str) -> Shape:
     try:
         converted = msgspec.convert(content, shape)
     except msgspec.ValidationError as error:
-        why, _, key = str(error).partition(" - at ")
-        key = key.strip("`").removeprefix("$").strip(".")
-        why = why.replace("`", "")
+        why, _, key = str(error).replace("`", "").partition(" - at ")
+        key = key.removeprefix("$").strip(".")
         raise InputError(
-            f"{where} is not what it should be: {f'{key}: ' if key else ''}{why[:1].lower()}{why[1:]}.",
+            f"{where} is not what it should be: {key + ': ' if key else ''}{why}.",
             "Restore the file from what wrote it, or correct it.",
         ) from error
     plain = isinstance(converted, Mapping | list)
-    return content if plain else converted  # type: ignore[no-any-return]
+    return content if plain else converted

@@ -31,6 +31,7 @@ from erase.artifacts.weights import (
     weight_names,
 )
 from erase.errors import EraseError, InputError
+from erase.reading import expanded
 
 FindModel = Callable[[str], Path]
 """From a model's name to its diffusers folder on this machine; InputError when it is not here."""
@@ -158,7 +159,7 @@ def _model(name: str, find_model: FindModel) -> Item:
             raise InputError(f"{name} is not whole: {folder} lacks {', '.join(missing)}.")
         return folder
 
-    if name in (*EMBEDDED, *OWN) or Path(name).expanduser().is_dir():
+    if name in (*EMBEDDED, *OWN) or expanded(name).is_dir():
         return Item(name, "model", find)
     hub_id = HUB.get(name, name)
     if hub_id.count("/") != 1:

@@ -1,9 +1,11 @@
 """Diffusion models by alias: their hub ids, the commits that are meant, and the files wanted."""
 
 from pathlib import Path
+from typing import TypedDict
 
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
+from erase.errors import InputError
 from erase.files import read_json
 
 HUB = {
@@ -72,5 +74,21 @@ def _missing_weights(part: Path) -> list[str]:
     lists = list(part.glob("*.safetensors.index.json"))
     if not lists:
         return [] if any(part.glob("*.safetensors")) else [f"{part.name}/*.safetensors"]
-    shards = {str(name) for name in read_json(lists[0])["weight_map"].values()}
-    return [f"{part.name}/{name}" for name in sorted(shards) if not (part / name).is_file()]
+    return [f"{part.name}/{name}" for name in shards(lists[0]) if not (part / name).is_file()]
+
+
+class Shards(TypedDict):
+    """The list of a part's weight files: which file holds each tensor."""
+
+    weight_map: dict[str, str]
+
+
+def shards(file: Path) -> list[str]:
+    """Names of the weight files in a list of them; InputError for one outside the list's folder."""
+    names = sorted(set(read_json(file, Shards)["weight_map"].values()))
+    if outside := [name for name in names if name in ("", ".", "..") or Path(name).name != name]:
+        raise InputError(
+            f"{file} names {outside[0]!r}, which is no file beside it.",
+            "Restore the file from what wrote it.",
+        )
+    return names

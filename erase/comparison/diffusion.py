@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from erase.comparison.diffusion_report import terminal, write_report
-from erase.comparison.diffusion_run import measure
+from erase.comparison.diffusion_run import Measured, measure
 from erase.comparison.entries import Entry, diffusion_entries, slug
 from erase.comparison.store import Result, cached, library_versions, stored
 from erase.config.compare import CompareDiffusionConfig
@@ -156,7 +156,7 @@ class DiffusionComparison:
             except EraseError as error:
                 return row | {"failed": error.message}
 
-        row = cached(folder.with_name(f"{folder.name}.json"), key, make)
+        row = cached(folder.with_name(f"{folder.name}.json"), key, make, Measured)
         outcome = row.get("failed") or ", ".join(
             f"{name} {row[name]:.4g}" for name in ("ua", "ra", "fid", "seconds")
         )

@@ -5,12 +5,19 @@ A comparison that was killed therefore goes on where it was, and never mixes two
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from erase.files import read_json, write_json, write_text
+from erase.reading import fitted
 from erase.runs.record import versions
 
 Result = dict[str, Any]
+
+
+class Judged(TypedDict):
+    """What the result of a classifier says that did not fail."""
+
+    scores: dict[str, float]
 
 
 def stored(path: Path, key: str) -> Result | None:
@@ -21,9 +28,15 @@ def stored(path: Path, key: str) -> Result | None:
     return content if content.get("fingerprint") == key else None
 
 
-def cached(path: Path, key: str, make: Callable[[], Result]) -> Result:
-    """The result in a file if it has this fingerprint; else a new one, which is written there."""
+def cached(path: Path, key: str, make: Callable[[], Result], shape: Any = Result) -> Result:
+    """The result in a file if it has this fingerprint; else a new one, which is written there.
+
+    `shape` is what a result has to be that did not fail; InputError names the file that has
+    another.
+    """
     content = stored(path, key)
+    if content is not None and not content.get("failed"):
+        fitted(content, shape, str(path))
     if content is None:
         content = {"fingerprint": key, **make()}
         write_json(path, content)

@@ -18,10 +18,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from erase.config.values import read_value
 from erase.errors import InputError
+from erase.reading import ContentError
 
 NOUNS = {int: "whole number", float: "number", bool: "yes or no", str: "text"}
 
@@ -210,7 +209,7 @@ def _read(text: str) -> Any:
     """What a text says; itself where YAML cannot read it."""
     try:
         return read_value(text)
-    except yaml.YAMLError:
+    except ContentError:
         return text
 
 

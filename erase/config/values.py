@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from erase.errors import InputError
+from erase.reading import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class LineSpec:
 
 
 def read_value(text: str) -> Any:
-    """A number, a word, true, false or null; yaml.YAMLError where YAML cannot read the text."""
-    value = yaml.safe_load(text)
+    """A number, a word, true, false or null; ContentError where YAML cannot read the text."""
+    value = parse_yaml(text, finite=False)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # YAML takes 1e-3 for a word

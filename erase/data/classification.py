@@ -24,6 +24,7 @@ from erase.config.base import DATASETS
 from erase.core.rng import generator
 from erase.data.digits import split_digits
 from erase.errors import InputError
+from erase.reading import read_bytes, read_text
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of the images, if a folder has no test images of its own
@@ -227,6 +228,10 @@ CIFAR = {
 }
 
 
+LARGEST = 256 << 20
+"""Most bytes of a file of CIFAR; the largest has 154 MB."""
+
+
 def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
     spec, archive = CIFAR[name], ARCHIVES[name]
     root = data_dir or cache_folder("datasets")
@@ -236,7 +241,7 @@ def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
     names_file = folder / spec.names
     if not names_file.is_file():
         raise InputError(f"{names_file} is missing.", "Unpack the official archive again.")
-    classes = tuple(names_file.read_text(encoding="utf-8").split())
+    classes = tuple(read_text(names_file).split())
     sets = []
     for files in (spec.train, spec.test):
         rows = np.concatenate(
@@ -253,7 +258,7 @@ def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
 def _read_bin(path: Path, md5: str, spec: Cifar) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     if not path.is_file():
         raise InputError(f"{path} is missing.", "Unpack the official archive again.")
-    content = path.read_bytes()
+    content = read_bytes(path, LARGEST)
     width = spec.label_bytes + 3072
     intact = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5 if md5 else True
     if not intact or not content or len(content) % width:

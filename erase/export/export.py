@@ -20,7 +20,7 @@ from erase.models.loading import ModelSource, resolve
 from erase.models.lora import FILE, FOLDER
 from erase.models.modelspec import modelspec
 from erase.models.weights import read_weights, write_weights
-from erase.runs.record import RECORD
+from erase.runs.record import read_record
 
 FORMATS = ("single-file", "lora", "diff")
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -55,7 +55,7 @@ class _Run:
 
     def metadata(self, kind: str = "") -> dict[str, str]:
         source = ModelSource(str(self.folder), self.folder)
-        scheduler = read_json(self.folder / "scheduler" / "scheduler_config.json")
+        scheduler = read_json(self.folder / "scheduler" / "scheduler_config.json", finite=False)
         return modelspec(
             self.family,
             self.record,
@@ -140,7 +140,7 @@ def export(
 
 def _open(run: Path) -> _Run:
     remedy = "Give the --output folder of a finished erase concept or erase class run."
-    record = read_json(run / RECORD) if (run / RECORD).is_file() else {}
+    record = read_record(run)
     if not (run / "model_index.json").is_file() or not record.get("base_model"):
         raise InputError(f"{run} holds no finished diffusion run.", remedy)
     if record.get("status") != "finished":

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,15 +29,15 @@ class Description:
 
     arch: str
     classes: tuple[str, ...]
-    image_size: int
+    image_size: Annotated[int, Meta(ge=1, le=4096)]
     """Pixels a side that the model takes."""
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Meta(gt=0)], ...]
     """Per channel, of pixels in [0, 1]."""
     dataset: str
     data_dir: str | None = None
     limit: int | None = None
-    validation: tuple[int, ...] = ()
+    validation: tuple[Annotated[int, Meta(ge=0)], ...] = ()
     """Indices of the training set that the model was not trained on."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Other facts: accuracies, seed, what the model was made from."""
@@ -229,16 +230,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
     Raises:
         InputError: the folder is no classifier, or its weights do not fit its description.
     """
-    content = read_json(folder / DESCRIPTION)
-    try:
-        for name in ("classes", "mean", "std", "validation"):
-            content[name] = tuple(content[name])
-        description = Description(**content)
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / DESCRIPTION} does not describe a classifier ({error}).",
-            "Give the output folder of `erase train classifier` or `erase classifier`.",
-        ) from error
+    description = read_json(folder / DESCRIPTION, Description)
     model = build(description)
     try:
         _load_strictly(model, load_file(folder / WEIGHTS), folder / WEIGHTS)

@@ -9,11 +9,12 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from msgspec import Meta
 from transformers.utils import logging as transformers_logging
 
 from erase.artifacts import hub
@@ -30,7 +31,10 @@ from erase.errors import InputError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.single_file import SUFFIX, unpack
+from erase.reading import expanded
 
+MISUSED = (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""What libraries raise where a configuration has values of other types than they expect."""
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
 _UNWANTED = ("safety_checker", "requires_safety_checker")
@@ -39,6 +43,25 @@ _ABSENT: dict[str, dict[str, Any]] = {
     "StableDiffusion3Pipeline": {"text_encoder_3": None, "tokenizer_3": None},
 }
 """Parts to load as None, by class of pipeline: unwanted ones, and those that a folder may lack."""
+
+
+class Index(TypedDict, total=False):
+    """What a `model_index.json` says of a class-conditional model."""
+
+    id2label: dict[str, str] | None
+    synonyms: dict[str, str] | None
+
+
+class Levels(TypedDict):
+    """What the configuration of a VAE says."""
+
+    block_out_channels: Annotated[list[int], Meta(min_length=1, max_length=16)]
+
+
+class Side(TypedDict):
+    """What the configuration of a denoiser says."""
+
+    sample_size: Annotated[int, Meta(ge=1, le=65536)]
 
 
 @dataclass(frozen=True)
@@ -75,8 +98,13 @@ class ModelSource:
 
     def classes(self) -> dict[str, str]:
         """Class by each of its names, in label order; empty if the model has no classes."""
-        index = read_json(self.path / "model_index.json")
-        named: dict[str, str] = index.get("id2label") or {}
+        index = read_json(self.path / "model_index.json", Index)
+        named = index.get("id2label") or {}
+        if wrong := [label for label in named if not re.fullmatch(r"[0-9]{1,9}", label)]:
+            raise InputError(
+                f"{self.path / 'model_index.json'} has a class {wrong[0]!r} that is no number.",
+                "Restore the file from what wrote it.",
+            )
         names = [named[label] for label in sorted(named, key=int)]
         return {name: name for name in names} | dict(index.get("synonyms") or {})
 
@@ -85,13 +113,13 @@ class ModelSource:
         config = self.path / "vae" / "config.json"
         if not config.is_file():
             return 1
-        return int(2 ** (len(read_json(config)["block_out_channels"]) - 1))
+        return int(2 ** (len(read_json(config, Levels)["block_out_channels"]) - 1))
 
     def resolution(self) -> int:
         """Pixels a side of the images that the model was trained on."""
         configs = [self.path / name / "config.json" for name in NETWORKS]
         config = next((config for config in configs if config.is_file()), configs[0])
-        return int(read_json(config)["sample_size"]) * self.latent_factor()
+        return read_json(config, Side)["sample_size"] * self.latent_factor()
 
     def variant(self) -> str | None:
         """The variant in the weight files' names (`fp16`), if all of a part's files have one."""
@@ -121,13 +149,14 @@ def resolve(
         return ModelSource(model, EMBEDDED[model])
     if model in OWN:
         return _own_model(model)
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise InputError(
                 f"{model} is not a diffusers folder: it holds no model_index.json.",
                 "Give the folder that save_pretrained or an erase run wrote.",
             )
+        check_configs(folder)
         return ModelSource(model, folder, is_folder=True)
     if folder.is_file():
         if folder.suffix != SUFFIX:
@@ -135,7 +164,7 @@ def resolve(
                 f"{model} is no {SUFFIX} file; other formats can run code when they are read.",
                 "Convert it to safetensors first.",
             )
-        configs = Path(config_from).expanduser() if config_from else None
+        configs = expanded(config_from) if config_from else None
         return ModelSource(str(folder.resolve()), unpack(folder, configs, fetch=fetch))
     hub_id = HUB.get(model, model)
     if hub_id.count("/") != 1 or model.startswith((".", "/", "~")) or model.endswith(SUFFIX):
@@ -145,6 +174,13 @@ def resolve(
             " hub id (owner/name).",
         )
     return _from_hub(model, hub_id, revision, fetch)
+
+
+def check_configs(folder: Path) -> None:
+    """InputError for a configuration of a diffusers folder that is no JSON object of usual size."""
+    for name in ("model_index.json", "*/config.json", "*/scheduler_config.json"):
+        for file in sorted(folder.glob(name)):
+            read_json(file, finite=False)
 
 
 def _own_model(model: str) -> ModelSource:
@@ -193,7 +229,7 @@ def load_pipeline(
     options = {
         name: value
         for name, value in optional
-        if name in _UNWANTED or not any(index.get(name) or ())
+        if name in _UNWANTED or index.get(name) in (None, [None, None])
     }
     own_class = kind == ClassConditionalPipeline.__name__
     try:
@@ -204,9 +240,9 @@ def load_pipeline(
             variant=source.variant(),
             **(options | components),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, *MISUSED) as error:
         raise InputError(
-            f"{source.path} cannot be loaded: {str(error).splitlines()[0]}",
+            f"{source.path} cannot be loaded: {first_line(error)}",
             "A complete diffusers folder with safetensors weights is needed.",
         ) from error
     for part in pipeline.components.values():
@@ -216,6 +252,11 @@ def load_pipeline(
             torch.nn.Module.to(part, dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype) -> None:

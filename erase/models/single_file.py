@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import diffusers
 import torch
@@ -25,6 +25,13 @@ from erase.files import atomic_directory, read_json, write_json
 
 SUFFIX = ".safetensors"
 ORIGIN = "unpacked.json"
+
+
+class Origin(TypedDict):
+    """What `ORIGIN` says."""
+
+    file: str
+    config_from: str | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
     root = cache_folder("unpacked")
     folder = root / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     config_folder = str(config_from.resolve()) if config_from else None
-    recorded = read_json(folder / ORIGIN)["config_from"] if folder.is_dir() else None
+    recorded = read_json(folder / ORIGIN, Origin)["config_from"] if folder.is_dir() else None
     if folder.is_dir() and config_folder in (None, recorded):
         return folder
     shapes = _shapes(file)

@@ -6,7 +6,7 @@ run. Here the same weights always give the same file.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from erase.artifacts.models import shards
 from erase.errors import InputError
-from erase.files import read_json
 
 DTYPES = {
     torch.float64: "F64",
@@ -113,6 +113,5 @@ def _files(folder: Path, mark: str) -> list[Path]:
             f"{stem}{mark}.safetensors.index.json",
         ):
             if (folder / name).is_file():
-                parts: Iterable[str] = read_json(folder / name)["weight_map"].values()
-                return [folder / part for part in sorted(set(parts))]
+                return [folder / part for part in shards(folder / name)]
     return []

@@ -10,6 +10,7 @@ from erase.errors import InputError
 from erase.files import write_text
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.loading import ModelSource
+from erase.reading import read_text
 from erase.report.tables import MISSING, markdown
 
 CARD = """---
@@ -158,7 +159,7 @@ def update_card(run_folder: Path, metrics: Mapping[str, Any], evaluation_folder:
         raise InputError(f"{run_folder} has no model card.", remedy)
     if not metrics.get("metrics"):
         raise InputError("The evaluation found nothing to put on the card.", "Evaluate it again.")
-    card = path.read_text(encoding="utf-8")
+    card = read_text(path)
     if card.count(BEGIN) != 1 or card.count(END) != 1 or card.index(BEGIN) > card.index(END):
         raise InputError(f"{path} has no section for measured effects.", remedy)
     before, _, rest = card.partition(BEGIN)

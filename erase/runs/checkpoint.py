@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +23,12 @@ from erase.files import atomic_directory, read_json, write_json
 TENSORS = "state.safetensors"
 META = "state.json"
 NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class State(TypedDict):
+    """What every `state.json` says."""
+
+    step: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def find_checkpoint(folder: Path, which: str) -> Path | None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; InputError when it is broken."""
-    meta = read_json(path / META)
+    meta: dict[str, Any] = dict(read_json(path / META, State))
     try:
         tensors = load_file(path / TENSORS)
     except (SafetensorError, OSError) as error:

@@ -10,8 +10,10 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.nn import Module
 
+from erase.config.fields import shown
+from erase.errors import InputError
 from erase.files import read_json
-from erase.models.loading import ModelSource
+from erase.models.loading import MISUSED, ModelSource, first_line
 from erase.tasks.denoiser import DenoiserTask, LatentCache
 
 
@@ -46,8 +48,7 @@ class Family:
     def skeleton(self, source: ModelSource) -> Module:
         """The network with names and shapes but without weights, on the meta device."""
         with torch.device("meta"):
-            settings = self.model.load_config(str(source.path / self.component))
-            network: Module = self.model.from_config(settings)
+            network: Module = network_of(self.model, source.path / self.component)
         return network
 
     def training_scheduler(self, pipeline: Any) -> Any:
@@ -57,4 +58,22 @@ class Family:
 
 def setting(folder: Path, part: str, name: str) -> int:
     """A number in the configuration of a part of the model in `folder`."""
-    return int(read_json(folder / part / "config.json")[name])
+    file = folder / part / "config.json"
+    value = read_json(file, finite=False).get(name)
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise InputError(
+            f"{file} is not what it should be: {name} is {shown(value)}, no size.",
+            "Restore the file from what wrote it.",
+        )
+    return value
+
+
+def network_of(kind: Any, folder: Path) -> Any:
+    """An untrained network of diffusers from its configuration; InputError where it has another."""
+    try:
+        return kind.from_config(kind.load_config(str(folder)))
+    except (OSError, ValueError, RuntimeError, *MISUSED) as error:
+        raise InputError(
+            f"{folder / 'config.json'} describes no {kind.__name__}: {first_line(error)}",
+            "Restore the file from what wrote it.",
+        ) from error

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ from erase.runs.run_folder import RunFolder
 from erase.training.classifier import Original, describe_result, open_original, run_method
 
 FORGET, METRICS = "forget.json", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `METRICS` says."""
+
+    scores: ClassifierScores
+
+
 ARCHITECTURES = {
     "digits": "cnn",
     "cifar10": "resnet18",
@@ -204,7 +214,7 @@ def erase_classifier(
     )
     state = folder.state()
     if state.finished:
-        return output, ClassifierScores(**read_json(output / METRICS)["scores"])
+        return output, read_json(output / METRICS, Measured).scores
     with folder.hold(
         method=config.method,
         base_model=config.model,

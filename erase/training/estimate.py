@@ -24,6 +24,7 @@ from erase.files import read_json
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
+from erase.tasks.family import network_of
 from erase.tasks.protocol import Noised
 from erase.training.live_bytes import EightBitAdam, LiveBytes, peak_of, simulate
 from erase.training.loop import UnlearningStep, build_optimizer
@@ -121,7 +122,7 @@ def _heap_share(planned: ConceptPlan) -> float:
 def _phases(planned: ConceptPlan, counted: LiveBytes) -> tuple[dict[str, int], int]:
     """Peaks by phase, and how many parameters are trained."""
     config, source, family = planned.config, planned.source, planned.family
-    model = family.model.from_config(family.model.load_config(str(source.path / family.component)))
+    model = network_of(family.model, source.path / family.component)
     phases = _sets(planned, model, counted)
     model.train()
     if config.gradient_checkpointing:
@@ -144,7 +145,7 @@ def _sets(planned: ConceptPlan, model: Any, counted: LiveBytes) -> dict[str, int
     others = sum(4 * weight_count(source.path / name) for name in family.frozen if name != "vae")
     vae: Any = None
     if "vae" in family.frozen:
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(str(source.path / "vae")))
+        vae = network_of(AutoencoderKL, source.path / "vae")
     phases = {}
     with torch.no_grad():
         if rendered_images(planned):
@@ -193,7 +194,7 @@ def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
     shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
     sets = build_method(config, family.task.family).sets
     count = min(2 * shard.total, max(image_counts(planned).values()))
-    scheduler = read_json(planned.source.path / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(planned.source.path / "scheduler" / "scheduler_config.json", finite=False)
     task = denoiser_task(
         config,
         family,

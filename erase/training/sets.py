@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import click
 from accelerate import Accelerator
+from msgspec import Meta
 from tqdm import tqdm
 
 from erase.config.concept import ConceptConfig
@@ -32,6 +33,15 @@ ImageFilter = Callable[[Sequence[Path]], list[bool]]
 Images = CaptionedImages | LabelledSet
 """The user's images: files with captions, or labelled images in memory."""
 SELECTION = "kept.json"
+
+
+class Selection(TypedDict):
+    """What `SELECTION` says."""
+
+    fingerprint: str
+    kept: list[Annotated[int, Meta(ge=0)]]
+
+
 CANDIDATES = 4
 """A filtered set renders at most this many candidates for each image."""
 SUITES_RENDERED = {"mini-sd": "digits"}
@@ -105,8 +115,8 @@ def render_set(
         samples = _samples(name, config, concept, range(size))
         files = _render(samples, name, config, pipeline, folder, accelerator, fingerprint)
         return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
-    record = read_json(folder / SELECTION) if (folder / SELECTION).is_file() else {}
-    if record.get("fingerprint") == fingerprint:
+    record = read_json(folder / SELECTION, Selection) if (folder / SELECTION).is_file() else None
+    if record and record["fingerprint"] == fingerprint:
         samples = _samples(name, config, concept, record["kept"])
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
         if all(map(readable, files)):
@@ -140,8 +150,8 @@ def render_set(
             err=True,
         )
     numbers = [int(sample.id) for sample in selected.values()]
-    record = {"fingerprint": fingerprint, "rendered": count, "kept": numbers}
-    distributed.on_main(lambda: write_json(folder / SELECTION, record))
+    selection = {"fingerprint": fingerprint, "rendered": count, "kept": numbers}
+    distributed.on_main(lambda: write_json(folder / SELECTION, selection))
     return _captioned(folder, selected, distributed)
 
 
