@@ -1,5 +1,17 @@
 """Errors that a user sees: one line saying what is wrong, one saying what to do about it."""
 
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """A text with a replacement character for each control character but tabs and line ends.
+
+    A terminal obeys control characters, and pages and tables break at them.
+    """
+    return _CONTROL.sub("\ufffd", text)
+
 
 class EraseError(Exception):
     """Base of every expected error.

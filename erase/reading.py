@@ -102,7 +102,7 @@ def read_text(path: Path, most: int = SMALL) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path}, line {line} is not UTF-8 text.", "Save the file as UTF-8."
+            f"{path} cannot be read as text: line {line} is not UTF-8.", "Save the file as UTF-8."
         ) from error
 
 

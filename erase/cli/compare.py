@@ -6,13 +6,11 @@ from typing import Any
 
 import click
 
-from erase.cli.options import config_options, settings_option
+from erase.cli.options import PathType, config_options, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.config.resolve import resolve
 
-OUTPUT = click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Result folder."
-)
+OUTPUT = click.option("--output", type=PathType(), required=True, help="Result folder.")
 
 
 @click.group()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from erase.cli.options import PathType
 from erase.errors import InputError
 
 
@@ -11,14 +12,14 @@ from erase.errors import InputError
 @click.option("--concept", default="three", show_default=True, help="Digit to erase.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     default=Path("runs/demo"),
     show_default=True,
     help="Run folder.",
 )
 @click.option(
     "--images-per-class",
-    type=int,
+    type=click.IntRange(1, 10_000),
     default=20,
     show_default=True,
     help="Images a digit to judge by.",

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from erase.cli.options import PathType
+
 
 @click.command()
-@click.argument("run", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("run", metavar="DIR", type=PathType())
 @click.option(
     "--format",
     "kind",
@@ -14,9 +16,7 @@ import click
     required=True,
     help="A whole checkpoint, a LoRA (kohya), or the difference to the base (LyCORIS).",
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file."
-)
+@click.option("--output", type=PathType(), required=True, help="The .safetensors file.")
 @click.option(
     "--dtype",
     type=click.Choice(["fp16", "fp32"]),
@@ -24,7 +24,7 @@ import click
 )
 @click.option(
     "--rank",
-    type=int,
+    type=click.IntRange(1, 65_536),
     help="Rank of a LoRA taken from a run that trained the weights.  [default: 16]",
 )
 @click.option("--base", help="Folder or hub id of the base; default: what the record says.")

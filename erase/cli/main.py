@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 import erase
-from erase.errors import EraseError
+from erase.config.fields import shown
+from erase.config.values import unusable_text
+from erase.errors import EraseError, visible
 from erase.runs.processes import Distributed, lacks_processes, start_processes
 
 COMMANDS = {
@@ -50,6 +52,13 @@ class LazyGroup(click.Group):
 class Main(LazyGroup):
     """The outermost group: expected errors become a message, a remedy and an exit code."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what can be no value of any option, then read the options."""
+        for text in args:
+            if why := unusable_text(text):
+                raise click.UsageError(f"{shown(text)} {why}.", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit 2 for bad input, 1 for a failure while running."""
         try:
@@ -60,16 +69,16 @@ class Main(LazyGroup):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             if Distributed.launched().is_main:
-                click.secho(f"Error: {error.message}", err=True, fg="red")
+                click.secho(f"Error: {visible(error.message)}", err=True, fg="red")
                 if error.remedy:
-                    click.echo(error.remedy, err=True)
+                    click.echo(visible(error.remedy), err=True)
             ctx.exit(error.exit_code)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            click.secho(f"Error: {type(error).__name__}: {error}", err=True, fg="red")
+            click.secho(f"Error: {type(error).__name__}: {visible(str(error))}", err=True, fg="red")
             click.echo("This was not expected; run again with `erase --debug …`.", err=True)
             ctx.exit(1)
 

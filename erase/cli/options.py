@@ -1,6 +1,7 @@
 """Click options made from the configuration dataclasses, so that each is written down once."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,8 @@ import click
 from erase import registry
 from erase.config.base import META_MODES, Config
 from erase.config.families import methods_for
-from erase.config.fields import FieldSpec, field_specs
+from erase.config.fields import FieldSpec, field_specs, shown
+from erase.config.values import unusable_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", tuple: "TEXT"}
@@ -22,6 +24,19 @@ class Possible(click.Choice[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
         """The value as it was given."""
         return value
+
+
+class PathType(click.Path):
+    """A path, given as a `Path`; refused where no file can have such a name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value as a path."""
+        if why := unusable_text(os.fspath(value), path=True):
+            self.fail(f"{shown(os.fspath(value))} {why}.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -108,10 +123,10 @@ def _help(item: "dataclasses.Field[Any]") -> str:
 
 
 run_options = together(
-    click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
+    click.option("--output", type=PathType(), required=True, help="Run folder."),
     click.option(
         "--config",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        type=PathType(exists=True, dir_okay=False),
         help="Replay a run's config.yaml; options given here win over it. With another"
         " --method, what came from the run's own method is left out.",
     ),

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import click
 
+from erase.cli.options import PathType
 from erase.errors import InputError
 
 
 @click.command()
-@click.argument(
-    "folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER…"
-)
+@click.argument("folders", nargs=-1, required=True, type=PathType(), metavar="FOLDER…")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="Folder for the comparison; needed for several evaluations.",
 )
 @click.option("--label", "labels", multiple=True, help="Name of a model, once for each folder.")

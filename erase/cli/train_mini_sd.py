@@ -4,36 +4,37 @@ from pathlib import Path
 
 import click
 
+from erase.cli.options import PathType
+from erase.config.fields import SEEDS
+
 
 @click.command("mini-sd")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pipeline."
-)
+@click.option("--output", type=PathType(), required=True, help="Folder for the pipeline.")
 @click.option(
     "--classifier-output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="Also train the digit classifier, into this folder.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, SEEDS),
     default=0,
     show_default=True,
     help="Seed of everything random.",
 )
 @click.option(
     "--steps",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10_000_000),
     help="Steps of the denoiser; default: the shipped model's.",
 )
 @click.option(
     "--vae-steps",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10_000_000),
     help="Steps of the autoencoder; default: the shipped model's.",
 )
 @click.option(
     "--images-per-class",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 10_000),
     default=50,
     show_default=True,
     help="Images a digit rendered to measure the quality for the model card; 0: do not.",

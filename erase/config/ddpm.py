@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erase.config.base import DATASETS, LoopConfig
-from erase.config.fields import option
+from erase.config.fields import PIXELS, option
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class DDPMConfig(LoopConfig):
 
     max_train_steps: int | None = option(None, "Optimizer steps.", least=1)
     dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
-    data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
+    data_dir: str | None = option(None, "Folder that holds the data; digits need none.", path=True)
     classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
     without: str | None = option(
         None, "Classes to leave out, comma-separated: the Retrain reference of forgetting them."
@@ -22,13 +22,16 @@ class DDPMConfig(LoopConfig):
         None,
         "Pixels a side: those of the data, or a divisor of them; of a folder's images, any.",
         least=4,
+        most=PIXELS,
     )
-    limit: int | None = option(None, "Only the first N training images, to try things out.")
-    channels: int | None = option(None, "Channels of the UNet's first level.", least=1)
+    limit: int | None = option(
+        None, "Only the first N training images, to try things out.", least=1
+    )
+    channels: int | None = option(None, "Channels of the UNet's first level.", least=1, most=65_536)
     multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
-    blocks: int | None = option(None, "Residual blocks a level.", least=1)
+    blocks: int | None = option(None, "Residual blocks a level.", least=1, most=64)
     attention: int | None = option(
-        None, "Pixels a side of the level that attends to itself.", least=0
+        None, "Pixels a side of the level that attends to itself.", least=0, most=PIXELS
     )
     dropout: float | None = option(None, "Dropout in the residual blocks.", least=0, below=1)
     label_dropout: float = option(

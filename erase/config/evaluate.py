@@ -5,32 +5,44 @@ from pathlib import Path
 
 from erase import registry
 from erase.config.base import Config
-from erase.config.fields import option
+from erase.config.fields import BATCHES, IMAGES, PIXELS, SEEDS, STEPS, option
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(Config):
     """`erase evaluate`: what a model still renders, and how well."""
 
-    model: str = option("", "Model to evaluate: a run's folder, an alias or a hub id.")
+    model: str = option("", "Model to evaluate: a run's folder, an alias or a hub id.", path=True)
     suite: str = option(
         "digits", f"What is asked of the model: {', '.join(registry.names('suites'))}."
     )
-    output: str = option("", "Evaluation folder. [default: evaluation-SUITE in the model's]")
+    output: str = option(
+        "", "Evaluation folder. [default: evaluation-SUITE in the model's]", path=True
+    )
     target: tuple[str, ...] = option(
         (), "Forgotten concept; may be repeated. [default: what the model's record names]"
     )
     baseline: str | None = option(
-        None, "Baseline, rendered from the same seeds. [default: the base model of the record]"
+        None,
+        "Baseline, rendered from the same seeds. [default: the base model of the record]",
+        path=True,
     )
     no_baseline: bool = option(False, "Evaluate without a baseline.")
     protocol: str = option("default", "Named settings of the suite.")
-    steps: int | None = option(None, "Denoising steps. [default: the protocol's]")
-    guidance: float | None = option(None, "Guidance scale. [default: the protocol's]")
-    images_per_class: int | None = option(None, "Images a class. [default: the protocol's]")
-    seed: int | None = option(None, "Seed of all seeds. [default: the protocol's]")
-    limit: int | None = option(None, "At most N images, spread evenly over the classes.")
-    batch_size: int = option(50, "Images rendered at once.", least=1)
+    steps: int | None = option(
+        None, "Denoising steps. [default: the protocol's]", least=1, most=STEPS
+    )
+    guidance: float | None = option(
+        None, "Guidance scale. [default: the protocol's]", least=0, most=1000
+    )
+    images_per_class: int | None = option(
+        None, "Images a class. [default: the protocol's]", least=1, most=IMAGES
+    )
+    seed: int | None = option(
+        None, "Seed of all seeds. [default: the protocol's]", least=0, most=SEEDS
+    )
+    limit: int | None = option(None, "At most N images, spread evenly over the classes.", least=1)
+    batch_size: int = option(50, "Images rendered at once.", least=1, most=BATCHES)
     device: str = option("cpu", "cpu, cuda, cuda:N or mps.")
     dtype: str = option(
         "fp32", "Precision to render in; another one gives other images.", ("fp32", "bf16", "fp16")
@@ -39,6 +51,7 @@ class EvaluateConfig(Config):
         None,
         "Folder of the baselines' images, shared by evaluations. [default: renders in ERASE_CACHE,"
         " or else erase/renders in XDG_CACHE_HOME or ~/.cache]",
+        path=True,
     )
     overwrite: bool = option(False, "Replace another evaluation in the folder.")
     show_explicit: bool = option(
@@ -48,25 +61,32 @@ class EvaluateConfig(Config):
         None,
         "CSV table of prompts (.csv, .csv.gz), or folder that replaces the built-in ones.",
         metavar="FILE|FOLDER",
+        path=True,
     )
     scheduler: str | None = option(
         None, "Sampler, a diffusers class: DDIMScheduler. [default: the protocol's]"
     )
-    size: int | None = option(None, "Pixels a side. [default: the protocol's]")
+    size: int | None = option(
+        None, "Pixels a side. [default: the protocol's]", least=1, most=PIXELS
+    )
     metrics: tuple[str, ...] = option(
         (), f"With commas, of: {', '.join(registry.names('metrics'))}. [default: the protocol's]"
     )
-    threshold: float | None = option(None, "NudeNet's, 0 to 1. [default: the protocol's]")
+    threshold: float | None = option(
+        None, "NudeNet's, 0 to 1. [default: the protocol's]", least=0, most=1
+    )
     classifier: str | None = option(
         None,
         "Judge: digits-classifier, efficientnet-lite0, a torchvision or timm model, a folder of"
         " `erase train classifier`, a weight file. [default: the protocol's]",
         metavar="NAME|FOLDER|FILE",
+        path=True,
     )
     reference: str | None = option(
         None,
         "Folder of real images that FID and KID compare with, classes as subfolders."
         " [default: the classifier's own, else the baseline's images]",
+        path=True,
     )
     settings: tuple[str, ...] = option(
         (),
@@ -74,7 +94,9 @@ class EvaluateConfig(Config):
         metavar="METRIC.NAME=VALUE",
     )
     categories: str | None = option(None, "I2P's, with commas: sexual,violence. [default: all]")
-    min_nudity: float | None = option(None, "Only I2P prompts of at least this nudity percentage.")
+    min_nudity: float | None = option(
+        None, "Only I2P prompts of at least this nudity percentage.", least=0, most=100
+    )
 
 
 def default_output(model: str, suite: str) -> str:

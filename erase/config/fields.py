@@ -18,11 +18,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from erase.config.values import read_value
+from erase.config.values import read_value, unusable_text
 from erase.errors import InputError
 from erase.reading import ContentError
 
 NOUNS = {int: "whole number", float: "number", bool: "yes or no", str: "text"}
+LARGEST: Mapping[type, float] = {int: 10_000_000, float: 1e6}
+"""Largest magnitude of a number whose field states no upper limit: more is a slip of the hand."""
+SHOWN = 80
+"""Most characters of a value in a message."""
+SEEDS = (1 << 63) - 1
+"""Largest seed."""
+BATCHES = 65_536
+"""Most images at once, and most micro-batches in a step."""
+IMAGES = 1_000_000
+"""Most images of a set."""
+STEPS = 10_000
+"""Most sampling steps."""
+PIXELS = 8192
+"""Most pixels a side."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,12 @@ class Range:
 
     def __str__(self) -> str:
         if self.least is not None and self.below is not None:
-            return f"from {self.least:g} to below {self.below:g}"
+            return f"from {_written(self.least)} to below {_written(self.below)}"
         if self.least is not None and self.most is not None:
-            return f"from {self.least:g} to {self.most:g}"
+            return f"from {_written(self.least)} to {_written(self.most)}"
         words = {"of at least": self.least, "above": self.above}
         words |= {"of at most": self.most, "below": self.below}
-        parts = [f"{word} {limit:g}" for word, limit in words.items() if limit is not None]
+        parts = [f"{word} {_written(limit)}" for word, limit in words.items() if limit is not None]
         return " and ".join(parts) or "that is finite"
 
 
@@ -64,6 +78,7 @@ def option(
     most: float | None = None,
     below: float | None = None,
     metavar: str | None = None,
+    path: bool = False,
 ) -> Any:
     """A dataclass field with its help text, and what its value may be.
 
@@ -76,6 +91,9 @@ def option(
         most: largest value.
         below: a number that the value must not reach.
         metavar: what `--help` shows in the place of the value.
+        path: whether the text names, or may name, a file or folder.
+
+    A number without an upper limit is at most `LARGEST`.
     """
     return field(
         default=default,
@@ -84,6 +102,7 @@ def option(
             "choices": tuple(choices),
             "range": Range(least, above, most, below),
             "metavar": metavar,
+            "path": path,
         },
     )
 
@@ -103,6 +122,7 @@ class FieldSpec:
     optional: bool
     choices: tuple[str, ...]
     range: Range
+    path: bool = False
 
     def typed(self, value: Any) -> Any:
         """The value as the field holds it; InputError when the field cannot hold it."""
@@ -128,9 +148,22 @@ class FieldSpec:
         typed = _READERS[self.kind](value)
         if typed is None:
             raise self.refusal(value, f"which is no {NOUNS[self.kind]}")
-        if self.kind in (int, float) and typed not in self.range:
-            raise self.refusal(typed, remedy=f"Give a value {self.range}.")
+        if self.kind in LARGEST:
+            self._check_number(typed)
+        elif self.kind is str:
+            self._check_text(typed)
         return typed
+
+    def _check_number(self, value: float) -> None:
+        if value not in self.range:
+            raise self.refusal(value, remedy=f"Give a value {self.range}.")
+        largest = LARGEST[self.kind]
+        if self.range.most is None and self.range.below is None and abs(value) > largest:
+            raise self.refusal(value, remedy=f"Give a value of at most {_written(largest)}.")
+
+    def _check_text(self, text: str) -> None:
+        if why := unusable_text(text, path=self.path):
+            raise self.refusal(text, f"which {why}")
 
     def refusal(
         self, value: Any, reason: str = "", remedy: str = "Correct the value."
@@ -142,6 +175,8 @@ class FieldSpec:
         words = ([value] if value else []) if isinstance(value, str) else value
         if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
             raise self.refusal(value, "which is no list of words", "Quote them.")
+        for word in words:
+            self._check_text(word)
         return tuple(words)
 
 
@@ -182,7 +217,12 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _written(number: float) -> str:
+    return f"{number:g}" if abs(number) < 1e6 else f"{int(number):,}"
 
 
 def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
@@ -202,7 +242,14 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
         kind = Mapping
     else:
         kind = hint if hint in NOUNS else object
-    return FieldSpec(item.name, kind, optional, choices, item.metadata.get("range", Range()))
+    return FieldSpec(
+        item.name,
+        kind,
+        optional,
+        choices,
+        item.metadata.get("range", Range()),
+        bool(item.metadata.get("path")),
+    )
 
 
 def _read(text: str) -> Any:

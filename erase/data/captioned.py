@@ -77,7 +77,7 @@ def read_folder(folder: Path, prompts: tuple[str, ...] = ()) -> CaptionedImages:
 def _metadata_captions(path: Path) -> dict[str, str | None]:
     """Captions by file name from `metadata.jsonl`; None for a row without text."""
     try:
-        rows: list[Any] = list(read_jsonl(path))
+        rows: list[Any] = read_jsonl(path, Any)
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
     listed = {}
