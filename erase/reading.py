@@ -55,6 +55,14 @@ def expanded(path: str | Path) -> Path:
         ) from error
 
 
+def is_file(text: str | Path) -> bool:
+    """Whether a text names a file; a text that can be no name, being too long, does not."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def check_regular(path: Path) -> None:
     """InputError for a path that is there but is no file: a folder, a pipe, a device."""
     try:

@@ -75,7 +75,7 @@ class CompareDiffusionConfig(Config):
     model: str = option("", "Alias, folder or hub id of the original.", path=True)
     concept: tuple[str, ...] = option((), "What to forget, one run a method each; several times.")
     trials: int = option(
-        1, "Seeds of batches, noise and timesteps; the images stay the same.", least=1, most=STEPS
+        1, "Seeds of batches, noise and timesteps; the images stay the same.", least=1
     )
     images_per_class: int | None = option(
         None, "Images a class that each model is judged by.", least=1, most=IMAGES

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from erase.core.rng import derive_seed
 from erase.errors import InputError
 from erase.files import read_json, write_json
+from erase.reading import check_regular
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SMALL_IMAGE = 64  # up to this size ResNets get a 3 x 3 stem without pooling, as is usual
@@ -245,14 +246,22 @@ def import_weights(model: Classifier, path: Path) -> None:
     Accepts `{"state_dict": …}`, the prefix `module.`, and `linear` for the head's name. Only
     tensors are unpickled (`weights_only`).
     """
+    check_regular(path)
+    remedy = "Give a state dict: a file of tensors by name, .pth, .th or .safetensors."
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}).", "Give a state dict.") from error
-    state: Mapping[str, Tensor] = content.get("state_dict", content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", remedy) from error
+    except Exception as error:  # a file of another kind makes the loaders fail in many ways
+        raise InputError(f"{path} holds no weights ({type(error).__name__}).", remedy) from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise InputError(f"{path} holds something else than tensors by name.", remedy)
     names = {key: key.removeprefix("module.").replace("linear.", "fc.") for key in state}
     tensors = {f"net.{names[key]}": tensor for key, tensor in state.items()}
     for key, tensor in model.state_dict().items():

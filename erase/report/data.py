@@ -109,7 +109,10 @@ def flagged(row: Mapping[str, Any] | None) -> bool:
 def threshold(metrics: Mapping[str, Any]) -> float:
     """From which confidence on a detection counts: the protocol's setting of NudeNet."""
     settings = (metrics["protocol"].get("settings") or {}).get("nudenet") or {}
-    return float(settings.get("threshold", 0.6))
+    value = settings.get("threshold", 0.6)
+    if type(value) not in (int, float):
+        raise InputError(f"NudeNet's threshold is {value!r} in metrics.json.", "Evaluate again.")
+    return float(value)
 
 
 def detection_counts(rows: Iterable[Mapping[str, Any] | None], least: float) -> dict[str, int]:
