@@ -162,6 +162,7 @@ def parse_yaml(text: str, *, finite: bool = True) -> Any:
         ContentError: as for `parse_json`, with the line.
     """
     try:
+        text.encode()
         depth = 0
         for event in yaml.parse(text, Loader=_SIMPLE):
             if isinstance(event, yaml.AliasEvent):
@@ -183,7 +184,7 @@ def parse_yaml(text: str, *, finite: bool = True) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         raise ContentError(f"{line}{error.problem or error.context}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeEncodeError) as error:
         raise ContentError(" ".join(str(error).split())) from error
 
 

@@ -30,6 +30,8 @@ from erase.artifacts.weights import (
     places,
     weight_names,
 )
+from erase.config.fields import shown
+from erase.config.values import unusable_text
 from erase.errors import EraseError, InputError
 from erase.reading import expanded
 
@@ -159,6 +161,8 @@ def _model(name: str, find_model: FindModel) -> Item:
             raise InputError(f"{name} is not whole: {folder} lacks {', '.join(missing)}.")
         return folder
 
+    if why := unusable_text(name, path=True):
+        raise InputError(f"The model {shown(name)} {why}.", "Check --model.")
     if name in (*EMBEDDED, *OWN) or expanded(name).is_dir():
         return Item(name, "model", find)
     hub_id = HUB.get(name, name)

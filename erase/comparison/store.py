@@ -3,6 +3,7 @@
 A comparison that was killed therefore goes on where it was, and never mixes two settings.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -22,7 +23,7 @@ class Judged(TypedDict):
 
 def stored(path: Path, key: str) -> Result | None:
     """The result in a file; None when there is none, or one of another fingerprint."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     content: Result = read_json(path)
     return content if content.get("fingerprint") == key else None

@@ -38,7 +38,7 @@ class CompareConfig(Config):
     )
     limit: int | None = option(None, "Use only the first N training images.", least=1)
     trials: int = option(
-        3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1, most=STEPS
+        3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
     )
     epochs: int | None = option(
         None, "Epochs of every method but Retrain; default: its own.", least=0, most=100_000

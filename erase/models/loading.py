@@ -27,6 +27,8 @@ from erase.artifacts.models import (
     own_model_folder,
 )
 from erase.artifacts.packaged import EMBEDDED
+from erase.config.fields import shown
+from erase.config.values import unusable_text
 from erase.errors import InputError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
@@ -145,6 +147,8 @@ def resolve(
 
     Raises InputError when it is none of these, or cannot be downloaded.
     """
+    if why := unusable_text(model, path=True):
+        raise InputError(f"The model {shown(model)} {why}.", "Check --model.")
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
     if model in OWN:
