@@ -11,7 +11,7 @@ import click
 import erase
 from erase.config.fields import shown
 from erase.config.values import unusable_text
-from erase.errors import EraseError, visible
+from erase.errors import EraseError, one_line
 from erase.runs.processes import Distributed, lacks_processes, start_processes
 
 COMMANDS = {
@@ -69,16 +69,18 @@ class Main(LazyGroup):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             if Distributed.launched().is_main:
-                click.secho(f"Error: {visible(error.message)}", err=True, fg="red")
+                click.secho(f"Error: {one_line(error.message)}", err=True, fg="red")
                 if error.remedy:
-                    click.echo(visible(error.remedy), err=True)
+                    click.echo(one_line(error.remedy), err=True)
             ctx.exit(error.exit_code)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            click.secho(f"Error: {type(error).__name__}: {visible(str(error))}", err=True, fg="red")
+            click.secho(
+                f"Error: {type(error).__name__}: {one_line(str(error))}", err=True, fg="red"
+            )
             click.echo("This was not expected; run again with `erase --debug …`.", err=True)
             ctx.exit(1)
 

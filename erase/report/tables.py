@@ -101,7 +101,7 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return "" if value is None else value
     text = visible(value)
-    if not text.lstrip().startswith(FORMULA) and not text.startswith(("\t", "\n")):
+    if not value.lstrip().startswith(FORMULA) and not value.startswith(("\t", "\n")):
         return text
     try:
         float(text)

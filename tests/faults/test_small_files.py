@@ -45,6 +45,7 @@ from tests.report_world import make
 
 pytestmark = pytest.mark.fault("hostile small file")
 DEEP = 20_000
+OTHERS: tuple[Any, ...] = (None, [], {}, "x", -1, 0, 2.5, 10**30, True, [None], {"a": []})
 CONFIG = "config.yaml"
 TITLES = (
     *("evaluation record.json", "evaluation metrics.json", "samples.jsonl"),
@@ -191,7 +192,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
         (root / folder / name).write_text(json.dumps(content))
 
     write("images", "render.json", {"fingerprint": "x"})
-    add("render.json", "images", "render.json", lambda f: (rendered(f, [], "x"), claim(f, "x")))
+    add("render.json", "images", "render.json", _images)
     write("sets", "kept.json", {"fingerprint": "x", "kept": [1, 2], "rendered": 3})
     add("kept.json", "sets", "kept.json", lambda f: read_json(f / "kept.json", Selection))
     write("store", "lur.json", {"fingerprint": "x", "scores": {"ua": 1.0}})
@@ -220,6 +221,11 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     return made
 
 
+def _images(folder: Path) -> None:
+    rendered(folder, [], "x")
+    claim(folder, "x")
+
+
 def _forget(folder: Path) -> None:
     labels = torch.arange(4)
     spec = f"indices:{folder / 'forget.json'}"
@@ -245,7 +251,7 @@ def mutations(content: Any, depth: int = 3) -> Iterator[Any]:
         return
     keys = list(content) if isinstance(content, dict) else range(min(len(content), 1))
     for key in keys:
-        for value in (None, [], {}, "x", -1, 0, 2.5, 10**30, True, [None], {"a": []}):
+        for value in OTHERS:
             changed = copy.copy(content)
             changed[key] = value
             yield changed
@@ -333,9 +339,8 @@ def test_what_is_no_file_is_refused_at_once(
 @pytest.mark.parametrize("title", [title for title in TITLES if title not in SLOW_MUTATIONS])
 def test_values_of_other_kinds_are_refused_or_taken(title: str, readers: dict[str, Reader]) -> None:
     steps = {"evaluation record.json": 15, "evaluation metrics.json": 40, "samples.jsonl": 10}
-    check(
-        readers[title], changed(readers[title], 30 if title in YAML_FILES else steps.get(title, 4))
-    )
+    step = 30 if title in YAML_FILES else steps.get(title, 4)
+    check(readers[title], changed(readers[title], step))
 
 
 @pytest.mark.slow
