@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,14 @@ def test_csv_has_no_control_characters(text: str) -> None:
 
 @formula
 def test_the_tables_of_reports_hold_no_formula(tmp_path: Path) -> None:
-    for number, label in enumerate(("=cmd|x", "+1+1")):
-        make(tmp_path / str(number), count=2, size=16, left=1, model=f"@m{number}")
-        del label
+    for number in ("0", "1"):
+        make(tmp_path / number, count=2, size=16, left=1, model=f"@m{number}")
     folders = [str(tmp_path / "0"), str(tmp_path / "1")]
     labels = ["--label", "=cmd|' /C calc'!A0", "--label=-1+1"]
     output = tmp_path / "comparison"
     result = CliRunner().invoke(main, ["report", *folders, "--output", str(output), *labels])
     assert result.exit_code == 0, result.output
-    rows = list(csv.reader((output / "table.csv").open(newline="")))
+    rows = list(csv.reader(io.StringIO((output / "table.csv").read_text())))
     assert {"'=cmd|' /C calc'!A0", "'-1+1"} <= {row[0] for row in rows}
     for name in ("0", "1"):
         for text in tables(load_evaluation(tmp_path / name)).values():
@@ -137,7 +137,8 @@ def test_names_cannot_change_the_card(text: str, tmp_path: Path, plain_card: str
     assert once.count(BEGIN) == once.count(END) == 1
     update_card(tmp_path, metrics, tmp_path / "evaluation")
     assert (tmp_path / "README.md").read_text() == once
-    assert "<script" not in once.replace("\\<script", "").replace("`erase", "")
+    shown = re.sub(r"<!--.*?-->|`[^`]*`", "", once)
+    assert "<script" not in shown.replace("\\<script", "")
 
 
 @markup
@@ -145,7 +146,7 @@ def test_names_cannot_change_the_card(text: str, tmp_path: Path, plain_card: str
 def test_names_cannot_change_a_markdown_table(text: str) -> None:
     table = markdown((text, "b"), [[text, "end"]])
     assert len(table.splitlines()) == 3
-    assert all(line.startswith("| ") or line.startswith("|---") for line in table.splitlines())
+    assert all(line.startswith(("| ", "|---")) for line in table.splitlines())
     for line in table.splitlines():
         assert line.replace("\\\\", "").replace("\\|", "").count("|") == 3
     assert "`" not in code(text)[1:-1]
