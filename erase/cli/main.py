@@ -11,7 +11,7 @@ import click
 import erase
 from erase.config.fields import shown
 from erase.config.values import unusable_text
-from erase.errors import EraseError, one_line
+from erase.errors import EraseError, one_line, visible
 from erase.runs.processes import Distributed, lacks_processes, start_processes
 
 COMMANDS = {
@@ -71,7 +71,7 @@ class Main(LazyGroup):
             if Distributed.launched().is_main:
                 click.secho(f"Error: {one_line(error.message)}", err=True, fg="red")
                 if error.remedy:
-                    click.echo(one_line(error.remedy), err=True)
+                    click.echo(visible(error.remedy), err=True)
             ctx.exit(error.exit_code)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise

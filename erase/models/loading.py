@@ -47,6 +47,12 @@ _ABSENT: dict[str, dict[str, Any]] = {
 """Parts to load as None, by class of pipeline: unwanted ones, and those that a folder may lack."""
 
 
+class Named(TypedDict):
+    """What every `model_index.json` says."""
+
+    _class_name: str
+
+
 class Index(TypedDict, total=False):
     """What a `model_index.json` says of a class-conditional model."""
 
@@ -96,7 +102,7 @@ class ModelSource:
 
     def pipeline_class(self) -> str:
         """Name of the diffusers class that `model_index.json` asks for."""
-        return str(read_json(self.path / "model_index.json").get("_class_name"))
+        return read_json(self.path / "model_index.json", Named)["_class_name"]
 
     def classes(self) -> dict[str, str]:
         """Class by each of its names, in label order; empty if the model has no classes."""
@@ -185,6 +191,7 @@ def check_configs(folder: Path) -> None:
     for name in ("model_index.json", "*/config.json", "*/scheduler_config.json"):
         for file in sorted(folder.glob(name)):
             read_json(file, finite=False)
+    read_json(folder / "model_index.json", Named)
 
 
 def _own_model(model: str) -> ModelSource:
