@@ -127,7 +127,7 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("methods", "setting", "said"),
     [
-        ("ft,lur", "lur.schedule=steep", "schedule is 'steep'"),
+        ("ft,lur", "lur.lr_scheduler=steep", "lr_scheduler is 'steep'"),
         ("ft,lur", "lur.alpha=-1", "alpha is -1"),
         ("ft,lur", "lur.epochs=-1", "epochs is -1"),
         ("ft,lur", "retrain.train_batch_size=1", "train_batch_size is 1"),

@@ -91,7 +91,7 @@ def test_other_settings_need_overwrite(
     folder = tmp_path / "other"
     shutil.copytree(result.folder, folder)
     kept = (folder / "metrics.json").read_bytes()
-    for changes in ({"steps": 2}, {"target": ("four",)}, {"model": str(models / "base")}):
+    for changes in ({"render_steps": 2}, {"target": ("four",)}, {"model": str(models / "base")}):
         with pytest.raises(InputError) as caught:
             evaluate(config(models, folder, **{"target": ("three",), **changes}))
         assert "--overwrite" in caught.value.remedy
@@ -119,15 +119,15 @@ def test_a_folder_with_something_else_is_left_alone(models: Path, tmp_path: Path
         ({"protocol": "paper"}, "default"),
         ({"suite": "digit"}, "digits"),
         ({"baseline": "no-such-model"}, "no-such-model"),
-        ({"steps": 0}, "steps"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": -1}, "batch_size is -1"),
+        ({"render_steps": 0}, "render_steps is 0"),
+        ({"render_batch_size": 0}, "render_batch_size is 0"),
+        ({"render_batch_size": -1}, "render_batch_size is -1"),
         ({"cache_dir": f"{__file__}/renders"}, "--cache-dir"),
         ({"output": f"{__file__}/out"}, "is a file"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"prompts": "no-such-folder"}, "no-such-folder"),
         ({"prompts": "no-such-table.csv"}, "no-such-table.csv"),
-        ({"suite": "coco"}, "--prompts FILE"),
+        ({"suite": "coco"}, "--prompt-table FILE"),
         ({"scheduler": "NoScheduler"}, "NoScheduler"),
         ({"metrics": ("uaa",)}, "ua"),
         ({"settings": ("fid.features=x",)}, "inception-2048"),

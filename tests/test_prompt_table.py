@@ -142,4 +142,4 @@ def test_a_hub_table_that_is_not_here_names_the_command() -> None:
     with pytest.raises(InputError, match=r"i2p_benchmark\.csv") as caught:
         hub_table("nobody/nothing-at-all", "i2p_benchmark.csv")
     assert "hf download --repo-type dataset nobody/nothing-at-all" in caught.value.remedy
-    assert "--prompts FILE" in caught.value.remedy
+    assert "--prompt-table FILE" in caught.value.remedy

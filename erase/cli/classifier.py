@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command
 from erase.cli.options import config_options, methods_epilog, run_options, settings_options
 from erase.config.classifier import ClassifierConfig
 from erase.config.families import CLASSIFIER
 from erase.config.resolve import given_settings, resolve_run
 
 
-@click.command(epilog=methods_epilog(CLASSIFIER))
+@command(epilog=methods_epilog(CLASSIFIER))
 @run_options
 @config_options(ClassifierConfig)
 @settings_options(

@@ -6,23 +6,23 @@ from typing import Any
 
 import click
 
+from erase.cli.command import Group, option
+from erase.cli.completion import complete
 from erase.cli.options import config_options, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.config.resolve import resolve
 
-OUTPUT = click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Result folder."
-)
+OUTPUT = option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
 
 
-@click.group()
+@click.group(cls=Group)
 def compare() -> None:
     """Compare unlearning methods on the same model and the same forget sets."""
 
 
 @compare.command()
 @OUTPUT
-@click.option(
+@option(
     "--forget",
     "specs",
     multiple=True,
@@ -30,20 +30,20 @@ def compare() -> None:
     metavar="SPEC",
     help="What to forget (see `erase classifier`); may be given several times.",
 )
-@click.option(
+@option(
     "--methods",
     default="all",
-    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim, lur+trim trimming,"
-    " METHOD@NAME=VALUE@… fixes settings for one line.",
+    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim (an optimizer for each"
+    " loss), lur+trim trimming (small weights are dropped first), METHOD@NAME=VALUE@… fixes"
+    " settings for one line.",
+    shell_complete=complete("methods", CompareConfig),
 )
-@click.option(
-    "--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them."
-)
-@click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@option("--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them.")
+@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
 @config_options(CompareConfig)
 @settings_option(
     "METHOD.NAME=VALUE",
-    "A setting of one method, or of its run (retrain.schedule=cosine); it is not searched.",
+    "A setting of one method, or of its run (retrain.lr_scheduler=cosine); it is not searched.",
 )
 def classifier(
     output: Path,
@@ -83,16 +83,17 @@ def classifier(
 
 @compare.command()
 @OUTPUT
-@click.option(
+@option(
     "--methods",
     default="all",
     help="Comma-separated methods, or `all`; METHOD@NAME=VALUE@… fixes settings for one line.",
+    shell_complete=complete("methods", CompareDiffusionConfig),
 )
 @settings_option(
     "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
-@click.option("--device", default="cpu", help="cpu, cuda, cuda:1, …", show_default=True)
-@config_options(CompareDiffusionConfig)
+@option("--device", default="cpu", help="cpu, cuda, cuda:1, …", show_default=True)
+@config_options(CompareDiffusionConfig, required=frozenset({"model", "concept"}))
 def diffusion(
     output: Path, methods: str, settings: tuple[str, ...], device: str, **given: Any
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command, option
 from erase.cli.options import (
     Command,
     config_options,
@@ -39,9 +40,11 @@ def denoiser_options(
         settings_options(
             alpha="Inner step size of LUR, the α of eq. 2 (≥ 0).",
             forget_weight="Weight λ of the forget loss (≥ 0), where a method has one.",
-            meta_mode="How LUR's gradient is computed.",
+            meta_mode="How LUR's gradient is computed: hvp (finite differences, one gradient"
+            " more), exact (double backward), first-order (no Hessian), joint (the losses added:"
+            " LUR-b).",
         ),
-        click.option(
+        option(
             "--dry-run",
             is_flag=True,
             help=f"Print the resolved settings and {shown}; touch nothing.",
@@ -49,7 +52,7 @@ def denoiser_options(
     )
 
 
-@click.command(epilog=METHODS)
+@command(epilog=METHODS)
 @denoiser_options(ConceptConfig, "prompts")
 def concept(**given: Any) -> None:
     """Make a text-to-image model forget a concept.

@@ -4,31 +4,32 @@ from pathlib import Path
 
 import click
 
+from erase.cli.command import command, option
 from erase.errors import InputError
 
 
-@click.command()
-@click.option("--concept", default="three", show_default=True, help="Digit to erase.")
-@click.option(
+@command()
+@option("--concept", default="three", show_default=True, help="Digit to erase.")
+@option(
     "--output",
     type=click.Path(path_type=Path),
     default=Path("runs/demo"),
     show_default=True,
     help="Run folder.",
 )
-@click.option(
+@option(
     "--images-per-class",
     type=int,
     default=20,
     show_default=True,
     help="Images a digit to judge by.",
 )
-@click.option(
+@option(
     "--quick",
     is_flag=True,
     help="Two steps and few images: it shows that all runs.",
 )
-@click.option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
+@option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
 def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwrite: bool) -> None:
     """Erase "three" from mini-sd, evaluate it, and name the report.
 
@@ -63,7 +64,7 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
         model=str(output),
         output=default_output(str(output), "digits"),
         images_per_class=min(images_per_class, 2) if quick else images_per_class,
-        steps=2 if quick else None,
+        render_steps=2 if quick else None,
         overwrite=overwrite,
     )
     with stages() as progress:

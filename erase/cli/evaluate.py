@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from erase.cli.command import command
 from erase.cli.options import config_options
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from erase.evaluation.run import EvaluationResult
 
 
-@click.command()
+@command()
 @config_options(
     EvaluateConfig,
     flags={

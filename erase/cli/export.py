@@ -4,31 +4,36 @@ from pathlib import Path
 
 import click
 
+from erase.cli.command import command, option
 
-@click.command()
+
+@command()
 @click.argument("run", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
+@option(
     "--format",
     "kind",
     type=click.Choice(["single-file", "lora", "diff"]),
     required=True,
     help="A whole checkpoint, a LoRA (kohya), or the difference to the base (LyCORIS).",
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file."
-)
-@click.option(
+@option("--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file.")
+@option(
     "--dtype",
     type=click.Choice(["fp16", "fp32"]),
     help="Precision of the weights.  [default: fp32 for diff, else fp16]",
 )
-@click.option(
+@option(
     "--rank",
     type=int,
     help="Rank of a LoRA taken from a run that trained the weights.  [default: 16]",
 )
-@click.option("--base", help="Folder or hub id of the base; default: what the record says.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@option(
+    "--baseline",
+    "base",
+    former=("base",),
+    help="Folder or hub id of the original.  [default: what the record says]",
+)
+@option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(
     run: Path,
     kind: str,

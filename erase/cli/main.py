@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import erase
+from erase.cli.command import CONTEXT, Group, command, option
 from erase.errors import EraseError
 from erase.runs.processes import Distributed, lacks_processes, start_processes
 
@@ -27,7 +28,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported when they are asked for."""
 
     def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
@@ -74,12 +75,12 @@ class Main(LazyGroup):
             ctx.exit(1)
 
 
-@click.command(
+@command(
     cls=Main,
     lazy=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT,
 )
-@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+@option("--debug", is_flag=True, help="Show the full traceback of an error.")
 @click.version_option(erase.__version__, prog_name="erase")
 def main(debug: bool) -> None:
     """Make an image model forget a concept, a class or training samples, and measure it."""

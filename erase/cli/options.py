@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from erase import registry
+from erase.cli.command import option
+from erase.cli.completion import complete
 from erase.config.base import META_MODES, Config
 from erase.config.families import methods_for
 from erase.config.fields import FieldSpec, field_specs
@@ -37,7 +39,7 @@ def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 def settings_option(metavar: str, text: str) -> Callable[[Command], Command]:
     """`--set`, which may be given several times."""
-    return click.option("--set", "settings", multiple=True, metavar=metavar, help=text)
+    return option("--set", "settings", multiple=True, metavar=metavar, help=text)
 
 
 def config_options(
@@ -67,22 +69,29 @@ def config_options(
     for item in _ordered_fields(config):
         if item.name in skip or not item.metadata.get("option", True):
             continue
-        name, keywords = _option(item, specs[item.name], flags or {})
+        name, keywords = _option(config, item, specs[item.name], flags or {})
         name = (spellings or {}).get(item.name, name)
         if item.name in listed:
             keywords["multiple"] = False
         if item.name in required:
             keywords["required"] = True
-        options.append(click.option(name, item.name, **keywords))
+        elif item.metadata.get("required"):
+            keywords["help"] += "  [required, here or in --config]"
+        options.append(option(name, item.name, **keywords))
     return together(*options)
 
 
 def _option(
-    item: "dataclasses.Field[Any]", spec: FieldSpec, flags: Mapping[str, str]
+    config: type[Config], item: "dataclasses.Field[Any]", spec: FieldSpec, flags: Mapping[str, str]
 ) -> tuple[str, dict[str, Any]]:
     """Spelling and keywords of a field's option."""
     dashed = item.name.replace("_", "-")
-    keywords: dict[str, Any] = {"default": None, "help": _help(item)}
+    keywords: dict[str, Any] = {
+        "default": None,
+        "help": _help(config, item),
+        "former": item.metadata.get("former", ()),
+        "shell_complete": complete(item.name, config),
+    }
     if spec.kind is bool:
         return flags.get(item.name, f"--{dashed}/--no-{dashed}"), {**keywords, "is_flag": True}
     if spec.choices:
@@ -100,29 +109,31 @@ def _ordered_fields(config: type[Config]) -> "list[dataclasses.Field[Any]]":
     return sorted(fields, key=lambda item: [item.name in names for names in owners].index(True))
 
 
-def _help(item: "dataclasses.Field[Any]") -> str:
+def _help(config: type[Config], item: "dataclasses.Field[Any]") -> str:
     text = str(item.metadata.get("help", ""))
+    if item.name in config.recipe_help:
+        return f"{text}  [{config.recipe_help[item.name]}]"
     if item.default in (None, "", ()) or isinstance(item.default, bool):
         return text
     return f"{text}  [default: {item.default}]"
 
 
 run_options = together(
-    click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
-    click.option(
+    option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
+    option(
         "--config",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         help="Replay a run's config.yaml; options given here win over it. With another"
         " --method, what came from the run's own method is left out.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds."),
-    click.option(
+    option("--overwrite", is_flag=True, help="Replace the run that the folder holds."),
+    option(
         "--resume-from-checkpoint",
         "resume",
         metavar="latest|PATH",
         help="Continue the run that the folder holds.",
     ),
-    click.option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
+    option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
 )
 """The options of every command that fills a run folder."""
 
@@ -140,7 +151,8 @@ def settings_options(**helps: str) -> Callable[[Command], Command]:
         kind: dict[str, Any] = {"metavar": "FLOAT"}
         if name == "meta_mode":
             kind = {"type": Possible(list(META_MODES))}
-        options.append(click.option(f"--{name.replace('_', '-')}", **kind, help=text))
+        text = f"{text}  [default: the method's]"
+        options.append(option(f"--{name.replace('_', '-')}", **kind, help=text))
     return together(*options, settings_option("NAME=VALUE", "Any setting of the method."))
 
 

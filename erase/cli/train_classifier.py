@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command
 from erase.cli.options import config_options, run_options
 from erase.config.classifier import TrainConfig
 from erase.config.resolve import resolve
 
 
-@click.command(name="classifier")
+@command(name="classifier")
 @run_options
 @config_options(TrainConfig)
 def classifier(

@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command
 from erase.cli.options import config_options, run_options
 from erase.config.ddpm import DDPMConfig
 from erase.config.resolve import resolve
 from erase.runs.processes import Distributed
 
 
-@click.command("ddpm")
+@command("ddpm")
 @run_options
 @config_options(DDPMConfig, skip=frozenset({"method"}))
 def ddpm(

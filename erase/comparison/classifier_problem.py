@@ -199,7 +199,7 @@ def prepare_original(
             )
             # As Retrain is trained, so is the original.
             likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
-            likewise |= {"schedule", "max_grad_norm"}
+            likewise |= {"lr_scheduler", "max_grad_norm"}
             given = config.settings.get("retrain", {})
             train = train.replace(**{k: v for k, v in given.items() if k in likewise})
             train_original(train, folder, overwrite=True, device=str(device), show=False)

@@ -44,7 +44,8 @@ SAME = (
     "mixed_precision",
 )
 """Settings that are the same for every method, where the comparison is given them."""
-JUDGED = ("images_per_class", "steps")
+JUDGED = {"images_per_class": "images_per_class", "steps": "evaluation_steps"}
+"""How models are judged, by the names that fingerprints have had from the first version on."""
 LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
 SHARING = Entry("ca", "ca", {}, {})
 """A method that looks at all three sets; the shared images are rendered as planned for it."""
@@ -144,7 +145,7 @@ class DiffusionComparison:
                 planned.config.replace(**{f"{s}_images": None for s in planned.sets}).to_dict(),
                 planned.facts,
                 self.device,
-                {name: getattr(self.config, name) for name in JUDGED},
+                {key: getattr(self.config, name) for key, name in JUDGED.items()},
                 library_versions(LIBRARIES),
             ]
         )

@@ -55,7 +55,7 @@ def measure(
             suite=str(planned.concept.suite),
             output=str(folder / "evaluation"),
             images_per_class=config.images_per_class,
-            steps=config.steps,
+            render_steps=config.evaluation_steps,
             device=device,
             cache_dir=str(output / "originals"),
             overwrite=True,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
-from erase.config.base import DATASETS, PRECISIONS, Config, MethodConfig
+from erase.config.base import DATASETS, FORMER_SIDE, PRECISIONS, Config, MethodConfig
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
@@ -20,10 +20,13 @@ SCHEDULES = ("constant", "multistep", "cosine")
 class RunSettings(Config):
     """How an optimizer goes over the data, whatever is trained."""
 
-    epochs: int | None = option(None, "Epochs; default: the source's for the data set.", least=0)
-    learning_rate: float | None = option(
-        None, "Learning rate of SGD; default: the source's.", least=0
+    recipe_help: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("epochs", "learning_rate", "train_batch_size", "lr_scheduler"),
+        "recipe: by method and data set; see the run's config.yaml",
     )
+
+    epochs: int | None = option(None, "Epochs.", least=0)
+    learning_rate: float | None = option(None, "Learning rate of SGD.", least=0)
     train_batch_size: int | None = option(
         None,
         "Images of each set in a step.",
@@ -31,10 +34,11 @@ class RunSettings(Config):
     )
     momentum: float = option(0.9, "Momentum of SGD.", least=0)
     weight_decay: float = option(5e-4, "Weight decay of SGD.", least=0)
-    schedule: str | None = option(
+    lr_scheduler: str | None = option(
         None,
-        "constant, multistep (×0.1 at 1/2 and 3/4) or cosine; default: the source's.",
+        "Learning-rate schedule: constant, multistep (×0.1 at 1/2 and 3/4) or cosine.",
         SCHEDULES,
+        former=("schedule",),
     )
     max_grad_norm: float = option(0.0, "Gradient clipping norm; 0 turns clipping off.", least=0)
     mixed_precision: str = option("no", "no or bf16 (autocast).", PRECISIONS)
@@ -54,7 +58,9 @@ class TrainConfig(RunSettings):
     arch: str | None = option(
         None, "cnn, resnet20, resnet56 or any torchvision classifier; default: by data set."
     )
-    image_size: int = option(224, "Pixels a side that a folder's images are trained at.", least=1)
+    resolution: int = option(
+        224, "Pixels a side that a folder's images are trained at.", least=1, former=FORMER_SIDE
+    )
     limit: int | None = option(None, "Use only the first N training images, to try things out.")
     validation_share: float = option(
         0.1, "Share of each class held out from training, for --search.", least=0, below=1
@@ -73,19 +79,23 @@ class TrainConfig(RunSettings):
 class ClassifierConfig(RunSettings, MethodConfig):
     """`erase classifier`: make a classifier forget samples or classes."""
 
-    model: str = option("", "Folder of the original, from `erase train classifier`.")
+    model: str = option("", "Folder of the original, from `erase train classifier`.", required=True)
     forget: str = option(
-        "", "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE."
+        "",
+        "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE.",
+        required=True,
     )
     method: str = option("lur", "Unlearning method.")
     data_dir: str | None = option(None, "Folder that holds the data, if it has moved.")
     forget_seed: int | None = option(None, "Seed of a random forget set; default: --seed.")
     dual_optim: bool = option(
-        False, "DualOptim: Adam on the forget gradient, SGD on the retain gradient."
+        False, "DualOptim: two optimizers, Adam on the forget gradient, SGD on the retain gradient."
     )
     forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's Adam.", least=0)
     retain_limit: int | None = option(
-        None, "Unlearn with only N samples of D_r, drawn by --seed; default: all of them.", least=1
+        None,
+        "Unlearn with only N samples of the retain set D_r, drawn by --seed; default: all of them.",
+        least=1,
     )
     settings: Mapping[str, Any] = settings_field("The method's own settings, NAME=VALUE.")
 
@@ -99,7 +109,9 @@ def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
     """The source's settings for a data set, and for the share of it that is forgotten."""
     table: dict[str, dict[str, Any]] = getattr(module, "DEFAULTS", {})
     usual: dict[str, Any] = table.get(recipe, table.get("cifar10", {}))
-    return dict(table.get(f"{recipe}:50", usual) if share >= LARGE_SHARE else usual)
+    return ClassifierConfig.renamed(
+        table.get(f"{recipe}:50", usual) if share >= LARGE_SHARE else usual
+    )
 
 
 def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfig:
@@ -117,6 +129,6 @@ def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfi
     layers = [
         Layer(f"{spec.name} on {recipe}", recipe_of(spec.module, recipe, share)),
         Layer(recipe, {"train_batch_size": BATCH.get(recipe, 256)}),
-        Layer("any", {"epochs": 1, "learning_rate": 0.01, "schedule": "constant"}),
+        Layer("any", {"epochs": 1, "learning_rate": 0.01, "lr_scheduler": "constant"}),
     ]
     return fill_run(config, spec, layers)

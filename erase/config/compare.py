@@ -15,8 +15,8 @@ from erase.errors import InputError
 
 CLASSIFIER_RUN = frozenset(
     {
-        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay", "schedule"),
-        *("max_grad_norm", "forget_learning_rate"),
+        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"),
+        *("lr_scheduler", "max_grad_norm", "forget_learning_rate"),
     }
 )
 """What a comparison may set of a classifier method's run; the rest is the same for all."""
@@ -55,7 +55,9 @@ class CompareConfig(Config):
     mixed_precision: str = option("no", "no or bf16.", PRECISIONS)
     jobs: int = option(1, "Runs at the same time, each in a process of its own.", least=1)
     retain_limit: int | None = option(
-        None, "Samples of D_r that every method but Retrain may use; default: all of them.", least=1
+        None,
+        "Samples of the retain set D_r that every method but Retrain may use; default: all.",
+        least=1,
     )
     seed: int = option(0, "First seed.", least=0)
     settings: Mapping[str, Mapping[str, Any]] = settings_field(
@@ -75,7 +77,9 @@ class CompareDiffusionConfig(Config):
     images_per_class: int | None = option(
         None, "Images a class that each model is judged by.", least=1
     )
-    steps: int | None = option(None, "Denoising steps of those; default: the protocol's.", least=1)
+    evaluation_steps: int | None = option(
+        None, "Denoising steps of those; default: the protocol's.", least=1, former=("steps",)
+    )
     max_train_steps: int | None = option(
         None, "Steps of every method; default: each its own.", least=0
     )
@@ -107,6 +111,7 @@ def classifier_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]
     InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, CLASSIFIER)
+    given = ClassifierConfig.renamed(given)
     for name in given:
         if name not in spec.names and name not in CLASSIFIER_RUN:
             raise InputError(
@@ -122,6 +127,7 @@ def diffusion_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
     InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, TEXT_TO_IMAGE)
+    given = ConceptConfig.renamed(given)
     for name in given:
         if name not in spec.names and name not in DIFFUSION_RUN:
             raise InputError(

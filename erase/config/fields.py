@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from erase.config.values import read_value
-from erase.errors import InputError
+from erase.errors import InputError, SettingError
 
 NOUNS = {int: "whole number", float: "number", bool: "yes or no", str: "text"}
 
@@ -65,6 +65,8 @@ def option(
     most: float | None = None,
     below: float | None = None,
     metavar: str | None = None,
+    former: Iterable[str] = (),
+    required: bool = False,
 ) -> Any:
     """A dataclass field with its help text, and what its value may be.
 
@@ -77,6 +79,9 @@ def option(
         most: largest value.
         below: a number that the value must not reach.
         metavar: what `--help` shows in the place of the value.
+        former: names that the field had in earlier versions, or that other programs use; they are
+            read everywhere, and shown nowhere.
+        required: whether a command needs the value, for the help.
     """
     return field(
         default=default,
@@ -85,6 +90,8 @@ def option(
             "choices": tuple(choices),
             "range": Range(least, above, most, below),
             "metavar": metavar,
+            "former": tuple(former),
+            "required": required,
         },
     )
 
@@ -137,7 +144,7 @@ class FieldSpec:
         self, value: Any, reason: str = "", remedy: str = "Correct the value."
     ) -> InputError:
         """The error that says in one form, whoever gave the value, that it cannot be used."""
-        return InputError(f"{self.name} is {shown(value)}{reason and f', {reason}'}.", remedy)
+        return SettingError(self.name, f"is {shown(value)}{reason and f', {reason}'}.", remedy)
 
     def _words(self, value: Any) -> tuple[str, ...]:
         words = ([value] if value else []) if isinstance(value, str) else value

@@ -1,7 +1,7 @@
 """Prompts as CSV tables, the usual format of public prompt sets: read, check, make samples.
 
 Public prompt sets belong to others and are never stored in the project: they are given as a file
-(`--prompts FILE.csv`, gzipped or not) or fetched from the hub into its cache.
+(`--prompt-table FILE.csv`, gzipped or not) or fetched from the hub into its cache.
 """
 
 import csv
@@ -116,7 +116,7 @@ def hub_table(repository: str, file: str) -> Path:
             f"{file} of the hub data set {repository} is not on this machine and could not be"
             f" fetched ({error.reason}).",
             f"With network: hf download --repo-type dataset {repository} {file};"
-            " or give a CSV file with --prompts FILE.",
+            " or give a CSV file with --prompt-table FILE.",
         ) from error
 
 

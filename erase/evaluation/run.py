@@ -81,7 +81,7 @@ def _evaluate(
 ) -> EvaluationResult | None:
     suite = load_suite(config.suite)
     source = resolve(config.model)
-    root = prompt_source(config.prompts)
+    root = prompt_source(config.prompt_table or config.prompts)
     baseline, note = find_baseline(config, source)
     plan = make_plan(config, suite, source, root, baseline=baseline is not None)
     if plan.unusable and distributed.is_main:

@@ -12,12 +12,12 @@ from erase.tasks.protocol import ClassifierTask, Denoiser, Reduce
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # SalUn's CIFAR recipe: 182 epochs, the rate ×0.1 at 91 and 136.
-    "cifar10": {"epochs": 182, "learning_rate": 0.1, "schedule": "multistep"},
-    "cifar100": {"epochs": 182, "learning_rate": 0.1, "schedule": "multistep"},
+    "cifar10": {"epochs": 182, "learning_rate": 0.1, "lr_scheduler": "multistep"},
+    "cifar100": {"epochs": 182, "learning_rate": 0.1, "lr_scheduler": "multistep"},
     # SHs' CelebA-HQ recipe (from ImageNet weights: --pretrained).
-    "celeba": {"epochs": 10, "learning_rate": 1e-3, "schedule": "constant"},
+    "celeba": {"epochs": 10, "learning_rate": 1e-3, "lr_scheduler": "constant"},
     # Measured here: 98.3% on the test digits.
-    "digits": {"epochs": 20, "learning_rate": 0.1, "schedule": "cosine"},
+    "digits": {"epochs": 20, "learning_rate": 0.1, "lr_scheduler": "cosine"},
 }
 SEARCH: dict[str, tuple[float, float]] = {}
 DENOISER: dict[str, dict[str, Any]] = {

@@ -106,7 +106,7 @@ class RunFolder(ResultFolder):
                     f"Restore {CONFIG}, or start anew in another --output.",
                 )
             return False  # killed before it had done anything
-        saved = upgraded(read_yaml(self.path / CONFIG))
+        saved = upgraded(self.config.renamed(read_yaml(self.path / CONFIG)))
         self._check_same(deciding(self.config), saved, RUN_CONTROL)
         if self.facts is not None:
             self._check_same(self.facts, self.record().get("facts", {}))

@@ -1,8 +1,9 @@
 """COCO captions: whether a model still renders everyday scenes, and how well they fit.
 
 A table of captions with seeds, as the papers share them (`coco_30k.csv`, or the 10,000 of them that
-Ring-A-Bell and AdvUnlearn use), is given with `--prompts FILE`. FID compares with `--reference`, a
-folder of real COCO images, or without one with the baseline's images of the same captions.
+Ring-A-Bell and AdvUnlearn use), is given with `--prompt-table FILE`. FID compares with
+`--reference`, a folder of real COCO images, or without one with the baseline's images of the same
+captions.
 """
 
 from pathlib import Path
@@ -68,6 +69,6 @@ def _table(prompts: Path) -> PromptTable:
     if not prompts.is_file():
         raise InputError(
             "The suite coco needs a table of captions.",
-            "Give --prompts FILE.csv with a column prompt, such as the papers' coco_30k.csv.",
+            "Give --prompt-table FILE.csv with a column prompt, such as the papers' coco_30k.csv.",
         )
     return read_table(prompts)

@@ -1,7 +1,7 @@
 """Any table of captions: a CSV with prompt, and seed, guidance, target, negative_prompt if wanted.
 
-Given with `--prompts FILE`. Targets are the classes: with them, and a classifier, `ua` and `ra` can
-be measured.
+Given with `--prompt-table FILE`. Targets are the classes: with them, and a classifier, `ua` and
+`ra` can be measured.
 """
 
 from pathlib import Path
@@ -49,6 +49,6 @@ def _table(prompts: Path) -> PromptTable:
     if not prompts.is_file():
         raise InputError(
             "The suite custom needs a table of prompts.",
-            "Give --prompts FILE.csv with a column prompt.",
+            "Give --prompt-table FILE.csv with a column prompt.",
         )
     return read_table(prompts)

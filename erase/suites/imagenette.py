@@ -2,7 +2,7 @@
 
 The setting of table 4 of LUR and of SalUn. UA counts the images of the forgotten class that the
 classifier, free to choose among all of its classes, does not call by its name. A table of prompts
-with a column `class` (`--prompts FILE`) replaces the captions and brings its own seeds.
+with a column `class` (`--prompt-table FILE`) replaces the captions and brings its own seeds.
 """
 
 from collections.abc import Mapping

@@ -222,7 +222,7 @@ def _loop(
         buffers=dict(task.model.named_buffers()),
         folder=folder,
         on_step=lambda _, row: rows.append(dict(row)),
-        schedule=LambdaLR(optimizer, schedule(config.schedule or "constant", total)),
+        schedule=LambdaLR(optimizer, schedule(config.lr_scheduler or "constant", total)),
         prepared=True,
         extra=diagnostics,
         show=show,

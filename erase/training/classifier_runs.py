@@ -71,7 +71,7 @@ def train_original(
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
-        image_size=config.image_size,
+        image_size=config.resolution,
         limit=config.limit,
     )
     config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])

@@ -55,7 +55,7 @@ class DDPMPlan:
         config = self.config
         return build_pipeline(
             self.classes,
-            size=config.image_size or 0,
+            size=config.resolution or 0,
             channels=config.channels or 0,
             multipliers=_numbers(config.multipliers or ""),
             blocks=config.blocks or 0,
@@ -78,15 +78,15 @@ def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
-        image_size=config.image_size or 0,
+        image_size=config.resolution or 0,
         limit=config.limit,
     )
     names = class_names(data)
     synonyms = {other: n for other, n in zip(data.classes, names, strict=True) if other != n}
     images = replace(data.train, images=center(data.train.images, data.augmentation))
-    if images.images.shape[-1] % (config.image_size or 1):
+    if images.images.shape[-1] % (config.resolution or 1):
         raise InputError(
-            f"--image-size is {config.image_size}; the images have {images.images.shape[-1]}.",
+            f"--resolution is {config.resolution}; the images have {images.images.shape[-1]}.",
             "Give that, or a divisor of it.",
         )
     images, names = _select_classes(images, names, config.classes)
@@ -271,7 +271,7 @@ def _card(planned: DDPMPlan, parameters: int) -> str:
         dataset=config.dataset,
         lacking=lacking,
         images=len(planned.images),
-        size=config.image_size,
+        size=config.resolution,
         steps=config.max_train_steps,
         batch=(config.train_batch_size or 1) * config.gradient_accumulation_steps,
         rate=config.learning_rate,
