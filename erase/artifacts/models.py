@@ -4,6 +4,8 @@ from pathlib import Path
 
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
+from erase.artifacts.packaged import EMBEDDED
+from erase.errors import InputError, likely
 from erase.files import read_json
 
 HUB = {
@@ -26,6 +28,8 @@ REVISIONS = {
 """Commits that are meant when none is given, so that everybody's base is the same."""
 OWN = ("cifar10-ddpm",)
 """Models that nobody publishes: trained once by the user, then known by name."""
+SINGLE_FILE = ".safetensors"
+"""How the name of a single-file checkpoint ends."""
 PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a diffusers folder without its weights."""
@@ -34,6 +38,32 @@ IGNORED = ["*.fp16.safetensors", *UNUSED]
 NETWORKS = ("unet", "transformer")
 """Names of the part that denoises."""
 LEARNED = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
+
+
+def check_model(name: str) -> None:
+    """Raise InputError for what names no model: no alias, folder, single file or hub id."""
+    folder = Path(name).expanduser()
+    if name in (*EMBEDDED, *HUB, *OWN):
+        return
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise InputError(
+                f"{name} is not a diffusers folder: it holds no model_index.json.",
+                "Give the folder that save_pretrained or an erase run wrote.",
+            )
+    elif folder.is_file():
+        if folder.suffix != SINGLE_FILE:
+            raise InputError(
+                f"{name} is no {SINGLE_FILE} file; other formats can run code when they are read.",
+                "Convert it to safetensors first.",
+            )
+    elif name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(SINGLE_FILE):
+        aliases = [*EMBEDDED, *HUB, *OWN]
+        raise InputError(
+            f"There is no model {name!r}.",
+            f"{likely(name, aliases)}Use an alias ({', '.join(aliases)}), a folder, a {SINGLE_FILE}"
+            " file or a hub id (owner/name).",
+        )
 
 
 def own_model_folder(name: str) -> Path:

@@ -8,8 +8,10 @@ import click
 
 from erase.cli.command import Group, option
 from erase.cli.completion import complete
+from erase.cli.early import check_device_name, check_methods, check_model
 from erase.cli.options import config_options, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
+from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.resolve import resolve
 
 OUTPUT = option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
@@ -64,6 +66,8 @@ def classifier(
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
+    check_methods(methods, {CLASSIFIER})
+    check_device_name(device)
     from rich.console import Console
 
     from erase.comparison.classifier import compare_classifier
@@ -108,6 +112,9 @@ def diffusion(
         --methods lur,lur-b,salun --output runs/compare
     """
     config = resolve(CompareDiffusionConfig, given, None)
+    check_methods(methods, {TEXT_TO_IMAGE})
+    check_device_name(device)
+    check_model(config.model)
     from rich.console import Console
 
     from erase.comparison.diffusion import compare_diffusion

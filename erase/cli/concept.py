@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from erase.cli.command import command, option
+from erase.cli.early import check_denoiser, check_output
 from erase.cli.options import (
     Command,
     config_options,
@@ -86,6 +87,8 @@ def run(
     options = {"alpha": alpha, "forget_weight": forget_weight, "meta_mode": meta_mode}
     pairs = given_settings(settings, options)
     resolved, replay = resolve_run(kind, given, pairs, config)
+    check_denoiser(resolved, device)
+    check_output("concept", output, resolved, overwrite=overwrite, resume=resume)
     from erase.runs.run_folder import RunFolder
     from erase.training.concept import KIND, erase_concept
     from erase.training.plan import plan

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from erase.cli.command import command
+from erase.cli.early import check_evaluation
 from erase.cli.options import config_options
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve
@@ -41,6 +42,7 @@ def evaluate(**options: Any) -> None:
     config = resolve(EvaluateConfig, options, None)
     if not config.output:
         config = config.replace(output=default_output(config.model, config.suite))
+    check_evaluation(config)
 
     from erase.cli.progress import stages
     from erase.evaluation.run import evaluate as run

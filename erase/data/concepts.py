@@ -22,6 +22,8 @@ from erase.data.prompts import ClassList, class_lists
 from erase.errors import InputError
 
 Anchors = tuple[str, ...]
+SUITES_RENDERED = {"mini-sd": "digits"}
+"""The class list of models that render the classes of one list only."""
 
 
 @dataclass(frozen=True)
@@ -283,3 +285,20 @@ def _mentions(text: str, part: _Part, other: _Part) -> bool:
         re.search(rf"(?<!\w){re.escape(word)}(s|es)?(?!\w)", text, re.IGNORECASE)
         for word in other.words
     )
+
+
+def check_renderable(model: str, concept: Concept, *, own_prompts: bool) -> None:
+    """Raise InputError for a concept that the model never learned to render.
+
+    Args:
+        model: the user's name for it.
+        concept: what is to be forgotten.
+        own_prompts: whether the forget prompts are the user's, which are not checked.
+    """
+    suite = None if own_prompts else SUITES_RENDERED.get(model)
+    for name, own in zip(concept.names, concept.suites, strict=True):
+        if suite and own != suite:
+            raise InputError(
+                f"There is no concept {name!r} in {model}, which renders {suite} only.",
+                f"Give one of its {suite} ('three'), another --model, or your own prompts.",
+            )

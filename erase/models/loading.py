@@ -22,6 +22,7 @@ from erase.artifacts.models import (
     NETWORKS,
     OWN,
     REVISIONS,
+    check_model,
     model_snapshot,
     own_model_folder,
 )
@@ -29,7 +30,7 @@ from erase.artifacts.packaged import EMBEDDED
 from erase.errors import InputError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
-from erase.models.single_file import SUFFIX, unpack
+from erase.models.single_file import unpack
 
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
@@ -117,34 +118,18 @@ def resolve(
 
     Raises InputError when it is none of these, or cannot be downloaded.
     """
+    check_model(model)
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
     if model in OWN:
         return _own_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise InputError(
-                f"{model} is not a diffusers folder: it holds no model_index.json.",
-                "Give the folder that save_pretrained or an erase run wrote.",
-            )
         return ModelSource(model, folder, is_folder=True)
     if folder.is_file():
-        if folder.suffix != SUFFIX:
-            raise InputError(
-                f"{model} is no {SUFFIX} file; other formats can run code when they are read.",
-                "Convert it to safetensors first.",
-            )
         configs = Path(config_from).expanduser() if config_from else None
         return ModelSource(str(folder.resolve()), unpack(folder, configs, fetch=fetch))
-    hub_id = HUB.get(model, model)
-    if hub_id.count("/") != 1 or model.startswith((".", "/", "~")) or model.endswith(SUFFIX):
-        raise InputError(
-            f"There is no model {model!r}.",
-            f"Use an alias ({', '.join([*EMBEDDED, *HUB, *OWN])}), a folder, a {SUFFIX} file or a"
-            " hub id (owner/name).",
-        )
-    return _from_hub(model, hub_id, revision, fetch)
+    return _from_hub(model, HUB.get(model, model), revision, fetch)
 
 
 def _own_model(model: str) -> ModelSource:

@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-import torch
-
 from erase.errors import InputError
 
 
 def check_device(device: str) -> None:
     """InputError for a torch device that is not there, or that nothing can be read back from."""
+    import torch
+
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:

@@ -12,7 +12,6 @@ from erase.config.base import Config
 from erase.config.replay import upgraded
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, read_yaml
-from erase.runs.checkpoint import find_checkpoint, list_checkpoints
 from erase.runs.folder import CONFIG, ResultFolder
 
 RUN_CONTROL = frozenset(
@@ -67,6 +66,8 @@ class RunFolder(ResultFolder):
         continued = self.check()
         if not (self.resume and continued):
             return RunState(finished=False, checkpoint=None)
+        from erase.runs.checkpoint import find_checkpoint
+
         checkpoint = find_checkpoint(self.path, self.resume)
         return RunState(self.record().get("status") == "finished", checkpoint)
 
@@ -99,6 +100,8 @@ class RunFolder(ResultFolder):
         if self.resume is None:
             return False
         if not (self.path / CONFIG).is_file():
+            from erase.runs.checkpoint import list_checkpoints
+
             if checkpoints := list_checkpoints(self.path):
                 raise InputError(
                     f"{self.path} holds {checkpoints[-1].name} but no {CONFIG}, so that nothing"

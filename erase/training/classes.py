@@ -19,12 +19,12 @@ from erase.data.classes import (
     with_captions,
 )
 from erase.data.classification import CIFAR, LabelledSet, load_dataset
-from erase.data.concepts import Concept, find_classes
+from erase.data.concepts import SUITES_RENDERED, Concept, find_classes
 from erase.data.prompts import ClassList, class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.tasks.class_conditional import class_names, split_by_class
-from erase.training.sets import SUITES_RENDERED, Images
+from erase.training.sets import Images
 
 RENDER = "render"
 

@@ -15,7 +15,7 @@ from erase.config.recipes import recipe
 from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
-from erase.data.concepts import Concept, find_classes, find_concept
+from erase.data.concepts import Concept, check_renderable, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
@@ -26,7 +26,7 @@ from erase.tasks.families import family_of
 from erase.tasks.family import Family
 from erase.training.classes import class_recipe, class_sets, classes_of_model
 from erase.training.filters import check_filters
-from erase.training.sets import Images, check_renderable, given_sets, prompts_of
+from erase.training.sets import Images, given_sets, prompts_of
 from erase.training.trained import check_trained
 from erase.training.validation import validation_prompts
 
@@ -140,7 +140,7 @@ def _concept_and_sets(
         forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
         retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
     )
-    check_renderable(source, concept, config)
+    check_renderable(source.name, concept, own_prompts=bool(config.forget_prompts))
     return concept, given_sets(config, concept)
 
 

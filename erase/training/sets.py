@@ -20,9 +20,8 @@ from erase.core.rng import derive_seed
 from erase.data.captioned import CaptionedImages, check_readable, read_folder, write_captions
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept
-from erase.errors import InputError, RunError
+from erase.errors import RunError
 from erase.files import read_json, write_json
-from erase.models.loading import ModelSource
 from erase.render.render import IMAGES, readable, render
 from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
@@ -34,22 +33,6 @@ Images = CaptionedImages | LabelledSet
 SELECTION = "kept.json"
 CANDIDATES = 4
 """A filtered set renders at most this many candidates for each image."""
-SUITES_RENDERED = {"mini-sd": "digits"}
-"""The class list of models that render the classes of one list only."""
-
-
-def check_renderable(source: ModelSource, concept: Concept, config: ConceptConfig) -> None:
-    """Raise InputError for a concept that the model never learned to render.
-
-    The user's own prompts are not checked.
-    """
-    own_suite = None if config.forget_prompts else SUITES_RENDERED.get(source.name)
-    for name, suite in zip(concept.names, concept.suites, strict=True):
-        if own_suite and suite != own_suite:
-            raise InputError(
-                f"There is no concept {name!r} in {source.name}, which renders {own_suite} only.",
-                f"Give one of its {own_suite} ('three'), another --model, or your own prompts.",
-            )
 
 
 def prompts_of(concept: Concept, name: str) -> tuple[str, ...]:
