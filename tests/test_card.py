@@ -72,7 +72,7 @@ def test_an_evaluation_is_written_into_the_card(tmp_path: Path) -> None:
     update_card(tmp_path / "run", metrics(), tmp_path / "run" / "evaluation-digits")
     text = path.read_text()
     part = measured(text)
-    assert "| ua ↑ | 99.5 [92.9, 100] | 2 [0.3, 10.5] | 50 |" in part
+    assert "| ua ↑ | 99.5 [92.9, 100.0] | 2.0 [0.3, 10.5] | 50 |" in part
     assert "| fid ↓ | 12.35 | – | 450 |" in part
     assert "details in `evaluation-digits`" in part
     assert "steps 25, guidance 1.0" in part

@@ -1,8 +1,10 @@
 """`erase concept`: make a text-to-image model forget a concept."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +20,15 @@ from erase.cli.options import (
 )
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASS_CONDITIONAL, TEXT_TO_IMAGE
+from erase.config.layers import origins, run_layers
+from erase.config.methods import find_method
 from erase.config.resolve import given_settings, resolve_run
 from erase.errors import InputError
+from erase.files import read_yaml
 from erase.runs.processes import Distributed
+
+if TYPE_CHECKING:
+    from erase.training.plan import ConceptPlan
 
 METHODS = methods_epilog(TEXT_TO_IMAGE, CLASS_CONDITIONAL)
 
@@ -107,6 +115,8 @@ def run(
             inputs=planned.inputs,
         ).check()
         click.echo(yaml.safe_dump(planned.config.to_dict(), sort_keys=False), nl=False)
+        for origin, names in _origins(resolved, planned, {**given, **pairs}, config).items():
+            click.echo(f"# from {origin}: {', '.join(names)}")
         for note in planned.notes:
             click.echo(f"# warning: {note}")
         click.echo(f"# model folder: {planned.source.path}")
@@ -127,3 +137,34 @@ def run(
     )
     if Distributed.launched().is_main:
         click.echo(f"Saved {folder}: a complete diffusers pipeline, with its record.")
+
+
+def _origins(
+    before: ConceptConfig, planned: ConceptPlan, given: Mapping[str, Any], file: Path | None
+) -> dict[str, list[str]]:
+    """The settings by where their values come from; those left at their own default are not named.
+
+    Args:
+        before: as it was given, by options and file, with None for what a recipe fills in.
+        planned: with everything filled in.
+        given: options and settings of the method that were given.
+        file: the file of `--config`.
+    """
+    from erase.training.plan import layers_of
+
+    config, family = planned.config, planned.family.task.family
+    spec = find_method(config.method, family)
+    side = config.resolution or planned.source.resolution()
+    layers = layers_of(config, spec, planned.concept, family, side)
+    decided = origins([*run_layers(config, spec, layers), layers[0]])
+    options = {name for name, value in given.items() if value not in (None, ())}
+    from_file = set(read_yaml(file)) | set(before.settings) if file else set()
+    named: dict[str, list[str]] = {}
+    for name, value in {**vars(config), **config.settings}.items():
+        if name in options:
+            named.setdefault("the command line", []).append(name)
+        elif name in from_file and name != "settings":
+            named.setdefault(str(file), []).append(name)
+        elif name in decided and value is not None:
+            named.setdefault(decided[name], []).append(name)
+    return named

@@ -36,6 +36,7 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     Takes a few minutes on two CPU cores. Run again, it goes on where it stopped. It judges fewer
     images than `erase evaluate` does by default, so its intervals are wider.
     """
+    from erase.cli.early import check_denoiser
     from erase.cli.evaluate import print_summary
     from erase.cli.progress import stages
     from erase.config.concept import ConceptConfig
@@ -52,10 +53,13 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
             num_retain_images=9,
             render_steps=2,
         )
+    check_denoiser(config, None)
     resume = None if overwrite else "latest"
     try:
         erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
     except InputError as error:
+        if not any(option in error.remedy for option in ("--resume-from", "--config", "--output")):
+            raise
         remedy = "Give --overwrite to start again, or another --output."
         raise InputError(error.message, remedy) from error
     action = "Took two steps to erase" if quick else "Erased"

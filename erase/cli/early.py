@@ -17,7 +17,7 @@ from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.evaluate import EvaluateConfig
 from erase.config.families import CLASSIFIER, DENOISERS, declared_families
-from erase.config.methods import canonical, find_method
+from erase.config.methods import canonical, find_method, undefined
 from erase.config.values import parse_line
 from erase.data.concepts import check_renderable, find_concept
 from erase.data.prompts import prompts_root, read_prompts
@@ -88,7 +88,7 @@ def check_method(name: str, families: Iterable[str]) -> None:
     registry.check("methods", name)
     families = sorted(families, reverse=True)
     if not declared_families(name) & set(families):
-        find_method(name, families[0])  # raises, and names those that are defined
+        raise undefined(name, families[0])
 
 
 def check_settings(config: MethodConfig, families: Iterable[str]) -> None:

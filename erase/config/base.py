@@ -23,6 +23,10 @@ SCHEDULERS = (
 )
 """Learning-rate schedules of diffusers."""
 PRECISIONS = ("no", "bf16")
+NO_FP16 = {
+    "fp16": "In fp16 losses have to be scaled up, which LUR's three gradients a step do not do."
+    " Give no (float32), or bf16 where the card has it."
+}
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 """Labelled images that classifiers and class-conditional models are trained on."""
 FORMER_SIDE = ("size", "image_size")
@@ -128,7 +132,7 @@ class LoopConfig(MethodConfig):
     )
     use_8bit_adam: bool = option(False, "8-bit AdamW (needs bitsandbytes and a GPU).")
     mixed_precision: str = option(
-        "no", "Autocast to bf16, or not; trained weights stay fp32.", PRECISIONS
+        "no", "Autocast to bf16, or not; trained weights stay fp32.", PRECISIONS, advice=NO_FP16
     )
     gradient_checkpointing: bool = option(False, "Recompute activations to save memory.")
     seed: int = option(0, "Seed of rendering, batches, noise and timesteps.", least=0)

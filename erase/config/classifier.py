@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
 
-from erase.config.base import DATASETS, FORMER_SIDE, PRECISIONS, Config, MethodConfig
+from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config, MethodConfig
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
@@ -41,7 +41,7 @@ class RunSettings(Config):
         former=("schedule",),
     )
     max_grad_norm: float = option(0.0, "Gradient clipping norm; 0 turns clipping off.", least=0)
-    mixed_precision: str = option("no", "no or bf16 (autocast).", PRECISIONS)
+    mixed_precision: str = option("no", "no or bf16 (autocast).", PRECISIONS, advice=NO_FP16)
     seed: int = option(0, "Seed of weights, batches and augmentation.", least=0)
     checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.", least=0)
     checkpoints_total_limit: int = option(2, "Checkpoints kept.", least=0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.base import DATASETS, PRECISIONS, Config
+from erase.config.base import DATASETS, NO_FP16, PRECISIONS, Config
 from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
@@ -52,7 +52,7 @@ class CompareConfig(Config):
     shadow_models: int = option(
         0, "Reference models of the RMIA attack; 0 = no such attack.", least=0
     )
-    mixed_precision: str = option("no", "no or bf16.", PRECISIONS)
+    mixed_precision: str = option("no", "no or bf16.", PRECISIONS, advice=NO_FP16)
     jobs: int = option(1, "Runs at the same time, each in a process of its own.", least=1)
     retain_limit: int | None = option(
         None,
@@ -90,7 +90,7 @@ class CompareDiffusionConfig(Config):
         None, "Images to render of what is shown instead.", least=1
     )
     render_steps: int | None = option(None, "Sampling steps of those renders.", least=1)
-    mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS)
+    mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS, advice=NO_FP16)
     seed: int = option(0, "First seed.", least=0)
 
 

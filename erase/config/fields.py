@@ -67,6 +67,7 @@ def option(
     metavar: str | None = None,
     former: Iterable[str] = (),
     required: bool = False,
+    advice: Mapping[str, str] | None = None,
 ) -> Any:
     """A dataclass field with its help text, and what its value may be.
 
@@ -82,6 +83,7 @@ def option(
         former: names that the field had in earlier versions, or that other programs use; they are
             read everywhere, and shown nowhere.
         required: whether a command needs the value, for the help.
+        advice: what to do instead, for values that people expect among the choices.
     """
     return field(
         default=default,
@@ -92,6 +94,7 @@ def option(
             "metavar": metavar,
             "former": tuple(former),
             "required": required,
+            "advice": dict(advice or {}),
         },
     )
 
@@ -111,6 +114,7 @@ class FieldSpec:
     optional: bool
     choices: tuple[str, ...]
     range: Range
+    advice: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     def typed(self, value: Any) -> Any:
         """The value as the field holds it; InputError when the field cannot hold it."""
@@ -129,7 +133,8 @@ class FieldSpec:
         if self.choices:
             value = "no" if value is False and "no" in self.choices else value
             if value not in self.choices:
-                raise self.refusal(value, remedy=f"Possible: {', '.join(self.choices)}.")
+                possible = f"Possible: {', '.join(self.choices)}."
+                raise self.refusal(value, remedy=self.advice.get(str(value), possible))
             return value
         if self.kind not in NOUNS:
             return value
@@ -210,7 +215,10 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
         kind = Mapping
     else:
         kind = hint if hint in NOUNS else object
-    return FieldSpec(item.name, kind, optional, choices, item.metadata.get("range", Range()))
+    return FieldSpec(
+        *(item.name, kind, optional, choices, item.metadata.get("range", Range())),
+        item.metadata.get("advice", {}),
+    )
 
 
 def _read(text: str) -> Any:

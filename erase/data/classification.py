@@ -275,10 +275,11 @@ def _fetch_cifar(name: str, root: Path) -> Path:
 
 
 def _folder(data_dir: Path | None, size: int) -> ClassificationData:
-    if data_dir is None or not data_dir.is_dir():
-        raise InputError(
-            f"There is no folder {data_dir}.", "Give --data-dir with one folder of images a class."
-        )
+    remedy = "Give --data-dir with one folder of images a class."
+    if data_dir is None:
+        raise InputError("--data-dir is missing.", remedy)
+    if not data_dir.is_dir():
+        raise InputError(f"There is no folder {data_dir}.", remedy)
     train_dir = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
     test_dir = next((data_dir / n for n in ("test", "val") if (data_dir / n).is_dir()), None)
     classes = _class_names(train_dir)

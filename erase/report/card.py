@@ -213,4 +213,9 @@ def _value(row: Mapping[str, Any] | None) -> str:
     interval = row.get("ci95")
     if not interval or any(end is None for end in interval):
         return f"{row['value']:.4g}"
-    return f"{row['value']:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"
+    numbers = (row["value"], *interval)
+    texts = [f"{number:.4g}" for number in numbers]
+    if not any("e" in text for text in texts):  # as many decimals for all three
+        decimals = max(len(text.partition(".")[2]) for text in texts)
+        texts = [f"{number:.{decimals}f}" for number in numbers]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"

@@ -43,6 +43,8 @@ UNSEEN = 59 * 2**20
 SLACK = {"else": 0.48, "checkpointing": 2.0, "adapters": 0.96}
 """What glibc's heap holds on a CPU, as a share of `LiveBytes.churn`. Each is fitted to
 runs on mini-sd (glibc 2.36, `hvp`): batches of 256; with checkpointing of 256 and 512."""
+SMALL_WORK = 2e8
+"""Weights times images at once; mini-sd's recipe has 6e7."""
 ROWS = 4
 """Conditions in the simulated cache; the run's own number is counted by `cache_bytes`."""
 
@@ -99,7 +101,7 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     before = psutil.Process().memory_info().rss if on_cpu else 0
     try:
-        with simulate() as counted:
+        with simulate(real=_is_small(planned)) as counted:
             phases, trained = _phases(planned, counted)
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
@@ -109,6 +111,14 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     base = before + UNSEEN if on_cpu else 0
     slack = round(_heap_share(planned) * counted.churn) if on_cpu else 0
     return Estimate(phases, base, disk_space(planned, trained), slack)
+
+
+def _is_small(planned: ConceptPlan) -> bool:
+    """Whether a step is carried out sooner than it is simulated."""
+    config = planned.config
+    weights = weight_count(planned.source.path / planned.family.component)
+    batch = max(config.train_batch_size or 1, config.render_batch_size or 1)
+    return weights * batch <= SMALL_WORK
 
 
 def _heap_share(planned: ConceptPlan) -> float:
