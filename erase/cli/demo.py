@@ -5,11 +5,18 @@ from pathlib import Path
 import click
 
 from erase.cli.command import command, option
+from erase.cli.completion import complete
 from erase.errors import InputError
 
 
 @command()
-@option("--concept", default="three", show_default=True, help="Digit to erase.")
+@option(
+    "--concept",
+    default="three",
+    show_default=True,
+    help="Digit to erase.",
+    shell_complete=complete("concept"),
+)
 @option(
     "--output",
     type=click.Path(path_type=Path),

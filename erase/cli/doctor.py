@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from erase.cli.command import command, option
+from erase.cli.completion import complete
 
 if TYPE_CHECKING:
     from erase.artifacts.checks import Finding
@@ -17,9 +18,27 @@ MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "broken": "[red]
 
 
 @command()
-@option("--suite", "suites", multiple=True, help="Check what a suite needs.")
-@option("--model", "models", multiple=True, help="Check a model: alias, hub id or folder.")
-@option("--metric", "metrics", multiple=True, help="Check what a metric needs.")
+@option(
+    "--suite",
+    "suites",
+    multiple=True,
+    shell_complete=complete("suite"),
+    help="Check what a suite needs.",
+)
+@option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=complete("model"),
+    help="Check a model: alias, hub id or folder.",
+)
+@option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    shell_complete=complete("metric"),
+    help="Check what a metric needs.",
+)
 @option("--weights", multiple=True, metavar="NAME", help="Check a weight file.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(

@@ -10,6 +10,7 @@ import click
 
 from erase import registry
 from erase.cli.command import command, option
+from erase.cli.completion import complete
 from erase.errors import EraseError
 
 if TYPE_CHECKING:
@@ -22,13 +23,21 @@ if TYPE_CHECKING:
     "--suite",
     "suites",
     multiple=True,
+    shell_complete=complete("suite"),
     help=f"Prompts, data and weights of a suite: {', '.join(registry.names('suites'))}.",
 )
-@option("--model", "models", multiple=True, help="Alias or hub id of a model.")
+@option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=complete("model"),
+    help="Alias or hub id of a model.",
+)
 @option(
     "--metric",
     "metrics",
     multiple=True,
+    shell_complete=complete("metric"),
     help=f"Weights of a metric: {', '.join(registry.names('metrics'))}.",
 )
 @option("--weights", multiple=True, metavar="NAME", help="A file by the name doctor gives.")
