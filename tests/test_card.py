@@ -90,7 +90,7 @@ def test_the_same_suite_replaces_and_another_stands_beside(tmp_path: Path) -> No
     part = measured(path.read_text())
     assert "| ua ↑ | 10 " not in part
     assert "first" not in part
-    assert "| ua ↑ | 20 " in part
+    assert "| ua ↑ | 20.0 " in part
     assert "| ua ↑ | 30 " in part
     assert part.count("| metric |") == 2
     once = path.read_text()

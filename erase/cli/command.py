@@ -6,7 +6,9 @@ commands count as dashes, as the training scripts of diffusers spell them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import gc
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -87,6 +89,18 @@ class Group(click.Group):
                 hint = likely(name, known) or f"Known: {', '.join(known)}."
                 raise click.UsageError(f"There is no command {name!r}. {hint.strip()}", ctx)
         return super().resolve_command(ctx, args)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Inside, no garbage is collected: imports leave none, and looking takes a second of seven."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 command = partial(click.command, cls=Command)

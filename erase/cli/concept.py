@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from erase.cli.command import command, option
+from erase.cli.command import command, importing, option
 from erase.cli.early import check_denoiser, check_output
 from erase.cli.options import (
     Command,
@@ -97,9 +97,11 @@ def run(
     resolved, replay = resolve_run(kind, given, pairs, config)
     check_denoiser(resolved, device)
     check_output("concept", output, resolved, overwrite=overwrite, resume=resume)
-    from erase.runs.run_folder import RunFolder
-    from erase.training.concept import KIND, erase_concept
-    from erase.training.plan import plan
+    with importing():
+        from erase.runs.run_folder import RunFolder
+        from erase.training.concept import KIND, erase_concept
+        from erase.training.estimate import estimate
+        from erase.training.plan import plan
 
     if dry_run:
         import yaml
@@ -123,8 +125,6 @@ def run(
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")
-        from erase.training.estimate import estimate
-
         try:
             lines = estimate(planned, device=device).lines()
         except InputError as error:
