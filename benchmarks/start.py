@@ -2,7 +2,7 @@
 
     python -m benchmarks.start
 
-Prints the CPU seconds and the seconds on the clock of each, the least of `--repeats` runs. On a busy
+Prints CPU seconds and seconds on the clock of each, the least of `--repeats` runs. On a busy
 machine the CPU seconds tell more.
 """
 
