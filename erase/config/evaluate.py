@@ -26,7 +26,9 @@ class EvaluateConfig(Config):
         former=("concept",),
     )
     baseline: str | None = option(
-        None, "Baseline, rendered from the same seeds. [default: the base model of the record]"
+        None,
+        "Baseline, rendered from the same seeds. [default: the base model of the record]",
+        former=("base", "control"),
     )
     no_baseline: bool = option(False, "Evaluate without a baseline.")
     protocol: str = option("default", "Named settings of the suite.")
