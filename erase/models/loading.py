@@ -54,6 +54,11 @@ class ModelSource:
     revision: str | None = None
     is_folder: bool = False
 
+    @property
+    def full_name(self) -> str:
+        """The name with the whole path of a folder, so that it is valid in other folders too."""
+        return str(self.path.resolve()) if self.is_folder else self.name
+
     def fingerprint(self) -> str:
         """SHA-256 over every weight, configuration and tokenizer file, read once."""
         return self._fingerprint

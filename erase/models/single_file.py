@@ -22,9 +22,9 @@ from erase.artifacts.cache import cache_folder
 from erase.artifacts.models import CONFIG_PATTERNS, HUB
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, write_json
+from erase.models.base_card import ORIGIN
 
 SUFFIX = ".safetensors"
-ORIGIN = "unpacked.json"
 
 
 @dataclass(frozen=True)
