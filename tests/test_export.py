@@ -300,10 +300,10 @@ def test_layers_that_not_every_client_knows_are_named_or_left_out(
     whole = export(run, file, kind="lora", rank=2)
     common = export(run, tmp_path / "few.safetensors", kind="lora", rank=2, common_layers=True)
     gone = {name.partition(".")[0] for name in {*load_file(file)} - {*load_file(common.path)}}
-    outside = ("conv_in", "conv_out", "time_embedding_linear_1", "time_embedding_linear_2")
+    outside = {"conv_in", "conv_out", "time_embedding_linear_1", "time_embedding_linear_2"}
     if family == "sdxl":
-        ends = ("input_blocks_0_0", "out_2", "time_embed_0", "time_embed_2")
-        outside = (*ends, "label_emb_0_0", "label_emb_0_2")
+        outside = {"input_blocks_0_0", "out_2", "time_embed_0", "time_embed_2"}
+        outside |= {"label_emb_0_0", "label_emb_0_2"}
     assert gone == {f"lora_unet_{name}" for name in outside}
     assert any("--common-layers" in note and "conv_out" in note for note in whole.notes)
     assert not any("--common-layers" in note for note in common.notes)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from erase.config.concept import ConceptConfig
 from erase.errors import InputError
 from erase.export.export import export
+from erase.models.file_layout import KINDS
 from erase.models.loading import load_pipeline, resolve, save_pipeline
-from erase.models.single_file import KINDS
 from erase.training.plan import plan
 from tests.test_export import as_run, build, parts
 

@@ -1,7 +1,7 @@
-"""From a run's folder to one file that other tools open: a checkpoint, a part, a LoRA, a difference.
+"""From a run's folder to one file for other tools: a checkpoint, a part, a LoRA, a difference.
 
 The layouts are those that A1111 and ComfyUI read: the original Stable Diffusion names for a whole
-model and its parts, kohya's names (`lora_unet_…`) for adapters, LyCORIS' full differences (`.diff`).
+model and its parts, kohya's names (`lora_unet_…`) for adapters, LyCORIS' for differences (`.diff`).
 """
 
 import json
