@@ -53,9 +53,9 @@ OTHERS = {
     r"control_model\.|controlnet_|input_hint_block": "a ControlNet",
     r"(model\.diffusion_model\.)?(input_blocks|output_blocks|middle_block|time_embed)\.": "a UNet"
     " alone",
-    r"(first_stage_model\.)?(encoder|decoder)\.": "a VAE alone",
+    r"(first_stage_model\.)?(encoder|decoder)\.(conv_|down|up|mid)": "a VAE alone",
     r"(unet\.)?(down_blocks|up_blocks|mid_block|conv_in)\.": "one part of a diffusers folder",
-    r"(cond_stage_model\.|conditioner\.|text_model\.|transformer\.)": "a text encoder alone",
+    r"(cond_stage_model|conditioner|text_model|transformer|encoder|shared)\.": "a text encoder alone",
     r"emb_params|clip_[lg]$|string_to_param": "a textual inversion",
 }
 
