@@ -55,7 +55,8 @@ OTHERS = {
     " alone",
     r"(first_stage_model\.)?(encoder|decoder)\.(conv_|down|up|mid)": "a VAE alone",
     r"(unet\.)?(down_blocks|up_blocks|mid_block|conv_in)\.": "one part of a diffusers folder",
-    r"(cond_stage_model|conditioner|text_model|transformer|encoder|shared)\.": "a text encoder alone",
+    r"(cond_stage_model|conditioner|text_model|transformer|encoder|shared)\.": "a text encoder"
+    " alone",
     r"emb_params|clip_[lg]$|string_to_param": "a textual inversion",
 }
 
