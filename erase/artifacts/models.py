@@ -30,7 +30,7 @@ OWN = ("cifar10-ddpm",)
 """Models that nobody publishes: trained once by the user, then known by name."""
 SINGLE_FILE = ".safetensors"
 """How the name of a single-file checkpoint ends."""
-PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
+PATTERNS = ["README.md", "*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a diffusers folder without its weights."""
 UNUSED = ["*non_ema*", "safety_checker/*"]
@@ -52,12 +52,16 @@ def check_model(name: str) -> None:
                 "Give the folder that save_pretrained or an erase run wrote.",
             )
     elif folder.is_file():
-        if folder.suffix != SINGLE_FILE:
+        if folder.suffix.lower() != SINGLE_FILE:
             raise InputError(
                 f"{name} is no {SINGLE_FILE} file; other formats can run code when they are read.",
                 "Convert it to safetensors first.",
             )
-    elif name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(SINGLE_FILE):
+    elif (
+        name.count("/") != 1
+        or name.startswith((".", "/", "~"))
+        or name.lower().endswith(SINGLE_FILE)
+    ):
         aliases = [*EMBEDDED, *HUB, *OWN]
         raise InputError(
             f"There is no model {name!r}.",
