@@ -42,17 +42,17 @@ LEARNED = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
 
 def check_model(name: str) -> None:
     """Raise InputError for what names no model: no alias, folder, single file or hub id."""
-    folder = Path(name).expanduser()
+    path = Path(name).expanduser()
     if name in (*EMBEDDED, *HUB, *OWN):
         return
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
             raise InputError(
                 f"{name} is not a diffusers folder: it holds no model_index.json.",
                 "Give the folder that save_pretrained or an erase run wrote.",
             )
-    elif folder.is_file():
-        if folder.suffix.lower() != SINGLE_FILE:
+    elif path.is_file():
+        if path.suffix.lower() != SINGLE_FILE:
             raise InputError(
                 f"{name} is no {SINGLE_FILE} file; other formats can run code when they are read.",
                 "Convert it to safetensors first.",

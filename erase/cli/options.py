@@ -21,9 +21,9 @@ METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", tuple: "TEXT"}
 class Possible(click.Choice[str]):
     """Possible values for the help and for completion; the configuration checks what is given."""
 
-    def normalize_choice(self, choice: str, ctx: click.Context | None) -> str:  # noqa: ARG002
+    def normalize_choice(self, choice: object, ctx: click.Context | None) -> str:  # noqa: ARG002
         """The value itself: its underscores are no dashes."""
-        return choice
+        return str(choice)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
         """The value as it was given."""

@@ -146,18 +146,18 @@ def _changes(run: FinishedRun, base: str | None) -> tuple[dict[str, Tensor], dic
     except InputError as error:
         raise InputError(
             f"The base model is needed for the difference, but: {error.message}",
-            "Give the folder where it lies with --base.",
+            "Give the folder where it lies with --baseline.",
         ) from error
     if source.fingerprint() != run.record.get("base_fingerprint"):
         raise InputError(
             f"{name} is not the base that the run started from: its files differ.",
-            "Give the original folder or hub id with --base.",
+            "Give the original folder or hub id with --baseline.",
         )
     before = read_weights(source.path / "unet", source.variant())
     after = read_weights(run.folder / "unet")
     shapes = {name: tensor.shape for name, tensor in after.items()}
     if {name: tensor.shape for name, tensor in before.items()} != shapes:
-        raise InputError("The base's UNet has other weights than the run's.", "Check --base.")
+        raise InputError("The base's UNet has other weights than the run's.", "Check --baseline.")
     changed = {
         key: change
         for key, tensor in after.items()
