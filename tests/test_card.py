@@ -90,10 +90,10 @@ def test_the_same_suite_replaces_and_another_stands_beside(tmp_path: Path) -> No
     update_card(run, metrics("i2p", ua=20.0), tmp_path / "second")
     update_card(run, metrics(ua=30.0), tmp_path / "third")
     part = measured(path.read_text())
-    assert "| ua ↑ | 10 " not in part
+    assert "| ua ↑ | 10.0 " not in part
     assert "first" not in part
     assert "| ua ↑ | 20.0 " in part
-    assert "| ua ↑ | 30 " in part
+    assert "| ua ↑ | 30.0 " in part
     assert part.count("| metric |") == 2
     once = path.read_text()
     update_card(run, metrics(ua=30.0), tmp_path / "third")
