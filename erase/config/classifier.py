@@ -9,7 +9,7 @@ from erase.config.base import DATASETS, PRECISIONS, Config, MethodConfig
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
-from erase.config.methods import find_method
+from erase.config.methods import MethodSpec, find_method, recipe_for
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
@@ -95,11 +95,11 @@ def method_module(name: str) -> ModuleType:
     return find_method(name, CLASSIFIER).module
 
 
-def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
-    """The source's settings for a data set, and for the share of it that is forgotten."""
-    table: dict[str, dict[str, Any]] = getattr(module, "DEFAULTS", {})
-    usual: dict[str, Any] = table.get(recipe, table.get("cifar10", {}))
-    return dict(table.get(f"{recipe}:50", usual) if share >= LARGE_SHARE else usual)
+def recipe_of(spec: MethodSpec, recipe: str, share: float) -> dict[str, Any]:
+    """The method's settings for a data set, and for the share of it that is forgotten."""
+    usual = recipe_for(spec, recipe) or recipe_for(spec, "cifar10")
+    found = (recipe_for(spec, f"{recipe}:50") or usual) if share >= LARGE_SHARE else usual
+    return dict(found.values) if found else {}
 
 
 def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfig:
@@ -115,7 +115,7 @@ def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfi
     """
     spec = find_method(config.method, CLASSIFIER)
     layers = [
-        Layer(f"{spec.name} on {recipe}", recipe_of(spec.module, recipe, share)),
+        Layer(f"{spec.name} on {recipe}", recipe_of(spec, recipe, share)),
         Layer(recipe, {"train_batch_size": BATCH.get(recipe, 256)}),
         Layer("any", {"epochs": 1, "learning_rate": 0.01, "schedule": "constant"}),
     ]

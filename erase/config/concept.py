@@ -41,8 +41,11 @@ class ConceptConfig(LoopConfig):
     retain_guidance: float | None = option(None, "Guidance scale of the retain renders.", least=1)
     render_batch_size: int | None = option(None, "Images rendered at once.", least=1)
     resolution: int | None = option(None, "Pixels a side; default: the model's own.", least=1)
-    caption_dropout: float = option(
-        0.1, "Share of retain captions replaced by the empty prompt.", least=0, below=1
+    caption_dropout: float | None = option(
+        None, "Share of retain captions replaced by the empty prompt.", least=0, below=1
+    )
+    flip: bool | None = option(
+        None, "Class-conditional models: mirror a random half of the images in training."
     )
     trainable: str | None = option(
         None,

@@ -51,6 +51,8 @@ SOURCES: dict[str, Any] = {
     "learning_rate": 2e-4,
     "lr_scheduler": "constant",
     "lr_warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
     "ema_decay": 0.9999,
 }
 DIGITS: dict[str, Any] = {
@@ -67,5 +69,7 @@ DIGITS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 100,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
     "ema_decay": 0.995,
 }

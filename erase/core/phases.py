@@ -195,10 +195,10 @@ def _scaled_backward(scale: float) -> Callable[[Tensor, float], None]:
     return lambda loss, share: (loss * (scale * share)).backward()
 
 
-def norm(tensors: list[Tensor]) -> float:
+def norm(tensors: Sequence[Tensor]) -> float:
     """Euclidean norm of all tensors taken as one vector, accumulated in float64."""
     # In float32, the norm of one long vector was off by 7e-4.
-    norms = torch._foreach_norm(tensors, 2, torch.float64)
+    norms = torch._foreach_norm(list(tensors), 2, torch.float64)
     return float(torch.linalg.vector_norm(torch.stack(list(norms))))
 
 

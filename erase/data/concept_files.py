@@ -2,8 +2,9 @@
 
 `prompts/concepts/NAME.yaml` holds a concept: its `name` and `aliases`, `forget` (prompt → what is
 shown instead, a text or a list of texts), `retain` (prompts; `_neutral` stands for those of
-`_neutral.yaml`), and, where there are any, its evaluation `suite`, a `recipe` of settings with
-their `source`, and what a detector finds of it (`nudenet`). `_word.yaml` is the same with `{word}`.
+`_neutral.yaml`), and, where there are any, its `kind` (nudity, style or, by default, class), its
+evaluation `suite`, a `recipe` of settings with their `source`, and what a detector finds of it
+(`nudenet`). `_word.yaml` is the same with `{word}`.
 """
 
 import difflib
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from erase.config.concept import ConceptConfig
+from erase.config.recipes import KINDS
 from erase.data.prompts import as_text
 from erase.errors import InputError
 from erase.files import read_yaml
 
 FOLDER = "concepts"
 TEMPLATE = "_word.yaml"
-FIELDS = {"name", "aliases", "forget", "retain", "suite", "source", "recipe", "nudenet"}
+FIELDS = {"name", "aliases", "forget", "retain", "suite", "source", "recipe", "nudenet", "kind"}
 CLOSE = 0.8
 """Similarity from which a word is taken for a misspelt name."""
 
@@ -56,6 +58,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise _unusable(path, "`retain`, and `aliases` if there are any, have to be lists")
     if not isinstance(recipe, dict) or not isinstance(nudenet, dict):
         raise _unusable(path, "`recipe` and `nudenet` have to be `name: value` lines")
+    if content.get("kind", "class") not in KINDS:
+        raise _unusable(path, f"its `kind` is none of {', '.join(KINDS)}")
     ConceptConfig.check_names(recipe, f"The recipe of {path}")
     if fixed := [key for key in recipe if getattr(ConceptConfig(), key) is not None]:
         raise _unusable(path, f"a recipe cannot set {fixed[0]!r}, which has a default of its own")

@@ -41,6 +41,8 @@ class Concept:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     detected: Mapping[str, float] = field(default_factory=dict)
     """A detector's labels that show the concept, with the least score of each."""
+    kind: str = "class"
+    """What is forgotten: nudity, class or style (`erase.config.recipes.KINDS`)."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,6 +76,7 @@ class _Part:
     source: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
     detected: Mapping[str, float] = field(default_factory=dict)
+    kind: str = "class"
     notes: tuple[str, ...] = ()
 
 
@@ -213,6 +216,7 @@ def _part_of_file(content: Mapping[str, Any], root: Path, anchor: str | None) ->
         source=f"{FOLDER}/{content['name']}",
         recipe=content.get("recipe", {}),
         detected=content.get("nudenet", {}),
+        kind=content.get("kind", "class"),
         notes=(content["note"],) if "note" in content else (),
     )
 
@@ -256,6 +260,7 @@ def _join(
         retain=retain,
         recipe=recipe,
         detected={label: score for part in parts for label, score in part.detected.items()},
+        kind=parts[0].kind,
         notes=tuple(note for part in parts for note in part.notes),
     )
 

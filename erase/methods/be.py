@@ -1,24 +1,24 @@
 """BE: boundary expanding, the forget set moves into one new class (Chen et al., CVPR 2023)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import generator
 from erase.tasks.method import BaseMethod, NoSettings, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The SHs paper's: 1e-6 at 10%; at 50%, 5e-6 (CIFAR-10) and 1e-5 (CIFAR-100).
-    "cifar10": {"epochs": 10, "learning_rate": 1e-6},
-    "cifar10:50": {"epochs": 10, "learning_rate": 5e-6},
-    "cifar100": {"epochs": 10, "learning_rate": 1e-6},
-    "cifar100:50": {"epochs": 10, "learning_rate": 1e-5},
-    "celeba": {"epochs": 5, "learning_rate": 1e-5},
-    "digits": {"epochs": 5, "learning_rate": 1e-4},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SHs paper, CIFAR-10, 10%", epochs=10, learning_rate=1e-6),
+    "cifar10:50": published("SHs paper, CIFAR-10, 50%", epochs=10, learning_rate=5e-6),
+    "cifar100": published("SHs paper, CIFAR-100, 10%", epochs=10, learning_rate=1e-6),
+    "cifar100:50": published("SHs paper, CIFAR-100, 50%", epochs=10, learning_rate=1e-5),
+    "celeba": published("SHs paper, CelebA-HQ", epochs=5, learning_rate=1e-5),
+    "digits": ours("a rate that moves", epochs=5, learning_rate=1e-4),
 }
 SEARCH: dict[str, tuple[float, float]] = {}
 

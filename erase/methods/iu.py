@@ -8,17 +8,17 @@ from torch import Tensor
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import ClosedForm, gradient_of
 from erase.tasks.protocol import Batch, ClassifierTask, Subset
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The SHs paper's α; CIFAR-100: 20 at 10%, 2 at 50%.
-    "cifar10": {"alpha": 10.0},
-    "cifar100": {"alpha": 20.0},
-    "cifar100:50": {"alpha": 2.0},
-    "celeba": {"alpha": 5.0},
-    "digits": {"alpha": 10.0},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SHs paper, CIFAR-10", alpha=10.0),
+    "cifar100": published("SHs paper, CIFAR-100, 10%", alpha=20.0),
+    "cifar100:50": published("SHs paper, CIFAR-100, 50%", alpha=2.0),
+    "celeba": published("SHs paper, CelebA-HQ", alpha=5.0),
+    "digits": ours("CIFAR-10's", alpha=10.0),
 }
 SEARCH: dict[str, tuple[float, float]] = {"alpha": (0.1, 300.0)}
 SOLVERS = ("source", "exact")

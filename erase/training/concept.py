@@ -162,9 +162,9 @@ def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> La
     if not distributed.on_main(path.is_file):
         pipeline = load_pipeline(source)
         pipeline.to(accelerator.device)
+        method = build_method(config, planned.family.task.family)
         sets: dict[str, Any] = {
-            name: _images(planned, name, pipeline, output, accelerator)
-            for name in build_method(config, planned.family.task.family).sets
+            name: _images(planned, name, pipeline, output, accelerator) for name in method.sets
         }
 
         def write_cache() -> None:
@@ -174,6 +174,7 @@ def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> La
                 dict(zip(concept.forget, concept.anchors, strict=True)),
                 size=config.resolution or source.resolution(),
                 device=accelerator.device,
+                prompts=method.prompts,
             ).write(path)
 
         distributed.on_main(write_cache)

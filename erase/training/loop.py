@@ -46,8 +46,9 @@ def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) ->
     learning_rate = config.learning_rate
     if learning_rate is None:
         raise ValueError("the configuration is not resolved")
+    decay = config.weight_decay or 0.0
     if not config.use_8bit_adam:
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=decay)
     try:
         import bitsandbytes
     except ImportError:
@@ -56,7 +57,7 @@ def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) ->
             "pip install bitsandbytes, or leave the option out.",
         ) from None
     optimizer: Optimizer = bitsandbytes.optim.AdamW8bit(
-        parameters, lr=learning_rate, weight_decay=config.weight_decay
+        parameters, lr=learning_rate, weight_decay=decay
     )
     return optimizer
 
@@ -95,7 +96,7 @@ class UnlearningStep:
     def __call__(self, step: int, reduce: Callable[[Tensor], Tensor] | None = None) -> Stats:
         """Take step number `step`, from 0; `reduce` averages a gradient over the processes."""
         stats = self.method.step(self.task, step, reduce)
-        if self.config.max_grad_norm > 0:
+        if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
         self.method.after_step(self.task)
@@ -231,6 +232,7 @@ class UnlearningLoop:
             **with_prefix("parameter", self.task.parameters),
             **with_prefix("buffer", self.buffers),
             **with_prefix("optimizer", optimizer),
+            **with_prefix("method", self.method.state()),
         }
         state: dict[str, Any] = {"optimizer": meta, "schedule": self._schedule_state()}
         if self.ema:
@@ -251,6 +253,7 @@ class UnlearningLoop:
             self.optimizer, without_prefix("optimizer", tensors), checkpoint.meta["optimizer"]
         )
         self.schedule.load_state_dict(self.schedule.state_dict() | checkpoint.meta["schedule"])
+        self.method.load_state(without_prefix("method", tensors))
         if self.ema:
             shadow = dict(zip(self.task.parameters, self.ema.shadow_params, strict=True))
             copy_into(shadow, without_prefix("ema", tensors))

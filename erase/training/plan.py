@@ -2,15 +2,24 @@
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from erase.config.concept import ClassConfig, ConceptConfig
+from erase.config.families import CLASS_CONDITIONAL
 from erase.config.fields import field_specs
-from erase.config.layers import Layer, fill_run
-from erase.config.methods import MethodSpec, build_method, canonical, find_method, run_defaults
+from erase.config.layers import Layer, fill_run, merged, settings_of
+from erase.config.methods import (
+    MethodSpec,
+    build_method,
+    canonical,
+    denoiser_task,
+    find_method,
+    run_defaults,
+)
 from erase.config.recipes import recipe
 from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
@@ -24,7 +33,8 @@ from erase.runs.checks import check_device
 from erase.runs.record import versions
 from erase.tasks.families import family_of
 from erase.tasks.family import Family
-from erase.training.classes import class_recipe, class_sets, classes_of_model
+from erase.tasks.protocol import Method
+from erase.training.classes import class_sets, classes_of_model
 from erase.training.filters import check_filters
 from erase.training.sets import Images, check_renderable, given_sets, prompts_of
 from erase.training.trained import check_trained
@@ -80,12 +90,12 @@ def plan(
     source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
     family = family_of(source)
     config = config.replace(method=canonical(config.method))
-    method = find_method(config.method, family.task.family).method
+    find_method(config.method, family.task.family)
+    concept, sets = _concept_and_sets(config, source)
+    method = _method(config, source, concept, family)
     notes: tuple[str, ...] = ()
     if not method.images:
         config, notes = _without_images(config, replay)
-    concept, sets = _concept_and_sets(config, source)
-    if not method.images:
         sets = {name: _captions(name, concept, sets) for name in method.sets}
     check_filters(config, concept, sets)
 
@@ -128,11 +138,22 @@ def _concept_and_sets(
     """The concept to forget, and the sets of images that the user gives."""
     if isinstance(config, ClassConfig):
         return class_sets(config, source)
+    concept = _concept(config, source)
+    sets = given_sets(config, concept)
+    counts = {f"num_{name}_images": _length(images) for name, images in sets.items()}
+    return replace(concept, recipe={**concept.recipe, **counts}), sets
+
+
+def _length(images: Images) -> int:
+    return len(images.paths) if isinstance(images, CaptionedImages) else len(images)
+
+
+def _concept(config: ConceptConfig, source: ModelSource) -> Concept:
+    """The concept of `erase concept`: classes of a class-conditional model, or prompts."""
     root = prompts_root(config.prompts)
     classes = classes_of_model(source, class_lists(root))
     if classes is not None:
-        concept = find_classes(classes, config.concept, config.anchor)
-        return concept, given_sets(config, concept)
+        return find_classes(classes, config.concept, config.anchor)
     concept = find_concept(
         config.concept,
         root,
@@ -141,7 +162,7 @@ def _concept_and_sets(
         retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
     )
     check_renderable(source, concept, config)
-    return concept, given_sets(config, concept)
+    return concept
 
 
 def _without_images(config: Run, replay: Replay[Run] | None) -> tuple[Run, tuple[str, ...]]:
@@ -179,20 +200,42 @@ def _resolve_settings(config: Run, source: ModelSource, concept: Concept, family
     side = config.resolution or source.resolution()
     config = config.replace(resolution=side)
     config = fill_run(config, spec, layers_of(config, spec, concept, family.task.family, side))
-    if not spec.method.images:
+    method = spec.build(config.settings)
+    if not method.images:
         config = config.replace(**dict.fromkeys(COUNTS))
-    return config.replace(max_train_steps=0) if spec.method.closed_form else config
+    return config.replace(max_train_steps=0) if method.closed_form else config
+
+
+def _method(config: ConceptConfig, source: ModelSource, concept: Concept, family: Family) -> Method:
+    """The method as it will be built: whether it looks at images may depend on its settings."""
+    spec = find_method(config.method, family.task.family)
+    side = config.resolution or source.resolution()
+    layers = layers_of(config, spec, concept, family.task.family, side)
+    built: Method = spec.build(settings_of(config, spec, layers))
+    return built
 
 
 def layers_of(
     config: ConceptConfig, spec: MethodSpec, concept: Concept, family: str, side: int
 ) -> list[Layer]:
     """The layers of a run's defaults, the strongest first: method, concept, image size."""
-    method = Layer(f"{spec.name} for {family}", run_defaults(spec, family, side))
-    concept_recipe = concept.recipe
-    if isinstance(config, ClassConfig):
-        concept_recipe = class_recipe(concept, config)
-    return [method, Layer("concept", concept_recipe), Layer(f"{side} pixels", recipe(side))]
+    others = [Layer("concept", concept.recipe), Layer(f"{side} pixels", recipe(side))]
+    values = run_defaults(spec, family, side, concept.kind)
+    if "epochs" in values:
+        values["max_train_steps"] = _steps(values.pop("epochs"), config, others, values)
+    task = denoiser_task(family, side, concept.kind)
+    return [Layer(f"{spec.name} on {task}", values), *others]
+
+
+def _steps(
+    epochs: int, config: ConceptConfig, others: list[Layer], values: Mapping[str, Any]
+) -> int:
+    """Optimizer steps of passes over the forget set, for the batch that the run will have."""
+    given = Layer("given", vars(config))
+    decided = merged([given, Layer("method", values), *others])
+    batch = decided["train_batch_size"] * config.gradient_accumulation_steps
+    steps: int = math.ceil(epochs * decided["num_forget_images"] / batch)
+    return steps
 
 
 def _check(config: ConceptConfig, source: ModelSource, family: Family, device: str | None) -> None:
@@ -218,6 +261,10 @@ def _check(config: ConceptConfig, source: ModelSource, family: Family, device: s
                 f"pip install {package}, or leave the option out.",
             )
     # A selection that matches no parameter is refused before anything is rendered.
+    if config.flip and family.task.family != CLASS_CONDITIONAL:
+        raise InputError(
+            "--flip mirrors pixels, and this model is trained on latents.", "Leave it out."
+        )
     skeleton = family.skeleton(source)
     method.check(skeleton, family.task.family)
     check_trained(skeleton, config)
