@@ -51,3 +51,5 @@ def classifier(
         f"Saved {folder}: UA {scores.ua:.2f}, RA {scores.ra:.2f}, TA {scores.ta:.2f},"
         f" MIA {scores.mia:.2f} (percent)."
     )
+    for name, value in (scores.mia_by or {}).items():
+        click.echo(f"  MIA by {name}: {value:.2f}")

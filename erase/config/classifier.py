@@ -81,9 +81,15 @@ class ClassifierConfig(RunSettings, MethodConfig):
     data_dir: str | None = option(None, "Folder that holds the data, if it has moved.")
     forget_seed: int | None = option(None, "Seed of a random forget set; default: --seed.")
     dual_optim: bool = option(
-        False, "DualOptim: Adam on the forget gradient, SGD on the retain gradient."
+        False, "DualOptim: AdamW on the forget gradient, SGD on the retain gradient."
     )
-    forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's Adam.", least=0)
+    forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's AdamW.", least=0)
+    forget_weight_decay: float = option(0.05, "Weight decay of DualOptim's AdamW.", least=0)
+    mia_attacks: bool = option(
+        False,
+        "Report the attack on five features: confidence, correctness, entropy, modified entropy,"
+        " all probabilities; default: confidence alone.",
+    )
     retain_limit: int | None = option(
         None, "Unlearn with only N samples of D_r, drawn by --seed; default: all of them.", least=1
     )

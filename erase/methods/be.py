@@ -34,15 +34,16 @@ class Method(BaseMethod):
 
     @torch.no_grad()
     def prepare(self, task: ClassifierTask) -> None:
-        """Add row K to the last layer; the others keep their values."""
+        """Add row K, as a fresh layer has it, to the last layer; the others keep their values."""
         old = task.head
         new = _like(old, task.classes + 1)
         bound = old.in_features**-0.5
-        fresh = torch.rand(old.in_features, generator=generator(task.seed, "extra class"))
-        new.weight[task.classes] = ((2 * fresh - 1) * bound).to(old.weight)
+        source = generator(task.seed, "extra class")
+        fresh = (2 * torch.rand(old.in_features + 1, generator=source) - 1) * bound
+        new.weight[task.classes] = fresh[:-1].to(old.weight)
         new.weight[: task.classes] = old.weight
         if old.bias is not None:
-            new.bias.zero_()
+            new.bias[task.classes] = fresh[-1].to(old.bias)
             new.bias[: task.classes] = old.bias
         task.head = new
 

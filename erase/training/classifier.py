@@ -237,6 +237,7 @@ def _optimizer(task: ImageClassifierTask, config: ClassifierConfig) -> Optimizer
             parameters,
             lr=rate,
             forget_lr=config.forget_learning_rate,
+            forget_weight_decay=config.forget_weight_decay,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )

@@ -266,5 +266,6 @@ def score(
         original.data.augmentation,
         seed=config.seed,
         without=without,
+        attacks=config.mia_attacks and not validation,
         autocast=autocast(config.mixed_precision, original.device),
     )
