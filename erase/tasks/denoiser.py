@@ -251,6 +251,7 @@ class DenoiserTask(ABC):
         condition = rows[batch_indices(len(rows), total, step, self.seed, "forget/denoised")]
         source = generator(self.seed, step, "denoised")
         noise = torch.randn((total, *self.shape), generator=source)
+        noise = noise.to(self.cache.sets["forget"].mean.dtype)
         stop = int(torch.randint(steps, (), generator=source))
         table = self.cache.anchors
         choice = torch.randint(table.shape[1], (total,), generator=source)
@@ -273,7 +274,7 @@ class DenoiserTask(ABC):
             batch = replace(batch, noisy=noisy, timesteps=timestep.expand(len(noisy)))
             if number == stop:
                 break
-            prediction = self.guided(batch, guidance, model=model).float()
+            prediction = self.guided(batch, guidance, model=model).to(noisy.dtype)
             noisy = sampler.step(prediction, timestep, noisy, return_dict=False)[0]
         return batch
 
