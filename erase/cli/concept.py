@@ -37,7 +37,7 @@ def denoiser_options(
         run_options,
         config_options(config, flags={"target_grad": "--target-grad/--detach-target"}, skip=skip),
         settings_options(
-            alpha="Inner step size of LUR, the α of eq. 2 (≥ 0).",
+            alpha="Inner step size of LUR, the α of eq. 2 (≥ 0), or auto: from the curvature.",
             forget_weight="Weight λ of the forget loss (≥ 0), where a method has one.",
             meta_mode="How LUR's gradient is computed.",
         ),

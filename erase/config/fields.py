@@ -65,6 +65,7 @@ def option(
     most: float | None = None,
     below: float | None = None,
     metavar: str | None = None,
+    words: Iterable[str] = (),
 ) -> Any:
     """A dataclass field with its help text, and what its value may be.
 
@@ -77,6 +78,7 @@ def option(
         most: largest value.
         below: a number that the value must not reach.
         metavar: what `--help` shows in the place of the value.
+        words: texts that a number's field may hold instead.
     """
     return field(
         default=default,
@@ -85,6 +87,7 @@ def option(
             "choices": tuple(choices),
             "range": Range(least, above, most, below),
             "metavar": metavar,
+            "words": tuple(words),
         },
     )
 
@@ -104,6 +107,7 @@ class FieldSpec:
     optional: bool
     choices: tuple[str, ...]
     range: Range
+    words: tuple[str, ...] = ()
 
     def typed(self, value: Any) -> Any:
         """The value as the field holds it; InputError when the field cannot hold it."""
@@ -113,6 +117,8 @@ class FieldSpec:
             value = None if _read(value) is None else value
         if value is None and self.optional:
             return None
+        if isinstance(value, str) and value in self.words:
+            return value
         if self.kind is tuple:
             return self._words(value)
         if self.kind is Mapping:
@@ -190,7 +196,8 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     parts = typing.get_args(hint) if union else (hint,)
     optional = type(None) in parts
-    others = [part for part in parts if part is not type(None)]
+    words = tuple(item.metadata.get("words", ()))
+    others = [part for part in parts if part is not type(None) and not (words and part is str)]
     hint = others[0] if len(others) == 1 else Any
     origin = typing.get_origin(hint)
     choices = tuple(item.metadata.get("choices", ()))
@@ -203,7 +210,7 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
         kind = Mapping
     else:
         kind = hint if hint in NOUNS else object
-    return FieldSpec(item.name, kind, optional, choices, item.metadata.get("range", Range()))
+    return FieldSpec(item.name, kind, optional, choices, item.metadata.get("range", Range()), words)
 
 
 def _read(text: str) -> Any:

@@ -1,14 +1,18 @@
 """LUR: retain-step look-ahead that aligns the two gradients (Patel & Qiu, ICCV 2025, eq. 2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from erase.config.base import Config
 from erase.config.fields import option
 from erase.config.recipes import Recipe, ours
+from erase.core.lookahead import AUTO, LookAhead
 from erase.core.meta import Mode, Stats, meta_gradient
+from erase.errors import InputError
 from erase.tasks.method import (
     TRIM_HELP,
     TRIM_LAYERS_HELP,
@@ -50,7 +54,12 @@ SEARCH: dict[str, tuple[float, float]] = {
 class Settings(Config):
     """Hyper-parameters of LUR."""
 
-    alpha: float = option(0.01, "Inner step size α (figure 5: 0.01 is the optimum).", least=0)
+    alpha: float | str = option(
+        0.01,
+        "Inner step size α (figure 5: 0.01 is the optimum); or auto, set from the curvature.",
+        least=0,
+        words=(AUTO,),
+    )
     forget_weight: float = option(1.0, "Weight λ of the forget loss (1 in the paper).", least=0)
     meta_mode: Mode | None = option(  # noqa: RUF009
         None, "hvp, exact or first-order; default: the task's own."
@@ -64,18 +73,41 @@ class Method(RetainForgetMethod):
 
     families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
 
+    def __init__(self, settings: Settings) -> None:
+        if settings.alpha == AUTO and settings.meta_mode in ("first-order", "joint"):
+            raise InputError(
+                f"alpha is auto, and the mode {settings.meta_mode} makes no curvature product.",
+                "Give a number, or --meta-mode hvp or exact.",
+            )
+        self.settings = settings
+        self._lookahead = LookAhead()
+
     def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
         """The meta-gradient, in `.grad`."""
-        return meta_gradient(
+        auto = self.settings.alpha == AUTO
+        stats = meta_gradient(
             task.parameters,
             losses.retain,
             losses.forget,
-            alpha=self.settings.alpha,
+            alpha=self._lookahead.alpha if auto else float(self.settings.alpha),
             forget_weight=self.settings.forget_weight,
             mode=self.settings.meta_mode or task.meta_mode,
             precision=task.precision,
+            measure_curvature=auto,
             reduce=reduce,
         )
+        if auto:
+            self._lookahead.see(stats)
+        return stats
+
+    def state(self) -> dict[str, Tensor]:
+        """The average that α is set from."""
+        return self._lookahead.state() if self.settings.alpha == AUTO else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the average."""
+        if state:
+            self._lookahead = LookAhead.of(state)
 
     def split(self, task: Task, step: int) -> Split:
         """∇L_r, and the rest of the meta-gradient, λ (I − αH_r)∇L_f(θ'); one gradient more."""

@@ -262,7 +262,10 @@ class UnlearningLoop:
 
 
 def _numbers(stats: Stats) -> dict[str, float]:
-    names = ("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm", "cosine", "rho")
+    names = (
+        *("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm", "cosine", "rho"),
+        *(("alpha", "curvature", "curvature_size") if stats.curvature is not None else ()),
+    )
     values = {name: getattr(stats, name) for name in names}
     return {
         name: float(f"{value:.6g}")
