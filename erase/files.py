@@ -74,7 +74,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return rows
     # Not splitlines: JSON strings may hold other line ends than \n.
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -144,6 +144,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         _sync_directory(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def lies_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, its links followed, is the folder or lies in it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def fingerprint(content: Any) -> str:

@@ -193,6 +193,7 @@ def prepare_original(
                 data_dir=config.data_dir,
                 arch=config.arch,
                 limit=config.limit,
+                follow_links=config.follow_links,
                 epochs=config.retrain_epochs,
                 mixed_precision=config.mixed_precision,
                 seed=config.seed,

@@ -24,6 +24,7 @@ class ConceptConfig(LoopConfig):
     forget_images: str | None = option(None, "Folder of forget images instead of rendering.")
     retain_images: str | None = option(None, "Folder of retain images instead of rendering.")
     anchor_images: str | None = option(None, "Folder of anchor images instead of rendering.")
+    follow_links: bool | None = option(None, "Follow links that lead out of a folder of images.")
     prompts: str | None = option(None, "Folder that replaces the built-in prompts.")
     filter_forget: str | None = option(
         None, "Keep only forget renders that show the concept, by this judge.", FILTERS

@@ -68,6 +68,7 @@ class EvaluateConfig(Config):
         "Folder of real images that FID and KID compare with, classes as subfolders."
         " [default: the classifier's own, else the baseline's images]",
     )
+    follow_links: bool | None = option(None, "Follow links that lead out of --reference.")
     settings: tuple[str, ...] = option(
         (),
         "Any other setting: fid.features=inception-64, clip.model=vit-b-32; may be repeated.",

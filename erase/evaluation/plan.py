@@ -137,8 +137,11 @@ def make_plan(
         targets=targets,
         baseline=baseline,
         reference=config.reference,
+        follow_links=config.follow_links,
         device=config.device,
     )
+    if observers.real is not None:
+        observers.real.need({sample.target for sample in samples} - targets)
     unusable = suite.unusable(protocol, root) + [
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
         for name in unknown_classes

@@ -9,11 +9,11 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from erase.data.pictures import unreadable
 from erase.data.prompt_table import prompt_source
 from erase.errors import InputError, RunError
 from erase.evaluation.observe import Observed, Observers, find_observers, requirements
 from erase.evaluation.protocols import complete, find_protocol
-from erase.judges.images import unreadable
 from erase.render.render import Progress, render, use_scheduler
 from erase.scoring.judge import View
 from erase.scoring.metric import load_metric

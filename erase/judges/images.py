@@ -7,30 +7,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from erase.errors import RunError
+from erase.data.pictures import read_picture
+from erase.errors import InputError, RunError
 
 Prepare = Callable[[Image.Image], torch.Tensor]
 
 
 def read_rgb(file: Path) -> Image.Image:
-    """The image in RGB; RunError, naming the file, when it cannot be read."""
+    """The image as a viewer shows it, in RGB; RunError, naming the file, when it cannot be read."""
     try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise RunError(
-            f"{file} cannot be read as an image ({error}).", "Render it again."
-        ) from error
-
-
-def unreadable(file: Path) -> bool:
-    """Whether the file is missing or no whole image; its pixels are not decoded."""
-    try:
-        with Image.open(file) as opened:
-            opened.verify()
-    except (OSError, SyntaxError, ValueError):
-        return True
-    return False
+        return read_picture(file)
+    except InputError as error:
+        raise RunError(error.message, "Delete or replace it, and run the command again.") from error
 
 
 def to_bytes(image: Image.Image) -> torch.Tensor:

@@ -21,6 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from erase.artifacts.packaged import nudenet_file
+from erase.data.pictures import check_header
 from erase.errors import InputError, RunError
 from erase.files import fingerprint, hash_file
 from erase.scoring.context import Detection
@@ -211,7 +212,11 @@ def _prepare(path: Path, into: Images, colour: Colour) -> Size:
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:
-    """Pixels `[H, W, 3]`, BGR; the file is read by Python, which knows every file name."""
+    """Pixels `[H, W, 3]`, BGR; the file is read by Python, which knows every file name.
+
+    OpenCV decodes, not `read_picture`, because the library's detections are those of its pixels.
+    """
+    check_header(path)
     try:
         content = np.frombuffer(path.read_bytes(), np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None

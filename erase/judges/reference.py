@@ -1,15 +1,13 @@
 """Folders of real images, as distances refer to them: with classes as subfolders, or flat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erase.data.pictures import list_pictures, unreadable
 from erase.errors import InputError
 from erase.files import hash_files
-from erase.judges.images import unreadable
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class RealImages:
     labels: tuple[str, ...]
     """Empty texts in a flat folder."""
     broken: tuple[str, ...]
-    """Names of files that cannot be read."""
+    """Names of files that cannot be read, or are pictures of no known format."""
     ignored: tuple[str, ...]
     """Subfolders that are no class of the suite."""
 
@@ -47,28 +45,56 @@ class RealImages:
             "folders_ignored": list(self.ignored),
         }
 
+    def need(self, classes: Collection[str]) -> None:
+        """Raise InputError unless there are images of all these classes, and two in all.
 
-def real_images(folder: Path, classes: Sequence[str], aliases: Mapping[str, str]) -> RealImages:
+        In a flat folder any image will do.
+        """
+        known = set(self.labels) - {""}
+        if lacking := sorted(set(classes) - known if known else ()):
+            raise InputError(
+                f"--reference: {self.folder} has no readable image of {lacking[0]!r}.",
+                "Give one with images of every class that is compared.",
+            )
+        if sum(not known or label in classes for label in self.labels) < 2:
+            raise InputError(
+                f"--reference: {self.folder} has a single image to compare with.",
+                "Give at least two.",
+            )
+
+
+def real_images(
+    folder: Path,
+    classes: Sequence[str],
+    aliases: Mapping[str, str],
+    *,
+    follow_links: bool | None = False,
+) -> RealImages:
     """The images of a folder; subfolders named like a class, or an alias of one, are that class.
 
     Names are compared without case, `_` and `-` standing for spaces. In a suite without classes
-    every image below the folder counts. InputError when there is no image, or when no subfolder is
-    a class of the suite.
+    every image below the folder counts. Every image is decoded once; those that cannot be are left
+    out and listed. InputError when there is no image, when no subfolder is a class of the suite, or
+    when a link leads out of the folder, unless `follow_links`.
     """
     if not folder.is_dir():
         raise InputError(f"--reference: {folder} is no folder.", "Give a folder of real images.")
-    images = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not images:
-        raise InputError(f"--reference: {folder} holds no image.", "Give a folder of real images.")
+    listing = list_pictures(folder, follow_links=follow_links)
+    if not listing.pictures:
+        raise InputError(
+            f"--reference: {folder} holds no image"
+            + (f", but: {listing.left_out()}." if listing.others else "."),
+            "Give a folder of real images.",
+        )
     known = {_plain(name): name for name in classes}
     known |= {_plain(alias): name for alias, name in aliases.items()}
     files, labels, broken, ignored = [], [], [], set()
-    for file in images:
+    for file in sorted((*listing.pictures, *listing.others)):
         part = file.relative_to(folder).parts[0] if file.parent != folder else ""
         label = known.get(_plain(part), "") if classes else ""
         if classes and part and not label:
             ignored.add(part)
-        elif unreadable(file):
+        elif file in listing.others or unreadable(file):
             broken.append(str(file.relative_to(folder)))
         else:
             files.append(file)

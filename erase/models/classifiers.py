@@ -36,6 +36,8 @@ class Description:
     dataset: str
     data_dir: str | None = None
     limit: int | None = None
+    follow_links: bool | None = None
+    """Whether links may lead out of `data_dir`."""
     validation: tuple[int, ...] = ()
     """Indices of the training set that the model was not trained on."""
     facts: dict[str, Any] = field(default_factory=dict)

@@ -22,13 +22,14 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from erase.artifacts.cache import RENDER_STATE
+from erase.data.pictures import unreadable
 from erase.errors import InputError, RunError
 from erase.files import fingerprint as hash_content
 from erase.files import read_json, write_bytes, write_json
 from erase.runs.record import versions
 from erase.scoring.samples import Sample
 
-STATE = "render.json"
 IMAGES = "images"
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -129,7 +130,7 @@ def render(
     own_batches = list(_batches(samples, batch_size))[process_index::num_processes]
     todo = []
     for batch in own_batches:
-        missing = [sample for sample in batch if not readable(files[sample.id])]
+        missing = [sample for sample in batch if unreadable(files[sample.id])]
         if missing:
             todo.append((batch, missing))
     total = sum(map(len, own_batches))
@@ -183,7 +184,7 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
 
     Raises InputError when it holds images of another fingerprint; `overwrite` deletes them instead.
     """
-    state, images = folder / STATE, folder / IMAGES
+    state, images = folder / RENDER_STATE, folder / IMAGES
     stored = read_json(state).get("fingerprint") if state.exists() else None
     if stored == fingerprint:
         return
@@ -201,21 +202,11 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
 
 def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:
     """The files of all samples, or None if the folder lacks one or has another fingerprint."""
-    state = folder / STATE
+    state = folder / RENDER_STATE
     if not state.exists() or read_json(state).get("fingerprint") != fingerprint:
         return None
     files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
-    return files if all(map(readable, files)) else None
-
-
-def readable(file: Path) -> bool:
-    """Whether the file is a whole image."""
-    try:
-        with Image.open(file) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
+    return files if not any(map(unreadable, files)) else None
 
 
 def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:

@@ -70,4 +70,4 @@ def _table(prompts: Path) -> PromptTable:
             "The suite coco needs a table of captions.",
             "Give --prompts FILE.csv with a column prompt, such as the papers' coco_30k.csv.",
         )
-    return read_table(prompts)
+    return read_table(prompts, ("seed",))

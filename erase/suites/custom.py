@@ -51,4 +51,4 @@ def _table(prompts: Path) -> PromptTable:
             "The suite custom needs a table of prompts.",
             "Give --prompts FILE.csv with a column prompt.",
         )
-    return read_table(prompts)
+    return read_table(prompts, ("seed", "guidance"))

@@ -72,6 +72,7 @@ def open_original(folder: Path, device: torch.device, data_dir: str | None = Non
         Path(folder_of_data) if folder_of_data else None,
         image_size=description.image_size,
         limit=description.limit,
+        follow_links=description.follow_links,
     )
     if data.classes != description.classes:
         raise InputError(

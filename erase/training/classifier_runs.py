@@ -73,6 +73,7 @@ def train_original(
         Path(config.data_dir) if config.data_dir else None,
         image_size=config.image_size,
         limit=config.limit,
+        follow_links=config.follow_links,
     )
     config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
     run = _plan_training(config, data.recipe)
@@ -147,6 +148,7 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         dataset=config.dataset,
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
+        follow_links=config.follow_links,
         validation=tuple(validation.tolist()),
     )
 

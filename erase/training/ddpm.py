@@ -80,6 +80,7 @@ def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
         Path(config.data_dir) if config.data_dir else None,
         image_size=config.image_size or 0,
         limit=config.limit,
+        follow_links=config.follow_links,
     )
     names = class_names(data)
     synonyms = {other: n for other, n in zip(data.classes, names, strict=True) if other != n}

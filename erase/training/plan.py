@@ -16,7 +16,8 @@ from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept, find_classes, find_concept
-from erase.data.prompts import class_lists, prompts_root, read_prompts
+from erase.data.prompts import class_lists, prompts_root
+from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
 from erase.models.loading import ModelSource, resolve
@@ -85,6 +86,8 @@ def plan(
     if not method.images:
         config, notes = _without_images(config, replay)
     concept, sets = _concept_and_sets(config, source)
+    left_out = (note for images in sets.values() for note in getattr(images, "notes", ()))
+    notes += tuple(dict.fromkeys(left_out))
     if not method.images:
         sets = {name: _captions(name, concept, sets) for name in method.sets}
     check_filters(config, concept, sets)

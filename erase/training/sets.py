@@ -20,10 +20,11 @@ from erase.core.rng import derive_seed
 from erase.data.captioned import CaptionedImages, check_readable, read_folder, write_captions
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept
+from erase.data.pictures import unreadable
 from erase.errors import InputError, RunError
 from erase.files import read_json, write_json
 from erase.models.loading import ModelSource
-from erase.render.render import IMAGES, readable, render
+from erase.render.render import IMAGES, render
 from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
 
@@ -66,7 +67,8 @@ def given_sets(config: ConceptConfig, concept: Concept) -> dict[str, Images]:
     for name in ("forget", "retain", "anchor"):
         folder = getattr(config, f"{name}_images")
         if folder:
-            images = read_folder(Path(folder), prompts_of(concept, name))
+            prompts = prompts_of(concept, name)
+            images = read_folder(Path(folder), prompts, follow_links=config.follow_links)
             check_readable(images)
             sets[name] = images
     return sets
@@ -109,7 +111,7 @@ def render_set(
     if record.get("fingerprint") == fingerprint:
         samples = _samples(name, config, concept, record["kept"])
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
-        if all(map(readable, files)):
+        if not any(map(unreadable, files)):
             return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
     batch, limit = config.render_batch_size or 1, CANDIDATES * size
     selected: dict[Path, Sample] = {}
