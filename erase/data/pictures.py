@@ -32,6 +32,7 @@ FORMATS = {
     "AVIF": (".avif",),
 }
 """Pillow's formats that are read, with the suffixes of their files; others are never tried."""
+Image.init()  # knows the formats by name only then
 if "avif" not in features.modules or not features.check_module("avif"):
     del FORMATS["AVIF"]
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)

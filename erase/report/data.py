@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from erase.artifacts.cache import RENDER_STATE
 from erase.data.pictures import unreadable
 from erase.errors import InputError
@@ -107,7 +109,7 @@ def _baseline_folder(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """The folder of the baseline's images, which all evaluations of a baseline share.
 
     It may lie anywhere, but has to hold the renders whose fingerprint is in the record: otherwise a
-    record could name any folder of images. None without a baseline.
+    record could name any folder of images. None without one, with a warning if there is another.
     """
     baseline = record.get("baseline") or {}
     if not baseline.get("images_folder"):
@@ -118,11 +120,12 @@ def _baseline_folder(folder: Path, record: Mapping[str, Any]) -> Path | None:
     if images.is_dir() and (
         fingerprint is None or fingerprint != baseline.get("images_fingerprint")
     ):
-        raise InputError(
-            f"{folder / RECORD} names {images} as the baseline's images, which that folder does not"
-            " hold.",
-            "Run the evaluation's command again; it renders them anew.",
+        click.echo(
+            f"Warning: without the baseline's images: {folder / RECORD} says that they are in"
+            f" {images}, which does not hold them.",
+            err=True,
         )
+        return None
     return images
 
 
