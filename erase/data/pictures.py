@@ -23,7 +23,6 @@ from erase.files import lies_inside
 FORMATS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (),  # JPEG with more pictures behind the first, as many phones write it
     "WEBP": (".webp",),
     "BMP": (".bmp",),
     "GIF": (".gif",),
