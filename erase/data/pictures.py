@@ -204,7 +204,9 @@ def list_pictures(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.", "Give a folder of images.")
-    pictures, texts, others = [], [], []
+    pictures: list[Path] = []
+    texts: list[Path] = []
+    others: list[Path] = []
     for path in sorted(_files(folder, root or folder, bool(follow_links))):
         suffix = path.suffix.lower()
         (pictures if suffix in SUFFIXES else texts if suffix in _TEXTS else others).append(path)

@@ -53,7 +53,7 @@ def read_text(path: Path, kind: str = "text") -> str:
         opened: Any = gzip.open if path.name.lower().endswith(".gz") else Path.open
         with opened(path, "rb") as file:
             content = file.read(LIMIT + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: NUL in the path
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"{path} cannot be read as {kind} ({why}).", "Check the path, or give another file."
@@ -62,7 +62,7 @@ def read_text(path: Path, kind: str = "text") -> str:
         raise InputError(f"{path} has more than {LIMIT >> 20} MiB of text.", "Give a shorter one.")
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = content.decode("utf-16" if wide else "utf-8-sig")
+        text: str = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         why = "it is cut" if wide else f"line {line} is not UTF-8"

@@ -140,8 +140,6 @@ def make_plan(
         follow_links=config.follow_links,
         device=config.device,
     )
-    if observers.real is not None:
-        observers.real.need({sample.target for sample in samples} - targets)
     unusable = suite.unusable(protocol, root) + [
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
         for name in unknown_classes

@@ -1,6 +1,6 @@
 """Folders of real images, as distances refer to them: with classes as subfolders, or flat."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,6 @@ class RealImages:
             "folders_ignored": list(self.ignored),
         }
 
-    def need(self, classes: Collection[str]) -> None:
-        """Raise InputError unless there are images of all these classes, and two in all.
-
-        In a flat folder any image will do.
-        """
-        known = set(self.labels) - {""}
-        if lacking := sorted(set(classes) - known if known else ()):
-            raise InputError(
-                f"--reference: {self.folder} has no readable image of {lacking[0]!r}.",
-                "Give one with images of every class that is compared.",
-            )
-        if sum(not known or label in classes for label in self.labels) < 2:
-            raise InputError(
-                f"--reference: {self.folder} has a single image to compare with.",
-                "Give at least two.",
-            )
-
 
 def real_images(
     folder: Path,
@@ -74,8 +57,8 @@ def real_images(
 
     Names are compared without case, `_` and `-` standing for spaces. In a suite without classes
     every image below the folder counts. Every image is decoded once; those that cannot be are left
-    out and listed. InputError when there is no image, when no subfolder is a class of the suite, or
-    when a link leads out of the folder, unless `follow_links`.
+    out and listed. InputError when there are fewer than two, when no subfolder is a class of the
+    suite, or when a link leads out of the folder, unless `follow_links`.
     """
     if not folder.is_dir():
         raise InputError(f"--reference: {folder} is no folder.", "Give a folder of real images.")
@@ -104,6 +87,10 @@ def real_images(
             f"--reference: no subfolder of {folder} is a class of the suite, and no image can be"
             " read.",
             f"Call the subfolders {', '.join(classes[:3])}, …" if classes else "Give other images.",
+        )
+    if len(files) < 2:
+        raise InputError(
+            f"--reference: {folder} holds a single image that can be read.", "Give at least two."
         )
     if len(set(map(bool, labels))) > 1:
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Any
 from erase.config.base import Config
 from erase.config.replay import upgraded
 from erase.errors import InputError
-from erase.files import atomic_directory, read_json, read_yaml
+from erase.files import atomic_directory, lies_inside, read_json, read_yaml
 from erase.runs.checkpoint import find_checkpoint, list_checkpoints
 from erase.runs.folder import CONFIG, ResultFolder
 
@@ -87,7 +87,7 @@ class RunFolder(ResultFolder):
             return False
         self._parts()  # refuses an index that `clear` could not follow
         for path in self.inputs:
-            if path and Path(path).resolve().is_relative_to(self.path.resolve()):
+            if path and lies_inside(Path(path), self.path):
                 raise InputError(
                     f"{path} lies in {self.path}, which --overwrite would delete.",
                     "Give another --output.",

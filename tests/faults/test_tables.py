@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ WHOLE = [2**53 - 1, 2**53 + 1, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64 + 1
 @pytest.mark.parametrize("form", ["{}", " {} ", "{}.0", "{}e0", "+{}"])
 def test_a_large_seed_keeps_its_digits(seed: int, form: str) -> None:
     text = form.format(seed)
-    for config in (ConceptConfig, TrainConfig, DDPMConfig, EvaluateConfig):
+    configs: tuple[Any, ...] = (ConceptConfig, TrainConfig, DDPMConfig, EvaluateConfig)
+    for config in configs:
         assert config(seed=text).seed == config(seed=seed).seed == seed
     assert len({derive_seed(seed + near) for near in (-1, 0, 1)}) == 3
 
@@ -37,7 +39,7 @@ def test_a_large_seed_keeps_its_digits(seed: int, form: str) -> None:
 )
 def test_what_is_no_whole_number_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="seed is"):
-        ConceptConfig(seed=text)
+        ConceptConfig(seed=text)  # type: ignore[arg-type]
 
 
 def write(folder: Path, text: str, name: str = "prompts.csv") -> Path:
