@@ -6,6 +6,7 @@ from a `.txt` or `.caption` file beside the image, else from the given prompt.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +57,14 @@ def read_folder(
         raise no_image(folder, listing)
     listed = _listed_captions(listing)
     beside = _files_beside(listing)
-    captions = []
+    captions, without = [], []
     for path in listing.pictures:
         caption = listed.get(_key(path))
         if caption is None:
             caption = _read_beside(beside, path)
-        if caption is None and len(prompts) == 1:
-            caption = prompts[0]
+        if caption is None:
+            without.append(str(path.relative_to(folder)))
+            caption = prompts[0] if len(prompts) == 1 else None
         if caption is None:
             raise InputError(
                 f"{path} has no caption, and {len(prompts)} prompts could be meant.",
@@ -74,6 +76,7 @@ def read_folder(
     notes = {
         "read as no image": listing.left_out(),
         "the caption of no image": named([str(file.relative_to(folder)) for file in strays]),
+        "without a caption of its own": named(without) if len(without) < len(captions) else "",
     }
     return CaptionedImages(
         listing.pictures,
@@ -93,8 +96,8 @@ def no_image(folder: Path, listing: PictureFolder) -> InputError:
 
 
 def _key(path: Path) -> str:
-    """A file by its place, however it is written."""
-    return os.path.abspath(path)  # noqa: PTH100 - `absolute` keeps `..`
+    """A file by its place, however it is written: with `..`, or with decomposed accents."""
+    return unicodedata.normalize("NFC", os.path.abspath(path))  # noqa: PTH100 - `absolute` keeps ..
 
 
 def _listed_captions(listing: PictureFolder) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,12 @@ def unreadable(path: Path, *, pixels: bool = True) -> bool:
     except InputError:
         return True
     return False
+
+
+def unreadable_among(paths: Sequence[Path]) -> list[bool]:
+    """`unreadable` of each path, several at a time."""
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+        return list(pool.map(unreadable, paths))
 
 
 def _opened(path: Path) -> Image.Image:

@@ -18,7 +18,10 @@ from typing import Any
 from erase.errors import InputError
 from erase.files import read_jsonl
 
-LIMIT = 256 * 2**20  # bytes, unpacked; the largest public prompt table has 10 MB
+LIMIT = 64 << 20
+"""Most bytes, unpacked; the largest public prompt table has 10 MB."""
+ROWS = 1_000_000
+"""Most rows of a table, and most prompts of a text."""
 TABLES = (".csv", ".tsv")
 """Suffixes of tables; `.gz` may follow."""
 PROMPT = ("prompt", "text", "caption")
@@ -95,6 +98,7 @@ def read_csv(path: Path) -> Table:
 
 
 def _lines(path: Path, reader: Any) -> Iterator[tuple[int, tuple[str, ...]]]:
+    count = 0
     while True:
         number = reader.line_num + 1
         try:
@@ -107,7 +111,14 @@ def _lines(path: Path, reader: Any) -> Iterator[tuple[int, tuple[str, ...]]]:
         if row is None:
             return
         if row:
+            count += 1
+            _check_count(path, count)
             yield number, tuple(row)
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > ROWS:
+        raise InputError(f"{path} has more than {ROWS:,} rows.", "Give a part of it.")
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -170,6 +181,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
                 )
     else:
         texts = list(read_text(path).splitlines())
+    _check_count(path, len(texts))
     prompts = tuple(text.strip() for text in texts if text and text.strip())
     if not prompts:
         raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")

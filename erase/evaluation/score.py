@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from erase.data.pictures import unreadable
+from erase.data.pictures import unreadable_among
 from erase.data.prompt_table import prompt_source
 from erase.errors import InputError, RunError
 from erase.evaluation.observe import Observed, Observers, find_observers, requirements
@@ -88,8 +88,8 @@ def score_images(
     broken = [
         {"id": sample.id, "file": str(file)}
         for side in sides
-        for sample, file in zip(samples, side, strict=True)
-        if unreadable(file)
+        for sample, file, damaged in zip(samples, side, unreadable_among(side), strict=True)
+        if damaged
     ]
     lost = {item["id"] for item in broken}
     readable = [index for index, sample in enumerate(samples) if sample.id not in lost]

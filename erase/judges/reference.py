@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erase.data.pictures import list_pictures, unreadable
+from erase.data.pictures import list_pictures, unreadable_among
 from erase.errors import InputError
 from erase.files import hash_files
 
@@ -71,17 +71,19 @@ def real_images(
         )
     known = {_plain(name): name for name in classes}
     known |= {_plain(alias): name for alias, name in aliases.items()}
-    files, labels, broken, ignored = [], [], [], set()
+    wanted: dict[Path, str] = {}
+    ignored = set()
     for file in sorted((*listing.pictures, *listing.others)):
         part = file.relative_to(folder).parts[0] if file.parent != folder else ""
         label = known.get(_plain(part), "") if classes else ""
         if classes and part and not label:
             ignored.add(part)
-        elif file in listing.others or unreadable(file):
-            broken.append(str(file.relative_to(folder)))
         else:
-            files.append(file)
-            labels.append(label)
+            wanted[file] = label
+    damaged = dict(zip(wanted, unreadable_among(list(wanted)), strict=True))
+    files = [file for file in wanted if not damaged[file]]
+    labels = [wanted[file] for file in files]
+    broken = [str(file.relative_to(folder)) for file in wanted if damaged[file]]
     if not files:
         raise InputError(
             f"--reference: no subfolder of {folder} is a class of the suite, and no image can be"

@@ -30,6 +30,7 @@ from erase.files import read_json, write_bytes, write_json
 from erase.runs.record import versions
 from erase.scoring.samples import Sample
 
+STATE = RENDER_STATE
 IMAGES = "images"
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -130,7 +131,7 @@ def render(
     own_batches = list(_batches(samples, batch_size))[process_index::num_processes]
     todo = []
     for batch in own_batches:
-        missing = [sample for sample in batch if unreadable(files[sample.id])]
+        missing = [sample for sample in batch if not readable(files[sample.id])]
         if missing:
             todo.append((batch, missing))
     total = sum(map(len, own_batches))
@@ -184,7 +185,7 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
 
     Raises InputError when it holds images of another fingerprint; `overwrite` deletes them instead.
     """
-    state, images = folder / RENDER_STATE, folder / IMAGES
+    state, images = folder / STATE, folder / IMAGES
     stored = read_json(state).get("fingerprint") if state.exists() else None
     if stored == fingerprint:
         return
@@ -202,11 +203,16 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
 
 def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:
     """The files of all samples, or None if the folder lacks one or has another fingerprint."""
-    state = folder / RENDER_STATE
+    state = folder / STATE
     if not state.exists() or read_json(state).get("fingerprint") != fingerprint:
         return None
     files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
-    return files if not any(map(unreadable, files)) else None
+    return files if all(map(readable, files)) else None
+
+
+def readable(file: Path) -> bool:
+    """Whether the file is a whole image."""
+    return not unreadable(file)
 
 
 def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:

@@ -20,11 +20,10 @@ from erase.core.rng import derive_seed
 from erase.data.captioned import CaptionedImages, check_readable, read_folder, write_captions
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept
-from erase.data.pictures import unreadable
 from erase.errors import InputError, RunError
 from erase.files import read_json, write_json
 from erase.models.loading import ModelSource
-from erase.render.render import IMAGES, render
+from erase.render.render import IMAGES, readable, render
 from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
 
@@ -111,7 +110,7 @@ def render_set(
     if record.get("fingerprint") == fingerprint:
         samples = _samples(name, config, concept, record["kept"])
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
-        if not any(map(unreadable, files)):
+        if all(map(readable, files)):
             return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
     batch, limit = config.render_batch_size or 1, CANDIDATES * size
     selected: dict[Path, Sample] = {}

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from erase.config.concept import ConceptConfig
+from erase.data import texts
 from erase.data.captioned import read_folder
 from erase.data.prompts import read_class_list
 from erase.data.texts import LIMIT, read_prompts
@@ -60,6 +62,16 @@ def test_own_captions_are_read(tmp_path: Path, name: str) -> None:
     found = read_folder(tmp_path, ("general",))
     assert found.captions == (caption,)
     assert found.notes == ()
+
+
+@pytest.mark.fault("captions of another kind")
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_decomposed(tmp_path: Path, form: str) -> None:
+    image(tmp_path / unicodedata.normalize("NFD", "é.png"))
+    image(tmp_path / unicodedata.normalize("NFC", "ö.png"))
+    names = [unicodedata.normalize(form, name) for name in ("é.png", "ö.png")]
+    (tmp_path / "metadata.jsonl").write_bytes(b"".join(line(name, text="own") for name in names))
+    assert read_folder(tmp_path, ("general",)).captions == ("own", "own")
 
 
 @pytest.mark.fault("captions of another kind")
@@ -130,6 +142,12 @@ def test_captions_of_no_image_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text("own")
     found = read_folder(tmp_path, ("general",))
     assert found.notes == (f"in {tmp_path}, the caption of no image: 1.txt, O.caption",)
+    for name in ("1.png", "2.png"):
+        image(tmp_path / name)
+    assert read_folder(tmp_path, ("general",)).notes == (
+        f"in {tmp_path}, the caption of no image: O.caption",
+        f"in {tmp_path}, without a caption of its own: 0.png, 2.png",
+    )
 
 
 PROMPTS: dict[str, tuple[bytes, tuple[str, ...]]] = {
@@ -174,15 +192,20 @@ UNUSABLE: dict[str, tuple[bytes, str]] = {
     "zero.txt": (b"", "holds no prompt"),
     "binary.txt": (b"PK\3\4\0\0", "NUL"),
     "cut.csv.gz": (gzip.compress(b"prompt\none\n")[:-9], "cannot be read as a CSV table"),
-    "bomb.txt.gz": (gzip.compress(b"a" * (LIMIT + 1), 1), "more than 256 MiB"),
+    "bomb.txt.gz": (gzip.compress(b"a" * (LIMIT + 1), 1), "more than 64 MiB"),
+    "rows.csv.gz": (gzip.compress(b"prompt\n" + b"a\n" * 1200), "more than 1,000 rows"),
+    "lines.txt": (b"a\n" * 1200, "more than 1,000 rows"),
 }
 
 
 @pytest.mark.fault("prompt file of another kind")
 @pytest.mark.parametrize("name", sorted(UNUSABLE))
-def test_prompt_files_that_cannot_be_used_name_the_place(tmp_path: Path, name: str) -> None:
+def test_prompt_files_that_cannot_be_used_name_the_place(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content, said = UNUSABLE[name]
     (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(texts, "ROWS", 1000)
     with pytest.raises(InputError, match=said) as caught:
         read_prompts(tmp_path / name)
     assert name in caught.value.message
