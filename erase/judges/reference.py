@@ -81,6 +81,7 @@ def real_images(
         else:
             wanted[file] = label
     damaged = dict(zip(wanted, unreadable_among(list(wanted)), strict=True))
+    damaged |= dict.fromkeys(set(listing.others) & set(wanted), True)
     files = [file for file in wanted if not damaged[file]]
     labels = [wanted[file] for file in files]
     broken = [str(file.relative_to(folder)) for file in wanted if damaged[file]]
