@@ -4,6 +4,7 @@ import gzip
 import json
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -66,7 +67,7 @@ def test_own_captions_are_read(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.fault("captions of another kind")
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_accents_may_be_decomposed(tmp_path: Path, form: str) -> None:
+def test_accents_may_be_decomposed(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
     image(tmp_path / unicodedata.normalize("NFD", "é.png"))
     image(tmp_path / unicodedata.normalize("NFC", "ö.png"))
     names = [unicodedata.normalize(form, name) for name in ("é.png", "ö.png")]
