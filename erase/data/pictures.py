@@ -142,11 +142,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits, or of floats in [0, 1] or [0, 255], as grey of 8; ValueError for others."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
+    raw = np.asarray(image)
+    low, high = float(raw.min()), float(raw.max())
     white = 65535.0 if image.mode != "F" else 1.0 if high <= 1 else 255.0
     if not (low >= 0 and high <= white):
         raise ValueError(f"values from {low:g} to {high:g}, where {white:g} is white")
+    values = raw.astype(np.float32)  # holds 16 bits exactly
     clear = image.info.get("transparency")
     if clear is not None:
         values[values == clear] = white
