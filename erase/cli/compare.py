@@ -91,10 +91,10 @@ def classifier(
 @settings_option(
     "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
-@click.option("--device", default="cpu", help="cpu, cuda, cuda:1, …", show_default=True)
+@click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
 @config_options(CompareDiffusionConfig)
 def diffusion(
-    output: Path, methods: str, settings: tuple[str, ...], device: str, **given: Any
+    output: Path, methods: str, settings: tuple[str, ...], device: str | None, **given: Any
 ) -> None:
     """Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
 

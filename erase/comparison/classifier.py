@@ -13,8 +13,8 @@ from erase.comparison.classifier_report import terminal, write_report
 from erase.comparison.entries import entries as parse_entries
 from erase.comparison.jobs import run_ahead
 from erase.config.compare import CompareConfig
+from erase.runs.device import choose_device
 from erase.runs.folder import ComparisonFolder
-from erase.training.classifier_runs import pick_device
 
 
 def compare_classifier(
@@ -48,7 +48,7 @@ def compare_classifier(
     """
     began = time.perf_counter()
     entries = parse_entries(methods, alphas)
-    where = str(pick_device(device))
+    where = choose_device(device)
     check_entries(config, specs, entries)
     tables = {}
     folder = ComparisonFolder(output, "compare classifier", config=config)

@@ -25,7 +25,7 @@ from erase.config.methods import find_method
 from erase.errors import EraseError, InputError
 from erase.files import fingerprint, write_json
 from erase.models.loading import load_pipeline
-from erase.runs.checks import check_device
+from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
 from erase.runs.run_folder import deciding
 from erase.training.filters import check_filters
@@ -177,7 +177,7 @@ def compare_diffusion(
     *,
     methods: str = "all",
     settings: tuple[str, ...] = (),
-    device: str = "cpu",
+    device: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
     show: Callable[[Any], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ def compare_diffusion(
         output: of `table.csv`, `table.md`, `results.json`, and a folder a concept.
         methods: METHOD[@NAME=VALUE…] with commas between, or `all`.
         settings: METHOD.NAME=VALUE, a setting of a method or of its run.
-        device: where to train and to render.
+        device: where to train and to render; None is a GPU if there is one, else the CPU.
         progress: called with a line of text as things finish.
         show: called with the finished table, for rich to print.
 
@@ -201,16 +201,17 @@ def compare_diffusion(
     for name in ("model", "concept"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}.")
-    check_device(device)
+    where = choose_device(device)
     folder = ComparisonFolder(output, "compare diffusion", config=config)
     folder.check()
     entries = diffusion_entries(methods, settings)
-    comparison = DiffusionComparison(config, entries, output, device, progress)
+    comparison = DiffusionComparison(config, entries, output, where, progress)
     comparison.check()
-    with folder.hold(config=config.to_dict(), device=device) as record:
+    say_device(where, device)
+    with folder.hold(config=config.to_dict(), device=where) as record:
         rows = comparison.run()
         facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
-        means = write_report(output, rows, {**facts, "device": device})
+        means = write_report(output, rows, {**facts, "device": where})
         if record:
             record.finish()
     show(terminal(means, f"{config.model}: {', '.join(config.concept)}"))

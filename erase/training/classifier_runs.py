@@ -31,6 +31,7 @@ from erase.models.classifiers import (
     import_weights,
     save_classifier,
 )
+from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
 from erase.training.classifier import Original, describe_result, open_original, run_method
 
@@ -43,20 +44,6 @@ ARCHITECTURES = {
 }
 
 
-def pick_device(name: str | None) -> torch.device:
-    """The device by name; default: a GPU when there is one."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}).", "Try cpu."
-        ) from error
-    return device
-
-
 def train_original(
     config: TrainConfig,
     output: Path,
@@ -67,7 +54,7 @@ def train_original(
     show: bool = True,
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
-    chosen_device = pick_device(device)
+    chosen_device = choose_device(device)
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
@@ -92,7 +79,9 @@ def train_original(
     state = folder.state()
     if state.finished:
         return output
-    with folder.hold(seed=config.seed, device=str(chosen_device)) as record:
+    if show:
+        say_device(chosen_device, device)
+    with folder.hold(seed=config.seed, device=chosen_device) as record:
         trained_on = torch.ones(len(data.train), dtype=torch.bool)
         trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
         original = Original(
@@ -181,7 +170,8 @@ def erase_classifier(
     for name in ("model", "forget"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    original = open_original(Path(config.model), pick_device(device), config.data_dir)
+    where = torch.device(choose_device(device))
+    original = open_original(Path(config.model), where, config.data_dir)
     forget = choose_forget(original, config)
     share = len(forget) / len(original.trained_on)
 
@@ -205,6 +195,8 @@ def erase_classifier(
     state = folder.state()
     if state.finished:
         return output, ClassifierScores(**read_json(output / METRICS)["scores"])
+    if show:
+        say_device(str(original.device), device)
     with folder.hold(
         method=config.method,
         base_model=config.model,

@@ -18,6 +18,7 @@ from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
 from erase.models.modelspec import provenance
 from erase.report.card import model_card
+from erase.runs.device import say_device
 from erase.runs.processes import Distributed, Shard, make_accelerator
 from erase.runs.record import device_peak
 from erase.runs.run_folder import RunFolder, deciding, replacing_parts
@@ -49,8 +50,9 @@ def erase_concept(
     undisturbed run.
     """
     planned = plan(config, replay, device=device)
-    _print_warnings(planned.notes)
     accelerator = make_accelerator(planned.config, output, device)
+    say_device(str(accelerator.device), device)
+    _print_warnings(planned.notes)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     folder = RunFolder(
         output,

@@ -21,6 +21,7 @@ from erase.config.concept import ConceptConfig
 from erase.config.methods import build_method
 from erase.errors import InputError
 from erase.files import read_json
+from erase.runs.device import choose_device
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
@@ -96,7 +97,7 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     Raises:
         InputError: the model's family or the method cannot be simulated.
     """
-    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    on_cpu = choose_device(device) == "cpu"
     before = psutil.Process().memory_info().rss if on_cpu else 0
     try:
         with simulate() as counted:

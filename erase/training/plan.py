@@ -20,7 +20,7 @@ from erase.data.prompts import class_lists, prompts_root, read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
 from erase.models.loading import ModelSource, resolve
-from erase.runs.checks import check_device
+from erase.runs.device import choose_device
 from erase.runs.record import versions
 from erase.tasks.families import family_of
 from erase.tasks.family import Family
@@ -204,7 +204,7 @@ def _check(config: ConceptConfig, source: ModelSource, family: Family, device: s
     if (config.resolution or 0) % factor:
         remedy = f"Give a multiple of {factor} pixels."
         raise fields["resolution"].refusal(config.resolution, remedy=remedy)
-    check_device(device or "cpu")
+    choose_device(device)
     packages = {
         "tensorboard": config.report_to == "tensorboard",
         "wandb": config.report_to == "wandb",
