@@ -34,6 +34,7 @@ from erase.models.classifiers import (
 from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
 from erase.training.classifier import Original, describe_result, open_original, run_method
+from erase.training.distinct import bits, check_changed
 
 FORGET, METRICS = "forget.json", "metrics.json"
 ARCHITECTURES = {
@@ -206,9 +207,12 @@ def erase_classifier(
         threads=torch.get_num_threads(),
     ) as record:
         write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
+        before = bits(original.model.state_dict().values())
         outcome = run_method(
             original, forget, config, folder=output, resume=state.checkpoint, show=show
         )
+        losses = [row["forget_loss"] for row in outcome.rows if "forget_loss" in row]
+        check_changed(before, outcome.model.state_dict().values(), losses)
         start = time.perf_counter()
         scores = score(original, outcome.model, forget, config)
         facts = {"method": config.method, "forget": config.forget}

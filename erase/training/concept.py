@@ -23,6 +23,7 @@ from erase.runs.processes import Distributed, Shard, make_accelerator
 from erase.runs.record import device_peak
 from erase.runs.run_folder import RunFolder, deciding, replacing_parts
 from erase.tasks.denoiser import LatentCache
+from erase.training.distinct import bits, check_changed, check_encoded
 from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import ConceptPlan, Run, plan
@@ -148,9 +149,11 @@ def _run(
         on_step=on_step,
     )
     validation.start()
+    before = bits(parameters.values())
     start = time.perf_counter()
     loop.run(checkpoint)
     seconds = time.perf_counter() - start
+    check_changed(before, parameters.values(), loop.forget_losses)
     validation(config.max_train_steps or 0)
     Distributed.of(accelerator).on_main(lambda: _save(planned, unet, output))
     return seconds
@@ -179,7 +182,9 @@ def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> La
             ).write(path)
 
         distributed.on_main(write_cache)
-    return LatentCache.read(path)
+    cache = LatentCache.read(path)
+    check_encoded(cache)
+    return cache
 
 
 def _images(

@@ -25,6 +25,7 @@ from erase.runs.record import versions
 from erase.tasks.families import family_of
 from erase.tasks.family import Family
 from erase.training.classes import class_recipe, class_sets, classes_of_model
+from erase.training.distinct import check_distinct
 from erase.training.filters import check_filters
 from erase.training.sets import Images, check_renderable, given_sets, prompts_of
 from erase.training.trained import check_trained
@@ -87,6 +88,7 @@ def plan(
     concept, sets = _concept_and_sets(config, source)
     if not method.images:
         sets = {name: _captions(name, concept, sets) for name in method.sets}
+    check_distinct(source, concept, sets)
     check_filters(config, concept, sets)
 
     def resolve_settings(config: Run) -> Run:

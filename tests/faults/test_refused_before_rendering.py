@@ -79,11 +79,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "KID needs two",
     ),
     "everything forgotten": (
-        {
-            "target": tuple(
-                ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-            )
-        },
+        {"target": DIGITS},
         "any other",
     ),
     "a reference that lacks a class": ({"reference": reference_without_nine}, "'nine'"),
