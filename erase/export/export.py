@@ -21,6 +21,7 @@ from erase.models.lora import FILE, FOLDER
 from erase.models.modelspec import modelspec
 from erase.models.weights import read_weights, write_weights
 from erase.runs.record import RECORD
+from erase.runs.unfinished import check_finished
 
 FORMATS = ("single-file", "lora", "diff")
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -141,10 +142,9 @@ def export(
 def _open(run: Path) -> _Run:
     remedy = "Give the --output folder of a finished erase concept or erase class run."
     record = read_json(run / RECORD) if (run / RECORD).is_file() else {}
+    check_finished(run)
     if not (run / "model_index.json").is_file() or not record.get("base_model"):
         raise InputError(f"{run} holds no finished diffusion run.", remedy)
-    if record.get("status") != "finished":
-        raise InputError(f"The run in {run} is not finished.", remedy)
     source = ModelSource(str(run), run)
     kind = source.pipeline_class()
     if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):

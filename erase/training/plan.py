@@ -19,6 +19,7 @@ from erase.data.concepts import Concept, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
+from erase.models.known import download_note, known_source
 from erase.models.loading import ModelSource, resolve
 from erase.runs.device import choose_device
 from erase.runs.record import versions
@@ -78,13 +79,14 @@ def plan(
     for name in needed:
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
+    source, missing = find_model(config, fetch=fetch)
     family = family_of(source)
     config = config.replace(method=canonical(config.method))
     method = find_method(config.method, family.task.family).method
-    notes: tuple[str, ...] = ()
+    notes = missing
     if not method.images:
-        config, notes = _without_images(config, replay)
+        config, without = _without_images(config, replay)
+        notes += without
     concept, sets = _concept_and_sets(config, source)
     if not method.images:
         sets = {name: _captions(name, concept, sets) for name in method.sets}
@@ -122,6 +124,21 @@ def plan(
         config.anchor_images,
     )
     return ConceptPlan(config, source, concept, sets, facts, inputs, notes)
+
+
+def find_model(config: ConceptConfig, *, fetch: bool) -> tuple[ModelSource, tuple[str, ...]]:
+    """The model, and warnings about it.
+
+    Where it may not be fetched and is not here, a public model is planned from its configuration.
+    """
+    try:
+        options = {"fetch": fetch, "config_from": config.config_from}
+        return resolve(config.model, config.revision, **options), ()
+    except InputError:
+        source = None if fetch else known_source(config.model)
+        if source is None:
+            raise
+        return source, (download_note(config.model),)
 
 
 def _concept_and_sets(

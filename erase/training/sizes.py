@@ -8,6 +8,8 @@ import torch
 from erase.config.methods import build_method
 from erase.data.captioned import CaptionedImages
 from erase.files import read_json
+from erase.models.known import FOLDER as KNOWN
+from erase.models.known import parameter_count
 from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
 from erase.training.validation import validation_prompts
@@ -62,7 +64,9 @@ def cache_bytes(planned: ConceptPlan) -> int:
 
 
 def weight_count(folder: Path) -> int:
-    """Number of values in a part's weight files."""
+    """Number of values in a part's weight files, or in the part of a model that is only known."""
+    if folder.is_relative_to(KNOWN):
+        return parameter_count(folder)
     from safetensors import safe_open
 
     count = 0
