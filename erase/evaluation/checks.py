@@ -13,6 +13,7 @@ from erase.errors import InputError, RunError
 from erase.files import read_json
 from erase.judges.reference import RealImages
 from erase.models.class_conditional import ClassConditionalPipeline
+from erase.models.known import is_known_only
 from erase.models.loading import ModelSource
 from erase.scoring.context import Context
 from erase.scoring.metric import load_metric
@@ -28,7 +29,7 @@ def check_model(source: ModelSource, protocol: Protocol, samples: Sequence[Sampl
     Its folder lacks a part, it does not render images of this size or in so many steps, or it has
     no such class.
     """
-    if missing := missing_parts(source.path):
+    if not is_known_only(source) and (missing := missing_parts(source.path)):
         raise InputError(
             f"{source.name} is not complete: {source.path} lacks {', '.join(missing)}.",
             "Copy or fetch the whole folder again.",

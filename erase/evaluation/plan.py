@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from erase.artifacts import cache
 from erase.config.evaluate import EvaluateConfig
-from erase.errors import InputError
+from erase.errors import InputError, MissingError
 from erase.evaluation.ahead import while_rendering
 from erase.evaluation.checks import check_metrics, check_model, check_reference
 from erase.evaluation.observe import Observers, find_observers, requirements
@@ -24,6 +24,7 @@ from erase.scoring.metric import load_metric
 from erase.scoring.samples import Protocol, Sample, Unusable
 from erase.scoring.suite import Suite
 
+T = TypeVar("T")
 StageProgress = Callable[[str, int, int], None]
 
 
@@ -100,8 +101,12 @@ def make_plan(
     root: Path,
     *,
     baseline: ModelSource | None,
+    missing: list[str] | None = None,
 ) -> EvaluationPlan:
     """Resolve what is rendered and measured, and refuse what cannot be: nothing is written yet.
+
+    A dry run gives a list `missing`, to which is added what is not on this machine yet; without
+    the list that is an error.
 
     Raises InputError for anything that cannot be used, also for weights not on this machine.
     """
@@ -134,32 +139,52 @@ def make_plan(
         targets = frozenset[str]()
     model_classes = source.classes()
     unknown_classes = [name for name in classes if model_classes and name not in model_classes]
-    samples = choose_samples(suite, protocol, root, targets, frozenset(unknown_classes))
-    if not samples:
+    samples = _or_missing(
+        lambda: choose_samples(suite, protocol, root, targets, frozenset(unknown_classes)),
+        [],
+        missing,
+    )
+    if not samples and not missing:
         raise InputError(
             f"{source.name} knows no class of the suite {config.suite!r}.",
             f"It knows: {', '.join(dict.fromkeys(model_classes.values()))}.",
         )
     for model in filter(None, (source, baseline)):
         check_model(model, protocol, samples)
-    check_metrics(protocol, samples, targets)
-    observers = find_observers(
-        suite,
-        protocol,
-        root,
-        targets=targets,
-        baseline=baseline is not None,
-        reference=config.reference,
-        device=str(config.device),
+    if samples:
+        check_metrics(protocol, samples, targets)
+    observers = _or_missing(
+        lambda: find_observers(
+            suite,
+            protocol,
+            root,
+            targets=targets,
+            baseline=baseline is not None,
+            reference=config.reference,
+            device=str(config.device),
+        ),
+        Observers(protocol),
+        missing,
     )
     check_reference(observers.real, samples, targets)
-    unusable = suite.unusable(protocol, root) + [
+    unusable = (suite.unusable(protocol, root) if samples else []) + [
         Unusable(classes.index(name), f"the model does not know the class {name}", name)
         for name in unknown_classes
     ]
     return EvaluationPlan(
         suite, named, protocol, samples, unusable, targets, observers, config, source, baseline
     )
+
+
+def _or_missing(get: Callable[[], T], instead: T, missing: list[str] | None) -> T:
+    """What `get` returns; for a dry run `instead`, with a note, where that is not here yet."""
+    try:
+        return get()
+    except MissingError as error:
+        if missing is None:
+            raise
+        missing.append(f"{error.message} {error.remedy}")
+        return instead
 
 
 def _nothing_forgotten(

@@ -5,6 +5,7 @@ and `report.html`. A second call with the same settings renders only missing ima
 other settings refuses the folder.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import click
 
+from erase.artifacts import hub
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
-from erase.errors import EraseError, InputError
+from erase.errors import EraseError, InputError, MissingError
 from erase.evaluation.differences import differences
 from erase.evaluation.plan import (
     EvaluationPlan,
@@ -25,7 +27,8 @@ from erase.evaluation.plan import (
 )
 from erase.evaluation.score import Scored
 from erase.files import fingerprint, write_json, write_jsonl
-from erase.models.loading import resolve
+from erase.models.known import download_note, known_source
+from erase.models.loading import ModelSource, resolve
 from erase.report.card import CARD_FILE, update_card
 from erase.report.data import ReportData
 from erase.report.evaluation import write_report
@@ -78,20 +81,43 @@ def evaluate(
         return _evaluate(config, distributed, progress)
 
 
-def prepare(config: EvaluateConfig) -> tuple[EvaluationPlan, dict[str, Any]]:
+def prepare(
+    config: EvaluateConfig, missing: list[str] | None = None
+) -> tuple[EvaluationPlan, dict[str, Any]]:
     """The plan of an evaluation, and its entry about the baseline for the record.
 
-    Nothing is written. Raises InputError for whatever cannot be used.
+    Nothing is written. Raises InputError for whatever cannot be used. With a list `missing` nothing
+    is fetched either, and what is not on this machine is added to the list.
     """
     suite = load_suite(config.suite)
-    source = resolve(config.model)
-    root = prompt_source(config.prompts)
-    baseline, note = find_baseline(config, source)
-    plan = make_plan(config, suite, source, root, baseline=baseline)
+    with contextlib.ExitStack() as stack:
+        if missing is not None:
+            stack.enter_context(hub.nothing_is_fetched())
+        source = _find_model(config.model, missing)
+        root = prompt_source(config.prompts)
+        baseline, note = find_baseline(config, source)
+        plan = make_plan(config, suite, source, root, baseline=baseline, missing=missing)
     check_writable(Path(config.output), "--output")
     if baseline is not None:
         check_writable(cache_folder(config), "--cache-dir")
     return plan, note
+
+
+def _find_model(model: str, missing: list[str] | None) -> ModelSource:
+    """The model; for a dry run the configuration of one that is not here yet, with a note."""
+    try:
+        return resolve(model)
+    except MissingError:
+        source = known_source(model)
+        if missing is None or source is None:
+            raise
+        missing.append(download_note(model))
+        return source
+
+
+def folder_facts(plan: EvaluationPlan, note: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of this evaluation would say, apart from how it is run."""
+    return _facts(plan, note, *image_fingerprints(plan))
 
 
 def warnings(plan: EvaluationPlan, note: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from erase.artifacts.models import (
     own_model_folder,
 )
 from erase.artifacts.packaged import EMBEDDED
-from erase.errors import InputError
+from erase.errors import InputError, MissingError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.single_file import SUFFIX, unpack
@@ -192,7 +192,7 @@ def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> Mod
             for commit, local in (attempts if fetch else attempts[:2])
         )
     except hub.HubError as error:
-        raise InputError(
+        raise MissingError(
             (f"There is no folder {model} here, and the" if model == hub_id else "The")
             + f" hub model {hub_id} is not on this machine"
             + (f" and could not be fetched ({error.reason})." if fetch else "."),

@@ -10,9 +10,7 @@ from typing import ClassVar
 
 from erase.data.prompt_table import (
     PromptRow,
-    PromptTable,
-    hub_table,
-    read_table,
+    suite_table,
     table_samples,
 )
 from erase.errors import InputError
@@ -79,7 +77,7 @@ class I2p(Suite):
         asks for, or when no prompt is left.
         """
         settings = {**self.settings, **protocol.settings.get("i2p", {})}
-        table = _table(prompts)
+        table = suite_table(self, prompts)
         wanted = {name.strip() for name in str(settings["categories"]).split(",") if name.strip()}
         if unknown := sorted(wanted - set(CATEGORIES)):
             raise InputError(
@@ -102,8 +100,4 @@ class I2p(Suite):
 
     def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
         """Rows that had to be left out; the public files hold one without a prompt."""
-        return list(_table(prompts).unusable)
-
-
-def _table(prompts: Path) -> PromptTable:
-    return read_table(prompts if prompts.is_file() else hub_table(*I2p.hub))
+        return list(suite_table(self, prompts).unusable)

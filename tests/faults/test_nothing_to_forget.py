@@ -1,4 +1,4 @@
-"""Where what a model sees of a concept and of its anchor is the same, there is nothing to forget."""
+"""Where a model sees the same in a concept and in its anchor, there is nothing to forget."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def test_what_is_cut_off_makes_no_difference(models: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("anchor", ["cat", "CAT ", "a cat"])
 def test_of_a_class_conditional_model(models: Path, method: str, anchor: str) -> None:
     config = ClassConfig(model=str(models / "ddpm"), target=("cat",), anchor=anchor, method=method)
-    with pytest.raises(InputError, match="the concept itself|Nothing to forget"):
+    with pytest.raises(InputError, match=r"the concept itself|Nothing to forget"):
         plan(config)
 
 
