@@ -40,6 +40,12 @@ def compare() -> None:
     "--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them."
 )
 @click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the runs, what is there of them, time and disk, and what is missing; touch"
+    " nothing.",
+)
 @config_options(CompareConfig)
 @settings_option(
     "METHOD.NAME=VALUE",
@@ -51,6 +57,7 @@ def classifier(
     methods: str,
     alphas: str | None,
     device: str | None,
+    dry_run: bool,
     settings: tuple[str, ...],
     **given: Any,
 ) -> None:
@@ -64,6 +71,12 @@ def classifier(
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
+    if dry_run:
+        from erase.comparison.dry_run import plan_classifier
+
+        asked = {"methods": methods, "alphas": alphas, "device": device}
+        click.echo("\n".join(plan_classifier(config, output, specs, **asked)))
+        return
     from rich.console import Console
 
     from erase.comparison.classifier import compare_classifier
@@ -92,9 +105,20 @@ def classifier(
     "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
 @click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the runs, what is there of them, time and disk, and what is missing; touch"
+    " nothing.",
+)
 @config_options(CompareDiffusionConfig)
 def diffusion(
-    output: Path, methods: str, settings: tuple[str, ...], device: str | None, **given: Any
+    output: Path,
+    methods: str,
+    settings: tuple[str, ...],
+    device: str | None,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     """Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
 
@@ -107,6 +131,12 @@ def diffusion(
         --methods lur,lur-b,salun --output runs/compare
     """
     config = resolve(CompareDiffusionConfig, given, None)
+    if dry_run:
+        from erase.comparison.dry_run import plan_diffusion
+
+        chosen = plan_diffusion(config, output, methods=methods, settings=settings, device=device)
+        click.echo("\n".join(chosen))
+        return
     from rich.console import Console
 
     from erase.comparison.diffusion import compare_diffusion

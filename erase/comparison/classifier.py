@@ -13,7 +13,7 @@ from erase.comparison.classifier_report import terminal, write_report
 from erase.comparison.entries import entries as parse_entries
 from erase.comparison.jobs import run_ahead
 from erase.config.compare import CompareConfig
-from erase.runs.device import choose_device
+from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
 
 
@@ -52,6 +52,7 @@ def compare_classifier(
     check_entries(config, specs, entries)
     tables = {}
     folder = ComparisonFolder(output, "compare classifier", config=config)
+    say_device(where, device)
     with folder.hold(config=config.to_dict(), device=where) as record:
         plan = ComparePlan(config, output, where, specs, entries)
         parts = comparisons(plan, progress)
