@@ -80,6 +80,7 @@ def classifier(
     from rich.console import Console
 
     from erase.comparison.classifier import compare_classifier
+    from erase.comparison.entries import slug
 
     compare_classifier(
         config,
@@ -91,7 +92,11 @@ def classifier(
         progress=partial(click.echo, err=True),
         show=Console().print,
     )
-    click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
+    for spec in specs:
+        folder = output / slug(spec)
+        click.echo(
+            f"Report: {folder / 'report.html'} (table.csv, table.md, results.json beside it)"
+        )
 
 
 @compare.command()
@@ -150,4 +155,4 @@ def diffusion(
         progress=partial(click.echo, err=True),
         show=Console().print,
     )
-    click.echo(f"Saved {output}: table.csv, table.md, results.json.")
+    click.echo(f"Report: {output / 'report.html'}; beside it table.csv, table.md, results.json")
