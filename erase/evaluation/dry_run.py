@@ -50,10 +50,13 @@ def dry_run(config: EvaluateConfig) -> list[str]:
     lines += [f"# device: {plan.device}", f"# forgotten: {', '.join(sorted(plan.targets)) or '–'}"]
     lines += [
         f"# images of {name}: {count}, of which {todo} are to be rendered"
+        if plan.samples
+        else f"# images of {name}: not known before the prompts are there"
         for name, count, todo in zip(names, total, fresh, strict=False)
     ]
     lines.append(f"# time to render: {_time(plan, fresh, missing)}")
-    lines.append(f"# disk: about {readable_bytes(sum(fresh) * png_bytes(side))}")
+    if plan.samples:
+        lines.append(f"# disk: about {readable_bytes(sum(fresh) * png_bytes(side))}")
     lines += [f"# missing: {text}" for text in missing] or ["# missing: nothing"]
     return lines
 
@@ -72,6 +75,8 @@ def _time(plan: EvaluationPlan, fresh: Sequence[int], missing: Sequence[str]) ->
     size, steps = plan.config.batch_size, plan.protocol.steps
     batches = sum(math.ceil(count / size) for count in fresh)
     work = f"{batches} batches of {size} images, {steps} steps each"
+    if not plan.samples:
+        return "not known before everything is there"
     if not batches:
         return "none"
     if missing or is_known_only(plan.source):

@@ -196,8 +196,11 @@ def _resolve_settings(config: Run, source: ModelSource, concept: Concept, family
     """Fill in the settings that the user did not give, from the layers of this run."""
     spec = find_method(config.method, family.task.family)
     side = config.resolution or source.resolution()
+    warm_up = config.lr_warmup_steps
     config = config.replace(resolution=side)
     config = fill_run(config, spec, layers_of(config, spec, concept, family.task.family, side))
+    if config.max_train_steps == 1:  # a warm-up begins at a rate of 0: nothing would be trained
+        config = config.replace(lr_warmup_steps=warm_up or 0)
     if not spec.method.images:
         config = config.replace(**dict.fromkeys(COUNTS))
     return config.replace(max_train_steps=0) if spec.method.closed_form else config
@@ -219,6 +222,8 @@ def _check(config: ConceptConfig, source: ModelSource, family: Family, device: s
     fields = field_specs(type(config))
     if not config.max_train_steps and not method.closed_form:
         raise fields["max_train_steps"].refusal(0, remedy="Give a value of at least 1.")
+    if not config.learning_rate and not method.closed_form:
+        raise fields["learning_rate"].refusal(0, remedy="Give a rate above 0: 0 trains nothing.")
     factor = source.latent_factor()
     if (config.resolution or 0) % factor:
         remedy = f"Give a multiple of {factor} pixels."

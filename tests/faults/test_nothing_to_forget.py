@@ -68,7 +68,7 @@ def test_spaces_and_case_make_no_other_concept(
         ("a photo of a dog\n", "a photo of a dog"),
         ("a photo of a dog\n", "A  photo of a DOG"),
         ("a cat\na photo of a dog\n", "a photo of a dog"),
-        ("a wombat\n", "a yeti"),  # two words that the tokenizer does not know
+        ("a cafe\u0301\n", "a caf\u00e9"),  # an accent of its own, or one letter with it
     ],
 )
 def test_equal_tokens_are_nothing_to_forget(
@@ -166,13 +166,22 @@ TINY = [
 def test_a_run_that_changes_no_weight_fails_and_saves_nothing(tmp_path: Path) -> None:
     command = ["concept", "--model", "mini-sd", "--concept", "three", *TINY, "--device", "cpu"]
     done = CliRunner().invoke(
-        main, [*command, "--learning-rate", "0", "--output", str(tmp_path / "out")]
+        main, [*command, "--learning-rate", "1e-60", "--output", str(tmp_path / "out")]
     )
     assert done.exit_code == 1, done.output
     assert "changed no weight" in done.output
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["status"] == "failed"
     assert not (tmp_path / "out" / "model_index.json").exists()
+
+
+@pytest.mark.fault("nothing forgotten")
+def test_a_rate_of_0_is_refused_and_a_single_step_has_no_warm_up() -> None:
+    config = ConceptConfig(model="mini-sd", concept=("three",), max_train_steps=1)
+    assert plan(config).config.lr_warmup_steps == 0
+    assert plan(config.replace(max_train_steps=2)).config.lr_warmup_steps == 5
+    with pytest.raises(InputError, match="learning_rate is 0"):
+        plan(config.replace(learning_rate=0.0))
 
 
 @pytest.mark.fault("nothing forgotten")
