@@ -12,6 +12,7 @@ from erase.comparison.classifier_problem import check_entries
 from erase.comparison.classifier_report import terminal, write_report
 from erase.comparison.entries import entries as parse_entries
 from erase.comparison.jobs import run_ahead
+from erase.comparison.store import check_alone
 from erase.config.compare import CompareConfig
 from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
@@ -47,6 +48,7 @@ def compare_classifier(
         InputError: settings that no run can use; then nothing was trained.
     """
     began = time.perf_counter()
+    check_alone()
     entries = parse_entries(methods, alphas)
     where = choose_device(device)
     check_entries(config, specs, entries)

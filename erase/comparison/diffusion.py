@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from erase.comparison.diffusion_report import terminal, write_report
 from erase.comparison.diffusion_run import measure
 from erase.comparison.entries import Entry, diffusion_entries, slug
-from erase.comparison.store import Result, cached, library_versions, stored
+from erase.comparison.store import Result, cached, check_alone, library_versions, stored
 from erase.config.compare import CompareDiffusionConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import TEXT_TO_IMAGE
@@ -236,6 +236,7 @@ def compare_diffusion(
     Raises:
         InputError: settings that no run can use; then nothing was rendered.
     """
+    check_alone()
     where = choose_device(device)
     folder = ComparisonFolder(output, "compare diffusion", config=config)
     folder.check()
