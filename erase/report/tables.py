@@ -57,12 +57,13 @@ def terminal(heads: Sequence[str], rows: Rows, align: str = "l", title: str | No
 
     A deviation (`97.21 ± 0.15`) stays in one piece, below its mean where 80 columns are too few.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for head, side in zip(heads, _sides(align, len(heads)), strict=True):
-        table.add_column(head, justify="right" if side == "r" else "left")
+        table.add_column(head, justify="right" if side == "r" else "left", overflow="fold")
     for row in rows:
         shown = cells(row)
         texts = (cell.text.replace("± ", "±") + cell.note for cell in shown)

@@ -104,12 +104,13 @@ def check_encoded(cache: LatentCache) -> None:
 
 
 def bits(parameters: Iterable[Tensor]) -> list[int]:
-    """A sum over the bits of each tensor, which a change of its values changes."""
+    """A sum over the bits of each tensor, which a change of its values changes.
+
+    Both zeros count as one: an optimizer that adds nothing turns -0 into 0.
+    """
     kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return [
-        int(tensor.detach().view(kinds[tensor.element_size()]).sum(dtype=torch.int64))
-        for tensor in parameters
-    ]
+    values = (tensor.detach() + 0 for tensor in parameters)
+    return [int(v.view(kinds[v.element_size()]).sum(dtype=torch.int64)) for v in values]
 
 
 def check_changed(

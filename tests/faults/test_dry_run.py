@@ -39,7 +39,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_models(tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "name", [*list(PARAMETERS)[:2], pytest.param("sdxl", marks=pytest.mark.slow)]
+)
 def test_a_known_model_has_the_published_number_of_parameters(name: str) -> None:
     source = known_source(name)
     assert source is not None
@@ -49,7 +51,13 @@ def test_a_known_model_has_the_published_number_of_parameters(name: str) -> None
 
 @pytest.mark.fault("planned before the download")
 @pytest.mark.parametrize(
-    ("name", "method"), [("sd-1.4", "lur"), ("sd-1.5", "uce"), ("sd-2.1", "lur"), ("sdxl", "uce")]
+    ("name", "method"),
+    [
+        ("sd-1.4", "lur"),
+        ("sd-2.1", "uce"),
+        pytest.param("sd-1.5", "lur", marks=pytest.mark.slow),
+        pytest.param("sdxl", "lur", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_that_is_not_here_is_planned(home: Path, name: str, method: str) -> None:
     config = ConceptConfig(model=name, concept=("nudity",), method=method)

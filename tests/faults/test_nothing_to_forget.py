@@ -150,6 +150,9 @@ def test_one_changed_value_is_a_change(dtype: torch.dtype) -> None:
     before = bits(tensors)
     with pytest.raises(RunError, match="changed no weight"):
         check_changed(before, tensors, [])
+    if dtype.is_floating_point:
+        zeros = [torch.tensor([-0.0, 1.0], dtype=dtype)]
+        assert bits(zeros) == bits([torch.tensor([0.0, 1.0], dtype=dtype)])
     tensors[1][1] = 2
     check_changed(before, tensors, [0.5, 0.0])
     with pytest.raises(RunError, match="0 in each of 2 steps"):
@@ -184,6 +187,7 @@ def test_a_rate_of_0_is_refused_and_a_single_step_has_no_warm_up() -> None:
         plan(config.replace(learning_rate=0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("nothing forgotten")
 def test_a_run_whose_forget_loss_is_always_0_fails(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
