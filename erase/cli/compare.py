@@ -74,8 +74,10 @@ def classifier(
     if dry_run:
         from erase.comparison.dry_run import plan_classifier
 
-        asked = {"methods": methods, "alphas": alphas, "device": device}
-        click.echo("\n".join(plan_classifier(config, output, specs, **asked)))
+        lines = plan_classifier(
+            config, output, specs, methods=methods, alphas=alphas, device=device
+        )
+        click.echo("\n".join(lines))
         return
     from rich.console import Console
 

@@ -139,7 +139,7 @@ def make_plan(
         targets = frozenset[str]()
     model_classes = source.classes()
     unknown_classes = [name for name in classes if model_classes and name not in model_classes]
-    samples = _or_missing(
+    samples: list[Sample] = _or_missing(
         lambda: choose_samples(suite, protocol, root, targets, frozenset(unknown_classes)),
         [],
         missing,

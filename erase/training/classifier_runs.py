@@ -55,7 +55,7 @@ def train_original(
     show: bool = True,
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
-    chosen_device = choose_device(device)
+    chosen_device = torch.device(choose_device(device))
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
@@ -81,8 +81,8 @@ def train_original(
     if state.finished:
         return output
     if show:
-        say_device(chosen_device, device)
-    with folder.hold(seed=config.seed, device=chosen_device) as record:
+        say_device(str(chosen_device), device)
+    with folder.hold(seed=config.seed, device=str(chosen_device)) as record:
         trained_on = torch.ones(len(data.train), dtype=torch.bool)
         trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
         original = Original(

@@ -132,8 +132,8 @@ def find_model(config: ConceptConfig, *, fetch: bool) -> tuple[ModelSource, tupl
     Where it may not be fetched and is not here, a public model is planned from its configuration.
     """
     try:
-        options = {"fetch": fetch, "config_from": config.config_from}
-        return resolve(config.model, config.revision, **options), ()
+        given = config.config_from
+        return resolve(config.model, config.revision, fetch=fetch, config_from=given), ()
     except InputError:
         source = None if fetch else known_source(config.model)
         if source is None:

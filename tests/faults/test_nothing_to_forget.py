@@ -15,6 +15,7 @@ from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.families import CLASS_CONDITIONAL, TEXT_TO_IMAGE, methods_for
 from erase.data.forget import forget_indices
 from erase.errors import InputError, RunError
+from erase.tasks.denoiser import LatentCache
 from erase.training import concept as run
 from erase.training.distinct import bits, check_changed, check_encoded
 from erase.training.plan import plan
@@ -30,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def prompts(folder: Path, forget: str, retain: str = "a car\n") -> dict[str, str]:
+def prompts(folder: Path, forget: str, retain: str = "a car\n") -> dict[str, Any]:
     for name, text in (("forget", forget), ("retain", retain)):
         (folder / f"{name}.txt").write_text(text)
     return {
@@ -193,7 +194,7 @@ def test_a_run_whose_forget_loss_is_always_0_fails(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The anchors are made the captions' own after everything was checked."""
-    read = run.LatentCache.read
+    read = LatentCache.read
 
     def same(path: Path) -> Any:
         cache = read(path)
