@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import diffusers
 
-from erase.artifacts.models import NETWORKS, missing_parts
+from erase.artifacts.models import missing_parts
 from erase.errors import InputError, RunError
 from erase.files import read_json
 from erase.judges.reference import RealImages
-from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.known import is_known_only
 from erase.models.loading import ModelSource
+from erase.models.sizes import check_size
 from erase.scoring.context import Context
 from erase.scoring.metric import load_metric
 from erase.scoring.samples import Protocol, Sample
-
-HALVED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-"""Pipelines that render multiples of 8 pixels only, whatever their VAE."""
 
 
 def check_model(source: ModelSource, protocol: Protocol, samples: Sequence[Sample]) -> None:
@@ -42,36 +38,6 @@ def check_model(source: ModelSource, protocol: Protocol, samples: Sequence[Sampl
             f"{source.name} knows no class {unknown[0]!r}, which is to be rendered.",
             f"It knows: {', '.join(dict.fromkeys(known.values()))}.",
         )
-
-
-def check_size(source: ModelSource, size: int | None, option: str) -> None:
-    """InputError, naming the option, for a size in pixels that the model cannot render."""
-    if size is None:
-        return
-    kind, factor = source.pipeline_class(), source.latent_factor()
-    if kind == ClassConditionalPipeline.__name__:
-        own = source.resolution()
-        if size != own:
-            raise InputError(
-                f"{option} is {size}, and {source.name} renders {own} pixels a side only.",
-                f"Leave {option} out.",
-            )
-        return
-    step = math.lcm(8, factor) if kind in HALVED else factor * _patch(source)
-    if size % step:
-        raise InputError(
-            f"{option} is {size}, and {source.name} renders multiples of {step} pixels.",
-            f"Give {max(step, size // step * step)} or {size // step * step + step}.",
-        )
-
-
-def _patch(source: ModelSource) -> int:
-    """Latents a side that a transformer takes for one token; 1 for a UNet."""
-    for name in NETWORKS:
-        config = source.path / name / "config.json"
-        if config.is_file():
-            return int(read_json(config).get("patch_size") or 1)
-    return 1
 
 
 def _check_steps(source: ModelSource, protocol: Protocol) -> None:

@@ -21,6 +21,7 @@ from erase.errors import InputError
 from erase.files import fingerprint, hash_file
 from erase.models.known import download_note, known_source
 from erase.models.loading import ModelSource, resolve
+from erase.models.sizes import check_size
 from erase.runs.device import choose_device
 from erase.runs.record import versions
 from erase.tasks.families import family_of
@@ -103,6 +104,8 @@ def plan(
         config = resolve_settings(replay.without_defaults(config, resolve_settings))
         notes += tuple(filter(None, [replay.left_out(config)]))
     _check(config, source, family, device)
+    if source.classes() or validation_prompts(config) or not set(method.sets) <= set(sets):
+        check_size(source, config.resolution, "--resolution")  # something is rendered
     facts = {
         "base": source.fingerprint(),
         "prompts": fingerprint([concept.forget, concept.anchors, concept.retain]),

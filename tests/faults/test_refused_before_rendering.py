@@ -11,11 +11,13 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from erase.cli.main import main
+from erase.config.concept import ConceptConfig
 from erase.errors import InputError, RunError
 from erase.evaluation import plan as planning
 from erase.evaluation.run import evaluate
 from erase.report.data import load_evaluation
 from erase.report.side_by_side import disagreements
+from erase.training.plan import plan
 from tests.evaluation_world import config, make_models, pictures
 from tests.tiny_pipelines import ddpm, sd3
 
@@ -147,6 +149,26 @@ def test_other_families_are_checked_too(
         named |= {"target": ("cat",)}
     with pytest.raises(InputError) as caught:
         evaluate(config(models, tmp_path / "out", **{"target": ("three",), **named}))
+    assert said in caught.value.message
+
+
+@pytest.mark.fault("refused before rendering")
+@pytest.mark.parametrize(
+    ("model", "changes", "said"),
+    [
+        ("mini-sd", {"resolution": 36}, "--resolution is 36, and mini-sd renders multiples of 8"),
+        ("sd3", {"resolution": 18}, "multiples of 4"),
+        ("ddpm", {"resolution": 24}, "16 pixels a side only"),
+        ("mini-sd", {"learning_rate": 0.0}, "learning_rate is 0"),
+    ],
+)
+def test_a_run_is_refused_before_its_sets_are_rendered(
+    others: Path, model: str, changes: dict[str, Any], said: str
+) -> None:
+    name = model if model == "mini-sd" else str(others / model)
+    concept = "cat" if model == "ddpm" else "nudity" if model == "sd3" else "three"
+    with pytest.raises(InputError) as caught:
+        plan(ConceptConfig(model=name, concept=(concept,), **changes))
     assert said in caught.value.message
 
 
