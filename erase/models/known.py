@@ -6,14 +6,9 @@ sizes and shapes follow from them.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from erase.artifacts.models import HUB, HUB_SIZES
-from erase.files import read_json
 from erase.models.loading import ModelSource
 
 FOLDER = Path(__file__).parent / "known"
@@ -40,21 +35,3 @@ def download_note(model: str) -> str:
         f"{model} is not on this machine: about {HUB_SIZES[alias] / 1e9:.1f} GB are to be fetched;"
         " this plan follows from its published configuration"
     )
-
-
-@cache
-def parameter_count(part: Path) -> int:
-    """Number of parameters of a part of a pipeline, from the configuration in its folder alone."""
-    config: dict[str, Any] = read_json(part / "config.json")
-    with torch.device("meta"):
-        if "_class_name" in config:
-            import diffusers
-
-            kind = getattr(diffusers, config["_class_name"])
-            network = kind.from_config(config)
-        else:
-            import transformers
-
-            kind = getattr(transformers, config["architectures"][0])
-            network = kind(kind.config_class(**config))
-    return sum(parameter.numel() for parameter in network.parameters())

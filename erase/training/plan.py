@@ -70,17 +70,19 @@ def plan(
     *,
     device: str | None = None,
     fetch: bool = True,
+    weights: bool = True,
 ) -> ConceptPlan:
     """Resolve the model, the concept and all defaults; writes nothing.
 
     `replay` is the configuration file, if it is of another method. `fetch` allows a hub model to be
-    downloaded. Raises InputError for anything that cannot be used.
+    downloaded; without `weights` a single file is not unpacked. Raises InputError for anything that
+    cannot be used.
     """
     needed = ("model",) if isinstance(config, ClassConfig) else ("model", "concept")
     for name in needed:
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    source, missing = find_model(config, fetch=fetch)
+    source, missing = find_model(config, fetch=fetch, weights=weights)
     family = family_of(source)
     config = config.replace(method=canonical(config.method))
     method = find_method(config.method, family.task.family).method
@@ -129,19 +131,27 @@ def plan(
     return ConceptPlan(config, source, concept, sets, facts, inputs, notes)
 
 
-def find_model(config: ConceptConfig, *, fetch: bool) -> tuple[ModelSource, tuple[str, ...]]:
+def find_model(
+    config: ConceptConfig, *, fetch: bool, weights: bool
+) -> tuple[ModelSource, tuple[str, ...]]:
     """The model, and warnings about it.
 
     Where it may not be fetched and is not here, a public model is planned from its configuration.
     """
     try:
-        given = config.config_from
-        return resolve(config.model, config.revision, fetch=fetch, config_from=given), ()
+        source = resolve(
+            config.model,
+            config.revision,
+            fetch=fetch,
+            config_from=config.config_from,
+            weights=weights,
+        )
+        return source, ()
     except InputError:
-        source = None if fetch else known_source(config.model)
-        if source is None:
+        known = None if fetch else known_source(config.model)
+        if known is None:
             raise
-        return source, (download_note(config.model),)
+        return known, (download_note(config.model),)
 
 
 def _concept_and_sets(

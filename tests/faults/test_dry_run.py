@@ -11,10 +11,11 @@ from click.testing import CliRunner, Result
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.errors import InputError
-from erase.models.known import known_source, parameter_count
+from erase.models.known import known_source
 from erase.models.loading import load_pipeline, resolve
 from erase.report.data import load_evaluation
 from erase.training.plan import plan
+from erase.training.sizes import weight_count
 from tests.evaluation_world import make_models
 
 PARAMETERS = {
@@ -46,7 +47,7 @@ def test_a_known_model_has_the_published_number_of_parameters(name: str) -> None
     source = known_source(name)
     assert source is not None
     found = {file.parent.name: file.parent for file in source.path.glob("*/config.json")}
-    assert {part: parameter_count(folder) for part, folder in found.items()} == PARAMETERS[name]
+    assert {part: weight_count(folder) for part, folder in found.items()} == PARAMETERS[name]
 
 
 @pytest.mark.fault("planned before the download")
