@@ -26,7 +26,10 @@ def trial(value: float) -> dict[str, Any]:
 def content(trials: int) -> dict[str, Any]:
     results = {
         name: [trial(base + number) for number in range(trials)]
-        for name, base in (("original", 60.0), ("retrain", 70.0), ("ft", 71.0), ("lur", 70.5))
+        for name, base in (
+            *(("original", 60.0), ("retrain", 70.0), ("ft", 71.0), ("lur", 70.5)),
+            *(("lur@alpha=0.01", 70.2), ("lur@alpha=0.1", 70.1)),
+        )
     }
     return {"forget": HOSTILE, "results": results, "search": {}}
 
@@ -42,6 +45,7 @@ def test_the_table_fits_80_columns_and_one_trial_has_no_deviation(
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "…" not in text
     assert "70.50" in text or trials > 1
+    assert (tmp_path / "alpha.png").stat().st_size > 1000
     markdown = (tmp_path / "table.md").read_text()
     assert ("±" in markdown) is ("±" in text) is (trials > 1)
     header, first = (tmp_path / "table.csv").read_text().splitlines()[:2]
