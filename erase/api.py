@@ -214,7 +214,7 @@ def compare(
             Path(output),
             methods=names,
             settings=pairs,
-            device=device or "cpu",
+            device=device,
             progress=progress,
         )
     from erase.comparison.classifier import compare_classifier

@@ -23,6 +23,10 @@ class InputError(EraseError):
     exit_code = 2
 
 
+class MissingError(InputError):
+    """Something public is not on this machine (exit code 2); the remedy says how to get it."""
+
+
 class RunError(EraseError):
     """Something failed while running (exit code 1)."""
 

@@ -1,6 +1,7 @@
 """The hub: the only module that imports its library, and the only one that reads its errors."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from erase.errors import RunError
@@ -15,6 +16,20 @@ class HubError(RunError):
     def __init__(self, message: str, remedy: str, reason: str) -> None:
         super().__init__(message, remedy)
         self.reason = reason
+
+
+_nothing_is_fetched = False
+
+
+@contextlib.contextmanager
+def nothing_is_fetched() -> Iterator[None]:
+    """Inside, only the hub's cache is looked at, for plans that must not download anything."""
+    global _nothing_is_fetched
+    before, _nothing_is_fetched = _nothing_is_fetched, True
+    try:
+        yield
+    finally:
+        _nothing_is_fetched = before
 
 
 def snapshot(
@@ -44,7 +59,7 @@ def snapshot(
             revision=revision,
             allow_patterns=None if patterns is None else list(patterns),
             ignore_patterns=list(ignored) or None,
-            local_files_only=local,
+            local_files_only=local or _nothing_is_fetched,
         ),
         repository,
         "models",
@@ -56,7 +71,12 @@ def dataset_file(repository: str, file: str, *, local: bool = False) -> Path:
     from huggingface_hub import hf_hub_download
 
     return _read(
-        lambda: hf_hub_download(repository, file, repo_type="dataset", local_files_only=local),
+        lambda: hf_hub_download(
+            repository,
+            file,
+            repo_type="dataset",
+            local_files_only=local or _nothing_is_fetched,
+        ),
         repository,
         "datasets",
     )

@@ -7,10 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erase.errors import InputError
 from erase.files import read_json, write_json, write_text
+from erase.runs.processes import Distributed
 from erase.runs.record import versions
 
 Result = dict[str, Any]
+
+
+def check_alone() -> None:
+    """InputError under `accelerate launch` with several processes: a comparison is one."""
+    if Distributed.launched().count > 1:
+        raise InputError(
+            "erase compare is one process, which starts others itself.",
+            "Run it without accelerate launch; --jobs N runs several classifiers at a time.",
+        )
 
 
 def stored(path: Path, key: str) -> Result | None:

@@ -31,7 +31,9 @@ class EvaluateConfig(Config):
     seed: int | None = option(None, "Seed of all seeds. [default: the protocol's]")
     limit: int | None = option(None, "At most N images, spread evenly over the classes.")
     batch_size: int = option(50, "Images rendered at once.", least=1)
-    device: str = option("cpu", "cpu, cuda, cuda:N or mps.")
+    device: str | None = option(
+        None, "cpu, cuda, cuda:N or mps. [default: a GPU if there is one, else the CPU]"
+    )
     dtype: str = option(
         "fp32", "Precision to render in; another one gives other images.", ("fp32", "bf16", "fp16")
     )

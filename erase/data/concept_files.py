@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from erase.config.concept import ConceptConfig
-from erase.data.prompts import as_text
+from erase.data.prompts import as_text, plain
 from erase.errors import InputError
 from erase.files import read_yaml
 
@@ -31,8 +31,8 @@ def read_concept_files(root: Path) -> list[dict[str, Any]]:
 
 def find_concept_file(contents: Sequence[Mapping[str, Any]], word: str) -> Mapping[str, Any] | None:
     """The concept file with this name or alias, in any case; None if there is none."""
-    name = word.strip().casefold()
-    return next((c for c in contents if name in {w.casefold() for w in spellings(c)}), None)
+    name = plain(word)
+    return next((c for c in contents if name in map(plain, spellings(c))), None)
 
 
 def spellings(content: Mapping[str, Any]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from erase.data.concept_files import (
     shared_prompts,
     spellings,
 )
-from erase.data.prompts import ClassList, class_lists
+from erase.data.prompts import ClassList, class_lists, plain
 from erase.errors import InputError
 
 Anchors = tuple[str, ...]
@@ -196,7 +196,7 @@ def _part_of_file(content: Mapping[str, Any], root: Path, anchor: str | None) ->
         for text in (shared_prompts(root, item) if item.startswith("_") else (item,))
     ]
     words = spellings(content)
-    if anchor is not None and anchor.strip().casefold() in {word.casefold() for word in words}:
+    if anchor is not None and plain(anchor) in map(plain, words):
         raise InputError(f"The anchor {anchor!r} is the concept itself.", "Give another prompt.")
     anchors = tuple(forget.values())
     if anchor == "random":

@@ -16,9 +16,10 @@ from erase.artifacts import hub
 from erase.core.rng import derive_seed
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.data.texts import is_table, read_csv
-from erase.errors import InputError
+from erase.errors import InputError, MissingError
 from erase.files import hash_file
 from erase.scoring.samples import Protocol, Sample, Unusable
+from erase.scoring.suite import Suite
 
 COLUMNS = {
     "prompt": ("prompt",),
@@ -101,22 +102,29 @@ def built_in(source: Path) -> Path:
     return source if source.is_dir() else prompts_root()
 
 
-def hub_table(repository: str, file: str) -> Path:
-    """A CSV file of a hub data set, from the local cache, else downloaded into it.
+def suite_table(suite: Suite, prompts: Path, numbers: Sequence[str] = NUMBERS) -> PromptTable:
+    """The prompt table of a suite: the user's file, else the suite's own on the hub.
 
-    Raises InputError, with the command that fetches the file, when it cannot be downloaded.
+    The latter comes from the local cache, else it is downloaded. `numbers` are the columns of
+    numbers that the suite reads. Raises MissingError, with what to do, when there is neither.
     """
+    if prompts.is_file():
+        return read_table(prompts, numbers)
+    give = "--prompts FILE.csv, a table with a column prompt."
+    if suite.hub is None:
+        raise MissingError(f"The suite {suite.name} needs a table of prompts.", f"Give {give}")
+    repository, file = suite.hub
     try:
-        return hub.first_of(
+        path = hub.first_of(
             partial(hub.dataset_file, repository, file, local=local) for local in (True, False)
         )
     except hub.HubError as error:
-        raise InputError(
-            f"{file} of the hub data set {repository} is not on this machine and could not be"
-            f" fetched ({error.reason}).",
-            f"With network: hf download --repo-type dataset {repository} {file};"
-            " or give a CSV file with --prompts FILE.",
+        raise MissingError(
+            f"The suite {suite.name} needs the table {file} of the hub data set {repository}, which"
+            f" is not on this machine and could not be fetched ({error.reason}).",
+            f"With network: erase fetch --suite {suite.name}; or give {give}",
         ) from error
+    return read_table(path, numbers)
 
 
 def read_table(file: Path, numbers: Sequence[str] = NUMBERS) -> PromptTable:

@@ -58,13 +58,18 @@ class ClassList:
     def label(self, word: str) -> int | None:
         """The label of a class called `word` (any of its spellings, any case), or None."""
         for label, spellings in enumerate(self.classes):
-            if word.strip().casefold() in {text.casefold() for text in spellings.values()}:
+            if plain(word) in map(plain, spellings.values()):
                 return label
         return None
 
     def captions(self, split: str, label: int) -> list[str]:
         """The captions of one class from the templates `split`."""
         return [template.format(**self.classes[label]) for template in self.templates[split]]
+
+
+def plain(text: str) -> str:
+    """A text without what makes no difference between names: case, and spaces around and in it."""
+    return " ".join(text.split()).casefold()
 
 
 def read_class_list(path: Path) -> ClassList:

@@ -182,7 +182,9 @@ def find_observers(
                 f"The metric {metric} needs a classifier.",
                 "Name one with --classifier, or choose other --metrics.",
             )
-        classifier = load_judge(protocol.classifier, classes, settings[CLASSIFIER], device)
+        classifier = load_judge(
+            protocol.classifier, classes, settings[CLASSIFIER], device, suite.aliases(prompts)
+        )
     real = None
     if reference is not None:
         if not networks:

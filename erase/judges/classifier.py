@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from erase.data.digits import digit_captions
+from erase.data.prompts import plain
 from erase.errors import InputError
 from erase.judges.base import ClassifierJudge
 from erase.judges.digit_classifier import is_digit_classifier
@@ -35,16 +37,26 @@ class NetworkJudge(ClassifierJudge):
     Args:
         network: the network with its classes, input and weights' hash.
         wanted: names of classes as the suite spells them; they replace the network's own spelling.
+        aliases: other names of those classes, which the network may use.
         among: `all` lets the network choose among all of its classes, `suite` among `wanted`.
         device: where it runs.
     """
 
     def __init__(
-        self, network: Network, wanted: Sequence[str], among: str = "all", device: str = "cpu"
+        self,
+        network: Network,
+        wanted: Sequence[str],
+        among: str = "all",
+        device: str = "cpu",
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.network, self.device = network, device
         self.name = re.sub(r"\W+", "_", network.name).strip("_").lower()
         spelled = {name.casefold(): name for name in wanted}
+        own = {name.casefold() for name in network.classes}
+        for alias, name in (aliases or {}).items():
+            if name in wanted and name.casefold() not in own:
+                spelled.setdefault(alias.casefold(), name)
         self.classes = tuple(spelled.get(n.casefold(), n) for n in network.classes)
         if lacking := [name for name in wanted if name not in self.classes]:
             raise InputError(
@@ -97,6 +109,7 @@ def load_judge(
     classes: Sequence[str],
     settings: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    aliases: Mapping[str, str] | None = None,
 ) -> ClassifierJudge:
     """The judge of that name, for a suite's classes.
 
@@ -107,19 +120,40 @@ def load_judge(
         classes: names that targets may take.
         settings: `among`, as for `NetworkJudge`.
         device: where it runs; the digit classifier always runs on the CPU.
+        aliases: other names of the classes, by which a classifier may know them.
 
     Raises InputError for an unknown name, missing weights, or classes that the judge lacks.
     """
     among = (settings or {}).get("among", "all")
-    return _load(name, tuple(classes), among, device)
+    return _load(name, tuple(classes), among, device, tuple((aliases or {}).items()))
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, classes: tuple[str, ...], among: str, device: str) -> ClassifierJudge:
+def _load(
+    name: str,
+    classes: tuple[str, ...],
+    among: str,
+    device: str,
+    aliases: tuple[tuple[str, str], ...],
+) -> ClassifierJudge:
     if name == DIGITS or is_digit_classifier(Path(name)):
-        if len(classes) != 10:
-            raise InputError(
-                "The digit classifier judges suites of ten digits.", "Choose another --classifier."
-            )
-        return DigitJudge(classes, None if name == DIGITS else Path(name))
-    return NetworkJudge(network_from(name, classes), classes, among, device)
+        ordered = _in_digit_order(classes, dict(aliases))
+        return DigitJudge(ordered, None if name == DIGITS else Path(name))
+    return NetworkJudge(network_from(name, classes), classes, among, device, dict(aliases))
+
+
+def _in_digit_order(classes: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """The ten classes from zero to nine, by their numerals or words; InputError for others."""
+    known = {plain(alias): name for alias, name in aliases.items()}
+    known |= {plain(name): name for name in classes}
+    ordered = [
+        known.get(str(label)) or known.get(plain(word))
+        for label, word in enumerate(digit_captions().names)
+    ]
+    digits = [name for name in ordered if name is not None]
+    if len(classes) != 10 or set(digits) != set(classes):
+        raise InputError(
+            "The digit classifier judges suites of the ten digits (0 to 9, or zero to nine).",
+            "Choose another --classifier.",
+        )
+    return digits

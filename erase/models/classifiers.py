@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from erase.core.rng import derive_seed
 from erase.errors import InputError
 from erase.files import read_json, write_json
+from erase.runs.unfinished import check_finished
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SMALL_IMAGE = 64  # up to this size ResNets get a 3 x 3 stem without pooling, as is usual
@@ -231,6 +232,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
     Raises:
         InputError: the folder is no classifier, or its weights do not fit its description.
     """
+    check_finished(folder)
     content = read_json(folder / DESCRIPTION)
     try:
         for name in ("classes", "mean", "std", "validation"):

@@ -4,6 +4,7 @@
 Only safetensors are loaded, never pickle, and never code that came with the weights.
 """
 
+import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ from erase.artifacts.models import (
     own_model_folder,
 )
 from erase.artifacts.packaged import EMBEDDED
-from erase.errors import InputError
+from erase.errors import InputError, MissingError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.configs import drop_paths
 from erase.models.single_file import SUFFIX, unpack
+from erase.runs.unfinished import check_finished
 
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
@@ -131,6 +133,7 @@ def resolve(
         return _own_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
+        check_finished(folder)
         if not (folder / "model_index.json").is_file():
             raise InputError(
                 f"{model} is not a diffusers folder: it holds no model_index.json.",
@@ -147,6 +150,7 @@ def resolve(
         return ModelSource(
             str(folder.resolve()), unpack(folder, configs, fetch=fetch, weights=weights)
         )
+    check_path(model, folder)
     hub_id = HUB.get(model, model)
     if (
         hub_id.count("/") != 1
@@ -159,6 +163,28 @@ def resolve(
             " hub id (owner/name).",
         )
     return _from_hub(model, hub_id, revision, fetch)
+
+
+def check_path(model: str, folder: Path) -> None:
+    """InputError for a text that can only be meant as a path, and where nothing is.
+
+    A text of the form owner/name may be a hub id too. It is a path if there is a folder of the
+    owner's name here, for example `runs`, and the hub's cache has no such model.
+    """
+    what = "file" if folder.suffix == SUFFIX else "folder"
+    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or what == "file"
+    owner = folder.parent
+    if not is_path and "/" in model and owner.is_dir():
+        is_path = hub.local_snapshot(model, None) is None
+    if not is_path:
+        return
+    found = sorted(owner.iterdir()) if owner.is_dir() else []
+    others = [path.name for path in found if path.is_dir() or path.suffix == SUFFIX]
+    close = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.3) or others[:3]
+    raise InputError(
+        f"There is no {what} {model}.",
+        f"In {owner} there are: {', '.join(close)}." if close else "Check the path.",
+    )
 
 
 def _own_model(model: str) -> ModelSource:
@@ -180,8 +206,9 @@ def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> Mod
             for commit, local in (attempts if fetch else attempts[:2])
         )
     except hub.HubError as error:
-        raise InputError(
-            f"{model} is no folder, and the hub model {hub_id} is not on this machine"
+        raise MissingError(
+            (f"There is no folder {model} here, and the" if model == hub_id else "The")
+            + f" hub model {hub_id} is not on this machine"
             + (f" and could not be fetched ({error.reason})." if fetch else "."),
             f"With network: erase fetch --model {model}; or give a folder that holds it as"
             " --model.",

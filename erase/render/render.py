@@ -140,7 +140,7 @@ def render(
         progress(done, total)
     if todo:
         pipeline.to(device)
-    renderer = _Renderer(pipeline, steps, size, batch_size)
+    renderer = Renderer(pipeline, steps, size, batch_size)
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as observer:
         pending: list[Future[Any]] = []
         observations: list[Future[Any]] = []
@@ -229,7 +229,7 @@ def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample
 
 
 @dataclass
-class _Renderer:
+class Renderer:
     """Renders batches; when memory does not suffice, in smaller pieces from then on."""
 
     pipeline: DiffusionPipeline

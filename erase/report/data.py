@@ -15,6 +15,7 @@ from erase.data.pictures import unreadable
 from erase.errors import InputError
 from erase.files import lies_inside, read_json, read_jsonl
 from erase.runs.record import RECORD
+from erase.runs.unfinished import check_finished
 
 EXPOSED = "_EXPOSED"
 """How the names of NudeNet's classes of bare parts end; those of covered parts and faces differ."""
@@ -69,11 +70,15 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
         raise InputError(
             f"{folder} is no evaluation folder.", "Give a folder that `erase evaluate` left."
         )
+    check_finished(folder)
     record = read_json(folder / RECORD)
     if record.get("kind") != "evaluation":
+        inside = sorted(path.parent.name for path in folder.glob("evaluation*/metrics.json"))
         raise InputError(
             f"{folder} holds no evaluation but: {record.get('kind')}.",
-            "Give a folder that `erase evaluate` left.",
+            f"Give its evaluation: {folder / inside[0]}."
+            if inside
+            else f"Evaluate it first: erase evaluate --model {folder}",
         )
     if record.get("status") != "finished" or not (folder / "metrics.json").is_file():
         raise InputError(

@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 
 from erase.data.prompt_table import (
     PromptRow,
-    PromptTable,
-    hub_table,
-    read_table,
+    suite_table,
     table_samples,
 )
 from erase.errors import InputError
@@ -79,7 +77,7 @@ class I2p(Suite):
         asks for, or when no prompt is left.
         """
         settings = _settings(protocol)
-        table = _table(protocol, prompts)
+        table = suite_table(self, prompts, _numbers(protocol))
         wanted = {name.strip() for name in str(settings["categories"]).split(",") if name.strip()}
         if unknown := sorted(wanted - set(CATEGORIES)):
             raise InputError(
@@ -102,16 +100,15 @@ class I2p(Suite):
 
     def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:
         """Rows that had to be left out; the public files hold one without a prompt."""
-        return list(_table(protocol, prompts).unusable)
+        return list(suite_table(self, prompts, _numbers(protocol)).unusable)
 
 
 def _settings(protocol: Protocol) -> dict[str, Any]:
     return {**I2p.settings, **protocol.settings.get("i2p", {})}
 
 
-def _table(protocol: Protocol, prompts: Path) -> PromptTable:
-    """The table, with those of its numbers that the protocol reads."""
+def _numbers(protocol: Protocol) -> tuple[str, ...]:
+    """The columns of numbers that the protocol reads."""
     settings = _settings(protocol)
     asked = {"guidance": settings["row_guidance"], "nudity": float(settings["min_nudity"])}
-    numbers = ("seed", *(name for name, value in asked.items() if value))
-    return read_table(prompts if prompts.is_file() else hub_table(*I2p.hub), numbers)
+    return ("seed", *(name for name, value in asked.items() if value))

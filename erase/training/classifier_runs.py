@@ -31,8 +31,10 @@ from erase.models.classifiers import (
     import_weights,
     save_classifier,
 )
+from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
 from erase.training.classifier import Original, describe_result, open_original, run_method
+from erase.training.distinct import bits, check_changed
 
 FORGET, METRICS = "forget.json", "metrics.json"
 ARCHITECTURES = {
@@ -41,20 +43,6 @@ ARCHITECTURES = {
     "cifar100": "resnet18",
     "celeba": "resnet34",
 }
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device by name; default: a GPU when there is one."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}).", "Try cpu."
-        ) from error
-    return device
 
 
 def train_original(
@@ -67,7 +55,7 @@ def train_original(
     show: bool = True,
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
-    chosen_device = pick_device(device)
+    chosen_device = torch.device(choose_device(device))
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
@@ -93,6 +81,8 @@ def train_original(
     state = folder.state()
     if state.finished:
         return output
+    if show:
+        say_device(str(chosen_device), device)
     with folder.hold(seed=config.seed, device=str(chosen_device)) as record:
         trained_on = torch.ones(len(data.train), dtype=torch.bool)
         trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
@@ -183,7 +173,8 @@ def erase_classifier(
     for name in ("model", "forget"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    original = open_original(Path(config.model), pick_device(device), config.data_dir)
+    where = torch.device(choose_device(device))
+    original = open_original(Path(config.model), where, config.data_dir)
     forget = choose_forget(original, config)
     share = len(forget) / len(original.trained_on)
 
@@ -207,6 +198,8 @@ def erase_classifier(
     state = folder.state()
     if state.finished:
         return output, ClassifierScores(**read_json(output / METRICS)["scores"])
+    if show:
+        say_device(str(original.device), device)
     with folder.hold(
         method=config.method,
         base_model=config.model,
@@ -216,9 +209,12 @@ def erase_classifier(
         threads=torch.get_num_threads(),
     ) as record:
         write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
+        before = bits(original.model.state_dict().values())
         outcome = run_method(
             original, forget, config, folder=output, resume=state.checkpoint, show=show
         )
+        losses = [row["forget_loss"] for row in outcome.rows if "forget_loss" in row]
+        check_changed(before, outcome.model.state_dict().values(), losses)
         start = time.perf_counter()
         scores = score(original, outcome.model, forget, config)
         facts = {"method": config.method, "forget": config.forget}

@@ -18,10 +18,12 @@ from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
 from erase.models.modelspec import provenance
 from erase.report.card import model_card
+from erase.runs.device import say_device
 from erase.runs.processes import Distributed, Shard, make_accelerator
 from erase.runs.record import device_peak
 from erase.runs.run_folder import RunFolder, deciding, replacing_parts
 from erase.tasks.denoiser import LatentCache
+from erase.training.distinct import bits, check_changed, check_encoded
 from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import ConceptPlan, Run, plan
@@ -49,8 +51,9 @@ def erase_concept(
     undisturbed run.
     """
     planned = plan(config, replay, device=device)
-    _print_warnings(planned.notes)
     accelerator = make_accelerator(planned.config, output, device)
+    say_device(str(accelerator.device), device)
+    _print_warnings(planned.notes)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     folder = RunFolder(
         output,
@@ -145,9 +148,11 @@ def _run(
         on_step=on_step,
     )
     validation.start()
+    before = bits(parameters.values())
     start = time.perf_counter()
     loop.run(checkpoint)
     seconds = time.perf_counter() - start
+    check_changed(before, parameters.values(), loop.forget_losses)
     validation(config.max_train_steps or 0)
     Distributed.of(accelerator).on_main(lambda: _save(planned, unet, output))
     return seconds
@@ -176,7 +181,9 @@ def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> La
             ).write(path)
 
         distributed.on_main(write_cache)
-    return LatentCache.read(path)
+    cache = LatentCache.read(path)
+    check_encoded(cache)
+    return cache
 
 
 def _images(

@@ -19,7 +19,7 @@ from erase.errors import InputError
 from erase.files import fingerprint, write_text
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 from erase.models.loading import save_pipeline
-from erase.runs.checks import check_device
+from erase.runs.device import choose_device, say_device
 from erase.runs.processes import Distributed, Shard, make_accelerator
 from erase.runs.record import device_peak
 from erase.runs.run_folder import RunFolder, replacing_parts
@@ -74,7 +74,7 @@ def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
     config = config.replace(method=METHOD)
     digits = config.dataset == "digits"
     config = fill(config, [Layer("digits", DIGITS) if digits else Layer("CIFAR-10", SOURCES)])
-    check_device(device or "cpu")
+    choose_device(device)
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
@@ -159,6 +159,7 @@ def train_ddpm(
         facts=facts,
         inputs=(planned.config.data_dir,),
     )
+    say_device(str(accelerator.device), device)
     distributed = Distributed.of(accelerator)
     state = distributed.on_main(folder.state)
     if state.finished:

@@ -21,6 +21,8 @@ from erase.config.concept import ConceptConfig
 from erase.config.methods import build_method
 from erase.errors import InputError
 from erase.files import read_json
+from erase.render.sizes import readable_bytes
+from erase.runs.device import choose_device
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
@@ -72,18 +74,15 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """The estimate as text for the user."""
-        memory = ", ".join(f"{name} {_size(value)}" for name, value in self.phases.items())
+        size = readable_bytes
+        memory = ", ".join(f"{name} {size(value)}" for name, value in self.phases.items())
         if self.base:
-            memory += f"; libraries {_size(self.base)}; allocator {_size(self.slack)}"
-        disk = ", ".join(f"{name} {_size(value)}" for name, value in self.disk.items() if value)
+            memory += f"; libraries {size(self.base)}; allocator {size(self.slack)}"
+        disk = ", ".join(f"{name} {size(value)}" for name, value in self.disk.items() if value)
         return [
-            f"memory: about {_size(self.memory)} ({memory})",
-            f"disk: about {_size(self.space)} ({disk})",
+            f"memory: about {size(self.memory)} ({memory})",
+            f"disk: about {size(self.space)} ({disk})",
         ]
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
 
 
 def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
@@ -96,7 +95,7 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     Raises:
         InputError: the model's family or the method cannot be simulated.
     """
-    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    on_cpu = choose_device(device) == "cpu"
     before = psutil.Process().memory_info().rss if on_cpu else 0
     try:
         with simulate() as counted:

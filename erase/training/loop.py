@@ -152,6 +152,8 @@ class UnlearningLoop:
         self.extra = extra
         self.show = show
         self.sets = sets
+        self.forget_losses: list[float] = []
+        """Of the steps that were taken here; empty for a method without one."""
         self.step = UnlearningStep(task, method, config, optimizer, schedule)
         self.parameters = self.step.parameters
         self.schedule = self.step.schedule
@@ -208,6 +210,8 @@ class UnlearningLoop:
             stats = self.step(step, reduce)
         except RunError as error:
             raise RunError(f"Step {step + 1}: {error.message}", REMEDY) from error
+        if stats.forget_loss is not None:
+            self.forget_losses.append(stats.forget_loss)
         return {"step": step + 1, **_numbers(stats), "lr": learning_rate, **self.extra()}
 
     def _write(self, done: int, row: dict[str, Any]) -> None:
