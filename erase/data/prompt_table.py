@@ -102,10 +102,11 @@ def built_in(source: Path) -> Path:
     return source if source.is_dir() else prompts_root()
 
 
-def hub_table(repository: str, file: str) -> Path:
+def hub_table(repository: str, file: str, command: str = "") -> Path:
     """A CSV file of a hub data set, from the local cache, else downloaded into it.
 
-    Raises InputError, with the command that fetches the file, when it cannot be downloaded.
+    Raises InputError, with the command that fetches the file, when it cannot be downloaded;
+    `command` is our own, where there is one.
     """
     try:
         return hub.first_of(
@@ -115,7 +116,9 @@ def hub_table(repository: str, file: str) -> Path:
         raise InputError(
             f"{file} of the hub data set {repository} is not on this machine and could not be"
             f" fetched ({error.reason}).",
-            f"With network: hf download --repo-type dataset {repository} {file};"
+            "With network: "
+            + (f"{command}, or " if command else "")
+            + f"hf download --repo-type dataset {repository} {file};"
             " or give a CSV file with --prompts FILE.",
         ) from error
 

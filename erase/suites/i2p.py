@@ -106,4 +106,6 @@ class I2p(Suite):
 
 
 def _table(prompts: Path) -> PromptTable:
-    return read_table(prompts if prompts.is_file() else hub_table(*I2p.hub))
+    return read_table(
+        prompts if prompts.is_file() else hub_table(*I2p.hub, "erase fetch --suite i2p")
+    )
