@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         work()
         return 0
     results = []
-    for busy in (0, args.busy):
+    for busy in sorted({0, args.busy}):
         print(f"{busy} busy processes beside; load of the machine {os.getloadavg()[0]:.1f}")
         results.append(measure(args.rounds, busy))
         print(f"{'policy':<12}{'s/step':>9}{'slowest':>9}{'ratio':>8}")

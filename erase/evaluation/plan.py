@@ -11,7 +11,6 @@ import click
 from erase.artifacts import cache
 from erase.config.evaluate import EvaluateConfig
 from erase.errors import InputError
-from erase.evaluation.ahead import while_rendering
 from erase.evaluation.observe import Observers, find_observers, requirements
 from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
@@ -76,8 +75,16 @@ class EvaluationPlan:
             shared=stage == "baseline",
             overwrite=self.config.overwrite,
             progress=None if progress is None else partial(progress, stage),
-            each=while_rendering(self.observers.detector, self.config.device),
+            each=self._ahead(),
         )
+
+    def _ahead(self) -> Callable[[Path], object] | None:
+        """What looks at each image while the next batch renders, where that gains something."""
+        if self.observers.detector is None:
+            return None
+        from erase.evaluation.ahead import while_rendering
+
+        return while_rendering(self.observers.detector, self.config.device)
 
     def score(self, files: list[Path], baseline: list[Path] | None) -> Scored:
         """The scores of the protocol's metrics for the images of the model and of the baseline."""
