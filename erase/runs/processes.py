@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -300,11 +301,9 @@ def start_processes(arguments: list[str], count: int | None = None) -> int:
     try:
         elastic_launch(launch, sys.executable)("-m", "erase", *arguments)
     except ChildFailedError as error:
-        # Those that were killed come first: the others end for the lack of them.
-        failures = sorted(error.failures.items(), key=lambda item: item[1].exitcode > 0)
-        rank, failure = failures[0]
+        rank, failure = min(error.failures.items(), key=lambda item: _follows(item[1].exitcode))
         if failure.exitcode > 0:
-            return int(error.get_first_failure()[1].exitcode)
+            return int(failure.exitcode)
         sys.stderr.write(
             f"Error: Process {rank} of 0 to {count - 1} was killed ({failure.signal_name()}).\n"
             "Unless somebody did it, the system lacked memory: give smaller batches, or fewer"
@@ -314,6 +313,13 @@ def start_processes(arguments: list[str], count: int | None = None) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+def _follows(code: int) -> int:
+    """0 for a process that was killed, 1 for one that failed, 2 for one that was told to end."""
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return 2  # by torch, since another had ended
+    return int(code > 0)
 
 
 def _launcher() -> list[str]:
