@@ -10,6 +10,7 @@ import click
 
 from erase.artifacts import cache
 from erase.config.evaluate import EvaluateConfig
+from erase.config.fields import field_specs
 from erase.errors import InputError
 from erase.evaluation.observe import Observers, find_observers, requirements
 from erase.evaluation.protocols import change, find_protocol
@@ -17,7 +18,7 @@ from erase.evaluation.score import Scored, check_targets, choose_samples, score_
 from erase.models.loading import ModelSource, resolve
 from erase.render.render import DTYPES, render_fingerprint, scheduler_class
 from erase.render.share import render_together
-from erase.runs.checks import check_device
+from erase.runs.checks import check_device, check_memory, check_space
 from erase.runs.processes import Distributed
 from erase.runs.record import read_record
 from erase.scoring.samples import Protocol, Sample, Unusable
@@ -118,6 +119,7 @@ def make_plan(
     if protocol.scheduler is not None:
         scheduler_class(protocol.scheduler)
     classes = suite.classes(root)
+    _check_fits(config, protocol, source, len(classes))
     chosen = config.target or _recorded_targets(source, config.suite)
     if chosen or "targets" in requirements(protocol):
         if not chosen:
@@ -151,6 +153,19 @@ def make_plan(
         for name in unknown_classes
     ]
     return EvaluationPlan(suite, named, protocol, samples, unusable, targets, observers, config)
+
+
+def _check_fits(
+    config: EvaluateConfig, protocol: Protocol, source: ModelSource, classes: int
+) -> None:
+    """InputError for a batch or a number of images that the machine cannot hold."""
+    fields = field_specs(EvaluateConfig)
+    pixels = 3 * (protocol.size or source.resolution()) ** 2
+    needed = 2 * 4 * pixels * config.batch_size  # as the model's output, and as numpy's copy
+    check_memory(fields["batch_size"], config.batch_size, needed, config.device)
+    if config.limit is None and protocol.images:
+        needed = 2 / 3 * pixels * protocol.images * max(classes, 1)  # as PNG
+        check_space(fields["images_per_class"], protocol.images, needed, Path(config.output))
 
 
 def _options(config: EvaluateConfig) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from erase.runs.processes import Distributed, Shard, make_accelerator
 from erase.runs.record import device_peak
 from erase.runs.run_folder import RunFolder, deciding, replacing_parts
 from erase.tasks.denoiser import LatentCache
+from erase.training.estimate import check_fits
 from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import ConceptPlan, Run, plan
@@ -50,6 +51,7 @@ def erase_concept(
     """
     planned = plan(config, replay, device=device)
     _print_warnings(planned.notes)
+    check_fits(planned, output, device)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     folder = RunFolder(

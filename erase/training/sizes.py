@@ -18,6 +18,11 @@ PNG = {True: 2.0, False: 2.5}
 renders of two steps; 1.9 and 3.0 on two photographs of scikit-image."""
 
 
+def image_bytes(side: int) -> float:
+    """Bytes of a rendered image's file, about."""
+    return PNG[side <= SMALL] * side**2
+
+
 def latent_shape(planned: ConceptPlan) -> tuple[int, int, int]:
     """Channels, height and width of the denoiser's input."""
     source = planned.source
@@ -79,7 +84,7 @@ def disk_space(planned: ConceptPlan, trained: int) -> dict[str, int]:
     """The most bytes that the run's folder holds, by kind of content."""
     config, path = planned.config, planned.source.path
     side = config.resolution or planned.source.resolution()
-    image = PNG[side <= SMALL] * side**2
+    image = image_bytes(side)
     steps, every = config.max_train_steps or 0, config.checkpointing_steps
     checkpoints = 0
     if every:
