@@ -11,6 +11,8 @@ import torch
 from erase.config.fields import FieldSpec
 from erase.errors import InputError
 
+SMALL = 10**7  # bytes: as much is not worth a refusal
+
 
 def check_device(device: str) -> None:
     """InputError for a torch device that is not there, or that nothing can be read back from."""
@@ -61,7 +63,7 @@ def device_memory(device: str | None) -> int:
 def check_space(setting: FieldSpec, value: int | None, needed: float, folder: Path) -> None:
     """InputError for a setting whose files take more bytes than the folder's disk has free."""
     free = shutil.disk_usage(_nearest(folder.absolute())).free
-    if needed > free:
+    if needed > max(free, SMALL):
         raise setting.refusal(
             value,
             f"whose images take about {_size(needed)}; the disk of {folder} has {_size(free)} free",
@@ -74,4 +76,4 @@ def _nearest(folder: Path) -> Path:
 
 
 def _size(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB"
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

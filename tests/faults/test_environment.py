@@ -97,7 +97,8 @@ def test_a_write_that_finds_no_room_names_the_file_and_leaves_nothing(
     write: Callable[[Path], object], tmp_path: Path
 ) -> None:
     path = tmp_path / "result"
-    with limited(resource.RLIMIT_FSIZE, 50_000), pytest.raises(Exception) as caught:
+    large = pytest.raises(OSError, match="large")
+    with limited(resource.RLIMIT_FSIZE, 50_000), large as caught:
         write(path)
     known = two_lines(caught.value)
     assert str(path) in known.message
@@ -213,9 +214,9 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """A number that the system does not know, as containers give; Python asks it for a home."""
     code = (
         "import os, sys\n"
-        "os.environ.pop('HOME', None); os.getuid() or os.setuid(54321)\n"
         "from pathlib import Path\n"
         "from erase.errors import explained\n"
+        "os.environ.pop('HOME', None); os.getuid() or os.setuid(54321)\n"
         "try: Path.home()\n"
         "except Exception as error: print(explained(error).message)\n"
     )
@@ -272,7 +273,8 @@ def test_an_archive_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "data" / "large.bin").write_bytes(LARGE)
     archive = Path(shutil.make_archive(str(tmp_path / "a"), "gztar", tmp_path, "data"))
     shutil.rmtree(tmp_path / "data")
-    with limited(resource.RLIMIT_FSIZE, 50_000), pytest.raises(OSError, match="large") as caught:
+    large = pytest.raises(OSError, match="large")
+    with limited(resource.RLIMIT_FSIZE, 50_000), large as caught:
         unpack(archive, "data")
     two_lines(caught.value)
     assert list(tmp_path.iterdir()) == [archive]
@@ -307,7 +309,7 @@ MEMORY = [torch_allocates, torch_overflows, numpy_allocates, python_allocates, o
 @pytest.mark.fault("too little memory")
 @pytest.mark.parametrize("allocate", MEMORY, ids=lambda f: f.__name__)
 def test_memory_that_does_not_suffice_is_known(allocate: Callable[[], None]) -> None:
-    with pytest.raises(Exception) as caught:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
     assert is_memory_error(caught.value), repr(caught.value)
     assert "memory does not suffice" in two_lines(caught.value).message
@@ -316,14 +318,14 @@ def test_memory_that_does_not_suffice_is_known(allocate: Callable[[], None]) -> 
 
 
 @pytest.mark.fault("too little memory")
-@pytest.mark.parametrize("most", [8, 3, 1])
+@pytest.mark.parametrize("most", [4, 2])
 def test_judges_halve_their_batches(most: int) -> None:
     def look(batch: torch.Tensor) -> torch.Tensor:
         if len(batch) > most:
             torch_allocates()
         return batch * 2
 
-    batch = torch.arange(7.0)
+    batch = torch.arange(5.0)
     assert torch.equal(halving(look, batch), batch * 2)
 
 
