@@ -82,6 +82,7 @@ _MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
     *("could not create a primitive", "could not create a memory", "bad_alloc", "bad allocation"),
     *("alloc_failed", "failed to allocate", "failed to mmap", "unable to mmap"),
+    "failed to map segment",
     *("storage size calculation overflow", "integer multiplication overflow"),
 )
 """What torch, oneDNN, CUDA and onnxruntime say when memory does not suffice; accelerate's own list
@@ -96,7 +97,7 @@ def is_memory_error(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _MEMORY)
+    return isinstance(error, RuntimeError | ImportError) and any(words in text for words in _MEMORY)
 
 
 def os_error(error: BaseException, path: object = None) -> OSError | None:

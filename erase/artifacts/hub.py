@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from logging import ERROR
 from pathlib import Path
 
 from erase.artifacts import network
@@ -109,8 +110,7 @@ def _failure() -> str | None:
 
     The hub's library itself would ask six times, for a minute, and print a line for each.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     def ask() -> None:
         seconds = network.PATIENCE - 1
@@ -127,7 +127,7 @@ def _silent() -> Iterator[None]:
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(ERROR)
     try:
         yield
     finally:

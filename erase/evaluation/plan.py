@@ -164,7 +164,7 @@ def _check_fits(
     needed = 2 * 4 * pixels * config.batch_size  # as the model's output, and as numpy's copy
     check_memory(fields["batch_size"], config.batch_size, needed, config.device)
     if config.limit is None and protocol.images:
-        needed = 2 / 3 * pixels * protocol.images * max(classes, 1)  # as PNG
+        needed = 2 * pixels // 3 * protocol.images * max(classes, 1)  # as PNG
         check_space(fields["images_per_class"], protocol.images, needed, Path(config.output))
 
 

@@ -387,7 +387,7 @@ def test_rendering_halves_on_every_kind_of_memory_error(
 @pytest.mark.slow
 @pytest.mark.fault("too little memory")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("gigabytes", [2, 3, 4])
+@pytest.mark.parametrize("gigabytes", [2, 3])
 @pytest.mark.parametrize("command", [RUN, EVALUATE], ids=["concept", "evaluate"])
 def test_a_limit_of_the_address_space(
     command: tuple[str, ...], gigabytes: int, tmp_path: Path
@@ -430,7 +430,7 @@ def test_a_small_disk_fills(kilobytes: int, tmp_path: Path) -> None:
             left = [file.name for file in output.rglob("*") if "partial" in file.name]
             assert left == []
         finally:
-            subprocess.run(["umount", str(disk)], check=True)
+            subprocess.run(["umount", "--lazy", str(disk)], check=True)
     assert result.exit_code in (0, 1), result.output
     if result.exit_code:
         error = result.output[result.output.index("Error: ") :]

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from erase import files
 from erase.cli.main import main
-from erase.errors import Interrupted
+from erase.errors import ENDING, Interrupted
 from erase.files import atomic_directory, read_json, uninterrupted, write_text
 from erase.render import render
 from erase.runs import signals
@@ -163,10 +163,10 @@ def test_a_write_is_dropped_or_finished(
 
 
 def test_handlers_are_as_before_afterwards() -> None:
-    before = [signal.getsignal(number) for number in signals.ENDING]
+    before = [signal.getsignal(number) for number in ENDING]
     with interruptible(), uninterrupted():
         pass
-    assert [signal.getsignal(number) for number in signals.ENDING] == before
+    assert [signal.getsignal(number) for number in ENDING] == before
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
