@@ -47,7 +47,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal told the command to end (exit code 128 + the signal's number)."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        super().__init__(f"Interrupted by {signal.Signals(number).name}")
         self.number = number
         self.held = False
         """Whether a result's folder was held, so that the command can go on there later."""

@@ -78,7 +78,7 @@ class Main(LazyGroup):
                 return super().invoke(ctx)
         except Interrupted as error:
             if Distributed.launched().is_main:
-                click.secho(f"I{error.args[0][1:]}.", err=True, fg="red")
+                click.secho(f"{error}.", err=True, fg="red")
                 if error.held:
                     click.echo(f"Go on with: {self._again(ctx)}", err=True)
             _leave(ctx, error.exit_code)

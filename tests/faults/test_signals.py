@@ -91,7 +91,7 @@ def test_a_run_that_was_told_to_end_goes_on_with_the_command_it_names(
     text = said.read_text()
     assert process.exitcode == 128 + how, text
     record = read_json(folder / "record.json")
-    assert (record["status"], record["error"]) == ("interrupted", f"interrupted by {how.name}")
+    assert (record["status"], record["error"]) == ("interrupted", f"Interrupted by {how.name}")
     assert "Traceback" not in text
     assert "Aborted" not in text
     assert not [f for f in folder.rglob("*") if "partial" in f.name or ".old-" in f.name]
