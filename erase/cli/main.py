@@ -83,7 +83,7 @@ class Main(LazyGroup):
                     click.echo(f"Go on with: {self._again(ctx)}", err=True)
             _leave(ctx, error.exit_code)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
-            raise
+            raise  # a BrokenPipeError is `erase … | head`: click ends without a word
         except Exception as error:
             debug = ctx.params.get("debug")
             known = reason(error)
@@ -110,7 +110,8 @@ class Main(LazyGroup):
         resumes = any(RESUME in option.opts for option in (command.params if command else ()))
         if resumes and not any(word.startswith(RESUME) for word in words):
             words += [RESUME, "latest"]
-        launch = "accelerate launch … -m " if any(n in os.environ for n in LAUNCHED[1:]) else ""
+        launched = any(name in os.environ for name in LAUNCHED[1:]) and "--processes" not in words
+        launch = "accelerate launch … -m " if launched else ""
         return f"{launch}erase {shlex.join(words)}"
 
 
