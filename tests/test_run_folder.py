@@ -51,7 +51,8 @@ def test_whatever_ends_it_early_is_recorded(tmp_path: Path, error: BaseException
     with pytest.raises(type(error)), run_folder(tmp_path).hold():
         raise error
     content = read_json(tmp_path / "record.json")
-    assert content["status"] == "failed"
+    ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    assert content["status"] == ended
     assert content["error"] == (str(error) or type(error).__name__)
     with locked(tmp_path):  # the failed run holds the folder no longer
         assert not run_folder(tmp_path, resume="latest").state().finished

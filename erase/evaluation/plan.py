@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from erase.artifacts import cache
 from erase.config.evaluate import EvaluateConfig
+from erase.config.fields import field_specs
 from erase.errors import InputError, MissingError
-from erase.evaluation.ahead import while_rendering
 from erase.evaluation.checks import check_metrics, check_model, check_reference
 from erase.evaluation.observe import Observers, find_observers, requirements
 from erase.evaluation.protocols import change, find_protocol
@@ -17,6 +17,7 @@ from erase.evaluation.score import Scored, check_targets, choose_samples, score_
 from erase.models.loading import ModelSource, resolve
 from erase.render.render import DTYPES, render_fingerprint, scheduler_class
 from erase.render.share import render_together
+from erase.runs.checks import check_memory, check_space
 from erase.runs.device import choose_device
 from erase.runs.processes import Distributed
 from erase.runs.record import read_record
@@ -86,8 +87,16 @@ class EvaluationPlan:
             # The model's own folder is held: what it holds of other settings is to be replaced.
             overwrite=self.config.overwrite or stage == "model",
             progress=None if progress is None else partial(progress, stage),
-            each=while_rendering(self.observers.detector, self.device),
+            each=self._ahead(),
         )
+
+    def _ahead(self) -> Callable[[Path], object] | None:
+        """What looks at each image while the next batch renders, where that gains something."""
+        if self.observers.detector is None:
+            return None
+        from erase.evaluation.ahead import while_rendering
+
+        return while_rendering(self.observers.detector, self.device)
 
     def score(self, files: list[Path], baseline: list[Path] | None) -> Scored:
         """The scores of the protocol's metrics for the images of the model and of the baseline."""
@@ -130,6 +139,7 @@ def make_plan(
     if protocol.scheduler is not None:
         scheduler_class(protocol.scheduler)
     classes = suite.classes(root)
+    _check_fits(config, protocol, source, len(classes))
     chosen = config.target or _recorded_targets(source, config.suite)
     if chosen or "targets" in requirements(protocol):
         if not chosen:
@@ -202,6 +212,19 @@ def _nothing_forgotten(
             f"{remedy}.",
         )
     return InputError(f"{source.name} is no erase run: nothing says what it forgot.", f"{remedy}.")
+
+
+def _check_fits(
+    config: EvaluateConfig, protocol: Protocol, source: ModelSource, classes: int
+) -> None:
+    """InputError for a batch or a number of images that the machine cannot hold."""
+    fields = field_specs(EvaluateConfig)
+    pixels = 3 * (protocol.size or source.resolution()) ** 2
+    needed = 2 * 4 * pixels * config.batch_size  # as the model's output, and as numpy's copy
+    check_memory(fields["batch_size"], config.batch_size, needed, config.device)
+    if config.limit is None and protocol.images:
+        needed = 2 * pixels // 3 * protocol.images * max(classes, 1)  # as PNG
+        check_space(fields["images_per_class"], protocol.images, needed, Path(config.output))
 
 
 def _options(config: EvaluateConfig) -> dict[str, dict[str, Any]]:

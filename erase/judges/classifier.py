@@ -22,7 +22,7 @@ from erase.errors import InputError
 from erase.judges.base import ClassifierJudge
 from erase.judges.digit_classifier import is_digit_classifier
 from erase.judges.digits import DigitJudge
-from erase.judges.images import batches
+from erase.judges.images import batches, halving
 from erase.judges.zoo import Network, network_from
 from erase.scoring.context import Predictions
 
@@ -83,10 +83,18 @@ class NetworkJudge(ClassifierJudge):
             hidden.append(inputs[0].detach().flatten(1).cpu())
 
         handle = _head(net).register_forward_pre_hook(keep)
+        count = _head(net).out_features
+
+        def both(batch: Tensor) -> Tensor:
+            hidden.clear()
+            scores = net(batch).cpu()
+            return torch.cat([scores, hidden.pop()], dim=1)
+
         try:
             for batch in batches(images, self.network.prepare, BATCH, self.device):
-                logits.append(net(batch)[:, self.chosen].double().cpu())
-                features.append(hidden.pop().double())
+                values = halving(both, batch).double()
+                logits.append(values[:, :count][:, self.chosen])
+                features.append(values[:, count:])
         finally:
             handle.remove()
         classes = tuple(self.classes[index] for index in self.chosen)
@@ -96,7 +104,7 @@ class NetworkJudge(ClassifierJudge):
         return Predictions(self.name, classes, probabilities, torch.cat(features).numpy())
 
 
-def _head(net: nn.Module) -> nn.Module:
+def _head(net: nn.Module) -> nn.Linear:
     """The last linear layer, whose input are the features; InputError when there is none."""
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
     if not layers:

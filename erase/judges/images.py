@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from erase.data.pictures import read_picture
-from erase.errors import InputError, RunError
+from erase.errors import InputError, RunError, is_memory_error
 
 Prepare = Callable[[Image.Image], torch.Tensor]
 
@@ -36,6 +36,29 @@ def square(image: Image.Image) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
+
+
+def halving(look: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """`look(*inputs)`, `[B, …]`; where memory does not suffice, in halves of the batch.
+
+    RunError when a single image does not fit.
+    """
+    try:
+        return look(*inputs)
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+    from accelerate.utils.memory import clear_device_cache
+
+    # After the handler, because its traceback holds the batch's tensors.
+    if len(inputs[0]) == 1:
+        raise RunError(
+            "A single image does not fit into the memory of the judge's device.",
+            "Free memory that others hold, or give another --device.",
+        )
+    clear_device_cache(garbage_collection=True)
+    halves = zip(*(tensor.tensor_split(2) for tensor in inputs), strict=True)
+    return torch.cat([halving(look, *half) for half in halves])
 
 
 def batches(

@@ -15,6 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+# Otherwise onnxruntime writes an id of this machine into the home folder, and asks the network.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import cv2
 import numpy as np
 import onnxruntime

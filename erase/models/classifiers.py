@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erase.artifacts.network import connection_failure
 from erase.core.rng import derive_seed
 from erase.errors import InputError
 from erase.files import read_json, write_json
@@ -196,7 +197,10 @@ def _torchvision(arch: str, classes: int, image_size: int, pretrained: bool) -> 
 
 
 def _imagenet_weights(weights: Any) -> Mapping[str, Tensor]:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
+        if not file.is_file() and (why := connection_failure(weights.url)):
+            raise OSError(f"no network: {why}")
         state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
             weights.url, map_location="cpu", check_hash=True, weights_only=True, progress=False
         )

@@ -18,13 +18,13 @@ import click
 import diffusers
 import numpy as np
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from diffusers import DiffusionPipeline
 from PIL import Image
 
 from erase.artifacts.cache import RENDER_STATE
 from erase.data.pictures import unreadable
-from erase.errors import InputError, RunError
+from erase.errors import InputError, RunError, is_memory_error
 from erase.files import fingerprint as hash_content
 from erase.files import read_json, write_bytes, write_json
 from erase.runs.record import versions
@@ -253,8 +253,8 @@ class Renderer:
                     for start in range(0, len(batch), self.at_once)
                 ]
                 break
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+            except Exception as error:
+                if not is_memory_error(error):
                     raise
             # After the handler, because its traceback holds the batch's tensors.
             clear_device_cache(garbage_collection=True)

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ import click
 from filelock import FileLock, Timeout
 
 from erase.config.base import Config
-from erase.errors import InputError
+from erase.errors import InputError, Interrupted
 from erase.files import write_json
 from erase.runs.checks import check_writable
-from erase.runs.processes import Distributed
+from erase.runs.processes import Distributed, reason
 from erase.runs.record import RECORD, RunRecord, read_record
 
 CONFIG = "config.yaml"
@@ -166,8 +166,16 @@ class ResultFolder:
             try:
                 yield records[0] if records else None
             except BaseException as error:
+                known = reason(error)
+                said = (known.message if known else str(error)) or type(error).__name__
+                if isinstance(error, Interrupted):
+                    error.held = True
                 for record in records:
-                    record.fail(str(error) or type(error).__name__)
+                    with suppress(OSError):  # the disk may be what failed
+                        if isinstance(error, KeyboardInterrupt):
+                            record.interrupt(said)
+                        else:
+                            record.fail(said)
                 raise
 
 

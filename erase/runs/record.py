@@ -88,8 +88,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 class RunRecord:
     """`record.json` of a run folder: status, command, versions, git commit, times, memory.
 
-    The status goes `running` → `finished` or `failed`. A resumed run keeps the first record's
-    start and adds its wall time to what was spent before.
+    The status goes `running` → `finished`, `failed` or `interrupted`. A resumed run keeps the first
+    record's start and adds its wall time to what was spent before.
     """
 
     def __init__(self, folder: Path, **fields: Any) -> None:
@@ -122,3 +122,7 @@ class RunRecord:
     def fail(self, reason: str) -> None:
         """Mark the run failed, with the reason."""
         self.update(status="failed", finished=now(), error=reason)
+
+    def interrupt(self, reason: str) -> None:
+        """Mark the run as ended from outside: it may go on later."""
+        self.update(status="interrupted", finished=now(), error=reason)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from erase.config.classifier import ClassifierConfig, TrainConfig, fill
+from erase.config.fields import field_specs
 from erase.config.replay import Replay
 from erase.data.classification import (
     IMAGENET_MEAN,
@@ -31,6 +32,7 @@ from erase.models.classifiers import (
     import_weights,
     save_classifier,
 )
+from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
 from erase.training.classifier import Original, describe_result, open_original, run_method
@@ -187,6 +189,9 @@ def erase_classifier(
         config = resolve_settings(replay.without_defaults(config, resolve_settings))
         if note := replay.left_out(config):
             click.echo(f"Warning: {note}.", err=True)
+    batch, spec = config.train_batch_size, field_specs(ClassifierConfig)["train_batch_size"]
+    image = original.data.train.images[0].numel()
+    check_memory(spec, batch, 2 * 4 * image * (batch or 1), str(original.device))
     folder = RunFolder(
         output,
         "classifier",

@@ -24,6 +24,7 @@ from erase.runs.record import device_peak
 from erase.runs.run_folder import RunFolder, deciding, replacing_parts
 from erase.tasks.denoiser import LatentCache
 from erase.training.distinct import bits, check_changed, check_encoded
+from erase.training.estimate import check_fits
 from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import ConceptPlan, Run, plan
@@ -51,6 +52,7 @@ def erase_concept(
     undisturbed run.
     """
     planned = plan(config, replay, device=device)
+    check_fits(planned, output, device)
     accelerator = make_accelerator(planned.config, output, device)
     say_device(str(accelerator.device), device)
     _print_warnings(planned.notes)

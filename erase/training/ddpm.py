@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch.nn import Parameter
 
 from erase.config.ddpm import DIGITS, SOURCES, DDPMConfig
+from erase.config.fields import field_specs
 from erase.config.layers import Layer, fill
 from erase.config.methods import find_method
 from erase.core.params import select_parameters
@@ -19,6 +20,7 @@ from erase.errors import InputError
 from erase.files import fingerprint, write_text
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 from erase.models.loading import save_pipeline
+from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.processes import Distributed, Shard, make_accelerator
 from erase.runs.record import device_peak
@@ -148,6 +150,8 @@ def train_ddpm(
     The weights depend on the configuration and the data alone, also in a resumed run.
     """
     planned = plan(config, device)
+    batch, spec = planned.config.train_batch_size, field_specs(DDPMConfig)["train_batch_size"]
+    check_memory(spec, batch, 4 * 4 * planned.images.images[0].numel() * (batch or 1), device)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {"images": _hash(planned.images), "processes": accelerator.num_processes}
     folder = RunFolder(

@@ -6,9 +6,11 @@ does: method, mode of the meta step, selection or adapter, batch, precision, che
 average.
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,10 +20,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from erase.config.concept import ConceptConfig
+from erase.config.fields import field_specs
 from erase.config.methods import build_method
 from erase.errors import InputError
 from erase.files import read_json
-from erase.render.sizes import readable_bytes
+from erase.render.sizes import png_bytes, readable_bytes
+from erase.runs.checks import check_memory, check_space, device_memory
 from erase.runs.device import choose_device
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
@@ -45,6 +49,8 @@ UNSEEN = 59 * 2**20
 SLACK = {"else": 0.48, "checkpointing": 2.0, "adapters": 0.96}
 """What glibc's heap holds on a CPU, as a share of `LiveBytes.churn`. Each is fitted to
 runs on mini-sd (glibc 2.36, `hvp`): batches of 256; with checkpointing of 256 and 512."""
+CLOSE = 100
+"""From this share of the memory on, tensors of a batch say that the whole run may not fit."""
 ROWS = 4
 """Conditions in the simulated cache; the run's own number is counted by `cache_bytes`."""
 
@@ -108,6 +114,42 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     base = before + UNSEEN if on_cpu else 0
     slack = round(_heap_share(planned) * counted.churn) if on_cpu else 0
     return Estimate(phases, base, disk_space(planned, trained), slack)
+
+
+def check_fits(planned: ConceptPlan, output: Path, device: str | None) -> None:
+    """Refuse batches and numbers of images that cannot fit, before anything is written.
+
+    What a batch takes in any case is compared with the whole memory, and the files with the free
+    disk space. Where that is not far apart, the estimate decides. Raises InputError.
+    """
+    config, fields = planned.config, field_specs(type(planned.config))
+    side = config.resolution or planned.source.resolution()
+    batch = 4 * 4 * math.prod(latent_shape(planned))  # sample, noise, their mixture, prediction
+    needs = {"train_batch_size": batch * (config.train_batch_size or 1)}
+    rendered = rendered_images(planned)
+    if rendered:  # as float, and as numpy's copy
+        needs["render_batch_size"] = 2 * 4 * 3 * side**2 * (config.render_batch_size or 1)
+    for name, needed in needs.items():
+        check_memory(fields[name], getattr(config, name), needed, device)
+    counts = image_counts(planned)
+    most = f"num_{max(counts, key=lambda name: counts[name])}_images" if counts else ""
+    if most in fields:
+        count = getattr(config, most)
+        check_memory(fields[most], count, cache_bytes(planned), "cpu")
+        check_space(fields[most], count, png_bytes(side) * rendered, output)
+    memory = device_memory(device)
+    if max(needs.values()) > memory / CLOSE:
+        try:
+            phases = estimate(planned, device=device).phases
+        except InputError:
+            return  # what cannot be estimated is tried
+        phase = max(phases, key=lambda name: phases[name])
+        if phases[phase] > memory:
+            raise InputError(
+                f"The phase {phase} of this run takes about {readable_bytes(phases[phase])}; there"
+                f" are {readable_bytes(memory)} of memory.",
+                "Give smaller batches; --dry-run shows the estimate.",
+            )
 
 
 def _heap_share(planned: ConceptPlan) -> float:
