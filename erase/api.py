@@ -20,6 +20,7 @@ from erase.errors import InputError
 
 if TYPE_CHECKING:
     from erase.evaluation.run import EvaluationResult
+    from erase.runs.verify import Finding
 
 Folder = str | Path
 
@@ -239,15 +240,33 @@ def load(run: Folder) -> Any:
         A diffusers pipeline in float32, or a `torch.nn.Module` classifier in evaluation mode.
 
     Raises:
-        InputError: the folder holds no complete model.
+        InputError: the folder holds no complete model, or a file of it was changed.
     """
     from erase.models.classifiers import DESCRIPTION, load_classifier
     from erase.models.loading import load_pipeline, resolve
+    from erase.runs.manifest import check_model
 
     if (Path(run) / DESCRIPTION).is_file():
         model, _ = load_classifier(Path(run))
         return model.eval()
-    return load_pipeline(resolve(str(run)))
+    source = resolve(str(run))
+    check_model(source.path)
+    return load_pipeline(source)
+
+
+def verify(path: Folder) -> list[Finding]:
+    """What is not as it was written, as `erase verify` names it; empty when all is.
+
+    Args:
+        path: the folder of a run, a checkpoint, an evaluation, a classifier or a comparison; or an
+            exported file with a hash.
+
+    Raises:
+        InputError: there is nothing to compare with: no manifest, or a file without a hash.
+    """
+    from erase.runs.verify import verify as check_all
+
+    return check_all(Path(path)).findings
 
 
 def _erase(

@@ -5,7 +5,7 @@ and `report.html`. A second call with the same settings renders only missing ima
 other settings refuses the folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from erase.report.data import ReportData
 from erase.report.evaluation import write_report
 from erase.runs.checks import check_writable
 from erase.runs.folder import ResultFolder
+from erase.runs.manifest import entries, note_files
 from erase.runs.processes import Distributed, joined
 from erase.runs.record import RunRecord, read_record
 from erase.scoring.results import Scores
@@ -134,7 +135,12 @@ def _evaluate(
         "dtype": config.dtype,
         "processes": distributed.count,
     }
-    folder = EvaluationFolder(output, key, overwrite=config.overwrite)
+    inputs = (
+        source.path,
+        baseline.path if baseline else None,
+        *(config.reference, config.prompts, config.classifier),
+    )
+    folder = EvaluationFolder(output, key, overwrite=config.overwrite, inputs=inputs)
     with folder.hold(distributed, **facts) as record:
         files = plan.render(distributed, source, images, output, "model", progress)
         baseline_files = None
@@ -156,12 +162,21 @@ class EvaluationFolder(ResultFolder):
         path: the folder.
         identity: fingerprint of everything that the evaluation's numbers depend on.
         overwrite: whether another evaluation in the folder may be replaced.
+        inputs: what the evaluation reads.
     """
 
     leftovers = (METRICS, SAMPLES, REPORT, "plots", "tables")
+    others = ("images", "render.json")
 
-    def __init__(self, path: Path, identity: str, *, overwrite: bool) -> None:
-        super().__init__(path, KIND, overwrite=overwrite)
+    def __init__(
+        self,
+        path: Path,
+        identity: str,
+        *,
+        overwrite: bool,
+        inputs: Sequence[str | Path | None] = (),
+    ) -> None:
+        super().__init__(path, KIND, overwrite=overwrite, inputs=inputs)
         self.identity = identity
 
     def continues(self) -> bool:
@@ -222,7 +237,7 @@ def _write(
         )
     write_jsonl(output / SAMPLES, rows)
     write_json(output / METRICS, metrics)
-    record.finish()
+    record.update()
     data = ReportData(
         record=record.content,
         metrics=metrics,
@@ -232,6 +247,7 @@ def _write(
         show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)
+    record.finish()
     _update_model_card(plan.config, metrics, output)
     targets = tuple(sorted(plan.targets))
     return EvaluationResult(output, targets, scores, baseline, metrics)
@@ -244,6 +260,8 @@ def _update_model_card(config: EvaluateConfig, metrics: Mapping[str, Any], outpu
         return
     try:
         update_card(folder, metrics, output)
+        if entries(folder):
+            note_files(folder, CARD_FILE)
     except (EraseError, OSError) as error:
         click.echo(f"Warning: the model card was left as it is: {error}", err=True)
 

@@ -17,6 +17,7 @@ from erase.core.rng import batch_indices, derive_seed, generator
 from erase.data.digits import CLASSES, LabelledImages, jitter, split_digits
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json
+from erase.models.weights import check_finite
 
 DIGITS_CLASSIFIER = ASSETS / "digits-classifier"  # the one that ships
 FEATURES = 64
@@ -65,6 +66,7 @@ class DigitClassifier(nn.Module):
         }
         description = {"class": "DigitClassifier", "width": self.width, "features": FEATURES}
         with atomic_directory(folder) as aside:
+            check_finite(weights, WEIGHTS)
             save_file(weights, aside / WEIGHTS)
             (aside / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
             text = json.dumps({**description, **facts}, indent=2) + "\n"

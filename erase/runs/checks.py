@@ -1,6 +1,7 @@
 """What has to hold before anything that takes long begins; nothing here changes anything."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,6 +15,22 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"The device {device!r} is not there.", "Try cpu.") from error
+
+
+def check_apart(output: Path, inputs: Iterable[str | Path | None], option: str) -> None:
+    """InputError when a command would write over, or delete, something that it reads.
+
+    That is an input which is `output` itself or lies in it, however either is spelt: links and `..`
+    are followed. Names that are no path on this machine lie nowhere.
+    """
+    target = output.resolve()
+    for path in inputs:
+        # Path.expanduser would raise for a user that does not exist.
+        if path and Path(os.path.expanduser(path)).resolve().is_relative_to(target):  # noqa: PTH111
+            raise InputError(
+                f"{path} lies in {output}, which --overwrite would delete.",
+                f"Give another {option}.",
+            )
 
 
 def check_writable(folder: Path, option: str) -> None:

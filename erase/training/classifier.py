@@ -120,6 +120,7 @@ def run_method(
     *,
     folder: Path | None = None,
     resume: Path | None = None,
+    run: str = "",
     show: bool = False,
 ) -> Outcome:
     """Run one method with a filled configuration on a copy of the original.
@@ -130,6 +131,7 @@ def run_method(
         config: as `fill` returns it.
         folder: for the log and checkpoints; None writes nothing.
         resume: a checkpoint to go on from.
+        run: fingerprint of the run, for its checkpoints.
         show: whether to show a progress bar.
 
     Raises:
@@ -143,10 +145,13 @@ def run_method(
     start = time.perf_counter()
     method.prepare(task)
     total = method.total_steps(task)
+    before = 0.0
     if total:
-        _loop(task, method, config, total, rows, folder, show).run(resume)
+        loop = _loop(task, method, config, total, rows, folder, run, show)
+        loop.run(resume)
+        before = loop.seconds_before
     _synchronise(original.device)
-    seconds = time.perf_counter() - start
+    seconds = before + time.perf_counter() - start
     return Outcome(task.model.eval(), seconds, rows)
 
 
@@ -188,6 +193,7 @@ def _loop(
     total: int,
     rows: list[dict[str, Any]],
     folder: Path | None,
+    run: str,
     show: bool,
 ) -> UnlearningLoop:
     optimizer = _optimizer(task, config)
@@ -225,6 +231,7 @@ def _loop(
         schedule=LambdaLR(optimizer, schedule(config.schedule or "constant", total)),
         prepared=True,
         extra=diagnostics,
+        run=run,
         show=show,
     )
 
