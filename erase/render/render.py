@@ -196,7 +196,7 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
         if HASHED not in content:  # an earlier version's: its images are taken as they are
             there = [file for file in sorted(images.glob("*.png")) if readable(file)]
             note_files(folder, *(f"{IMAGES}/{file.name}" for file in there))
-            write_json(state, {"fingerprint": fingerprint, HASHED: True})
+            _write_state(folder, fingerprint)
         return
     if stored is not None or (images.is_dir() and any(images.iterdir())):
         if not overwrite:
@@ -207,7 +207,12 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
         state.unlink(missing_ok=True)
         shutil.rmtree(images, ignore_errors=True)
     images.mkdir(parents=True, exist_ok=True)
-    write_json(state, {"fingerprint": fingerprint, HASHED: True})
+    _write_state(folder, fingerprint)
+
+
+def _write_state(folder: Path, fingerprint: str) -> None:
+    write_json(folder / STATE, {"fingerprint": fingerprint, HASHED: True})
+    note_files(folder, STATE)
 
 
 def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:

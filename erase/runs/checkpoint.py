@@ -127,28 +127,32 @@ def check_checkpoint(path: Path, run: str) -> None:
 
     A checkpoint of an earlier version has neither hashes nor a fingerprint and is taken as it is.
     """
-    remedy = (
-        f"Give --resume-from-checkpoint {WHOLE} to go on from the newest checkpoint that is whole."
-    )
-    meta = path / META
-    content = read_json(meta) if meta.is_file() else None
-    if content is None or not (path / TENSORS).is_file():
-        lost = meta if content is None else path / TENSORS
-        raise InputError(f"{lost} is missing.", remedy)
-    known = manifest.entries(path)
-    if not {META, TENSORS} <= set(known) and (known or "run" in content):
-        raise InputError(f"{path} has no whole manifest with the hashes of its files.", remedy)
     try:
-        manifest.check(path)
+        _check_whole(path)
     except InputError as error:
+        remedy = f"Give --resume-from-checkpoint {WHOLE} to go on from the newest whole one."
         raise InputError(error.message, remedy) from None
-    if content.get("run", run) != run:
+    if read_json(path / META).get("run", run) != run:
         raise InputError(
             f"{path} belongs to another run.", "Give a checkpoint of the run in --output."
         )
+
+
+def _check_whole(path: Path) -> None:
+    for name in (META, TENSORS):
+        if not (path / name).is_file():
+            raise InputError(f"{path / name} is missing.")
+    content = read_json(path / META)
+    step = content.get("step") if isinstance(content, dict) else None
+    if not isinstance(step, int) or step < 1:
+        raise InputError(f"{path / META} says that {step} steps are done.")
+    known = manifest.entries(path)
+    if not {META, TENSORS} <= set(known) and (known or "run" in content):
+        raise InputError(f"{path} has no whole manifest with the hashes of its files.")
+    manifest.check(path)
     number = NAME.fullmatch(path.name)
-    if number and content.get("step") != int(number[1]):
-        raise InputError(f"{meta} says step {content.get('step')}, not {number[1]}.", remedy)
+    if number and step != int(number[1]):
+        raise InputError(f"{path / META} says that {step} steps are done, not {number[1]}.")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

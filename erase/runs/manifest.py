@@ -20,11 +20,12 @@ REMEDY = "Restore it from a copy. `erase verify DIR` lists every file that is no
 def entries(folder: Path) -> dict[str, str]:
     """SHA-256 by name, relative to `folder`; of several lines of a name the last one counts.
 
-    Empty without a manifest. A damaged line is left out, so that its file is not known.
+    Empty without a manifest. A damaged or cut line is left out, so that its file is not known.
     """
     path = folder / MANIFEST
     known = {}
-    for line in path.read_text("utf-8", "replace").split("\n") if path.is_file() else ():
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    for line in text.split("\n")[:-1]:
         try:
             row = json.loads(line)
             name, sha256 = str(row["file"]), str(row["sha256"])
