@@ -60,13 +60,13 @@ class DigitClassifier(nn.Module):
 
     def save(self, folder: Path, **facts: float | str) -> None:
         """Write, atomically, a folder of fp16 weights and a description that includes `facts`."""
+        check_finite(self.state_dict(), WEIGHTS, torch.float16)
         weights = {
             name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
             for name, value in self.state_dict().items()
         }
         description = {"class": "DigitClassifier", "width": self.width, "features": FEATURES}
         with atomic_directory(folder) as aside:
-            check_finite(weights, WEIGHTS)
             save_file(weights, aside / WEIGHTS)
             (aside / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
             text = json.dumps({**description, **facts}, indent=2) + "\n"

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
@@ -21,32 +20,11 @@ from erase.training.loop import UnlearningLoop
 from erase.training.plan import plan
 from tests.evaluation_world import config as evaluation_config
 from tests.evaluation_world import make_models
-from tests.faults.damage import DAMAGES, flip
+from tests.faults.damage import DAMAGES, SMALL, concept, flip, refused
 
-SMALL: dict[str, Any] = {
-    **{"model": "mini-sd", "concept": ("three",), "max_train_steps": 3, "checkpointing_steps": 1},
-    **{"num_forget_images": 2, "num_retain_images": 2, "render_steps": 1, "train_batch_size": 1},
-}
 UNET = "unet/diffusion_pytorch_model.safetensors"
 RESUME = ("--resume-from-checkpoint", "latest")
 WHOLE = ("--resume-from-checkpoint", "latest-whole")
-
-
-def concept(output: Path, *more: str, **changes: Any) -> Result:
-    options = []
-    for name, value in {**SMALL, **changes}.items():
-        for item in value if isinstance(value, tuple) else (value,):
-            options += [f"--{name.replace('_', '-')}", str(item)]
-    arguments = ["concept", *options, "--output", str(output), "--device", "cpu", *more]
-    return CliRunner().invoke(main, arguments)
-
-
-def refused(result: Result, *said: str) -> None:
-    assert result.exit_code == 2, result.output
-    for text in said:
-        assert text in result.output
-    assert "Traceback" not in result.output
-    assert "not expected" not in result.output
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Killed(Exception):
+class StopError(Exception):
     pass
 
 
@@ -69,7 +47,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def stop(self: UnlearningLoop, done: int, row: dict[str, Any]) -> None:
         if done == 3:
-            raise Killed
+            raise StopError
         write(self, done, row)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -249,11 +227,11 @@ def test_every_file_of_a_run_is_verified(finished: Path, tmp_path: Path, name: s
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     models = make_models(tmp_path_factory.mktemp("models"))
     folder = tmp_path_factory.mktemp("evaluation") / "out"
     evaluate(evaluation_config(models, folder))
-    yield models, folder
+    return models, folder
 
 
 @pytest.mark.fault("damaged image")
