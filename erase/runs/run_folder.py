@@ -67,7 +67,7 @@ class RunFolder(ResultFolder):
         *("data", "latents.safetensors", "log.jsonl", "README.md", "checkpoint-*", "evaluation-*"),
         *("evaluation", "model_index.json", "model.safetensors", "model.json", "forget.json"),
         *("lora", "validation", "metrics.json", "tensorboard", ".pipeline", ".*partial-*"),
-        *(".*old-*", CONFIG, MANIFEST),
+        *(".*old-*", MANIFEST, CONFIG),
     )
 
     config: Config
@@ -149,10 +149,11 @@ class RunFolder(ResultFolder):
         if self.resume is None:
             return False
         if not (self.path / CONFIG).is_file():
-            if checkpoints := list_checkpoints(self.path):
+            left = [*list_checkpoints(self.path), *sorted(self.own())]
+            if left := [path.name for path in left if not path.name.startswith(".")]:
                 raise InputError(
-                    f"{self.path} holds {checkpoints[-1].name} but no {CONFIG}, so that nothing"
-                    " says what it belongs to.",
+                    f"{self.path} holds {left[0]} but no {CONFIG}, so that nothing says what it"
+                    " belongs to.",
                     f"Restore {CONFIG}, or start anew in another --output.",
                 )
             return False  # killed before it had done anything

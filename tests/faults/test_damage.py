@@ -115,6 +115,7 @@ def test_no_whole_checkpoint(copy: Path, planned: Any) -> None:
         resumed(copy, planned, "latest-whole")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("another run's file")
 def test_a_checkpoint_of_another_run(
     copy: Path, planned: Any, tmp_path_factory: pytest.TempPathFactory
@@ -279,6 +280,7 @@ def test_every_file_of_an_evaluation_is_verified(
     assert name in result.output
 
 
+@pytest.mark.slow
 def test_renders_of_an_earlier_version_are_taken_as_they_are(
     evaluated: tuple[Path, Path], tmp_path: Path
 ) -> None:

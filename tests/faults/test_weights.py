@@ -70,6 +70,7 @@ def test_classifiers_and_adapters_are_not_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("weights that are not finite")
 def test_a_run_that_overflows_in_fp16_is_saved_in_fp32_without_training_again(
     tmp_path: Path,
