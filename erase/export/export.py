@@ -20,7 +20,6 @@ from erase.models.loading import ModelSource, resolve
 from erase.models.lora import FILE, FOLDER
 from erase.models.modelspec import modelspec
 from erase.models.weights import read_weights, write_weights
-from erase.runs.manifest import check_model
 from erase.runs.record import RECORD
 
 FORMATS = ("single-file", "lora", "diff")
@@ -111,7 +110,6 @@ def export(
         raise InputError(f"{output} exists.", "Give another --output, or --overwrite.")
     if rank is not None and kind != "lora":
         raise InputError("--rank is for --format lora.", "Leave it out.")
-    _check_output(output, run)
     opened = _open(run)
     residuals: dict[str, float] = {}
     residual = None
@@ -140,16 +138,6 @@ def export(
     return Exported(output, len(tensors), output.stat().st_size, residuals, residual)
 
 
-def _check_output(output: Path, run: Path) -> None:
-    """InputError for a file among those of the run, by whatever path or link."""
-    file, folder = output.resolve(), run.resolve()
-    within = file.is_relative_to(folder)
-    if within and (file.exists() or file.parent != folder):
-        raise InputError(
-            f"{output} lies among the files of the run that is exported.", "Give another --output."
-        )
-
-
 def _open(run: Path) -> _Run:
     remedy = "Give the --output folder of a finished erase concept or erase class run."
     record = read_json(run / RECORD) if (run / RECORD).is_file() else {}
@@ -157,7 +145,6 @@ def _open(run: Path) -> _Run:
         raise InputError(f"{run} holds no finished diffusion run.", remedy)
     if record.get("status") != "finished":
         raise InputError(f"The run in {run} is not finished.", remedy)
-    check_model(run, FOLDER)
     source = ModelSource(str(run), run)
     kind = source.pipeline_class()
     if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):

@@ -22,6 +22,7 @@ from erase.artifacts.cache import cache_folder
 from erase.artifacts.models import CONFIG_PATTERNS, HUB
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, write_json
+from erase.runs.verify import check_file
 
 SUFFIX = ".safetensors"
 ORIGIN = "unpacked.json"
@@ -103,6 +104,7 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
     if folder.is_dir() and config_folder in (None, recorded):
         return folder
     shapes = _shapes(file)
+    check_file(file)
     kind = KINDS[_kind_of(file, shapes)]
     configs = config_from or _public_configs(file, kind, fetch)
     if not (configs / "model_index.json").is_file():

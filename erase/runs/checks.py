@@ -33,6 +33,18 @@ def check_apart(output: Path, inputs: Iterable[str | Path | None], option: str) 
             )
 
 
+def check_not_among(output: Path, folder: Path) -> None:
+    """InputError for a file that is, or would be, among those of a run, by whatever path or link.
+
+    Only a new file beside the run's own is none of them.
+    """
+    file, root = output.resolve(), folder.resolve()
+    if file.is_relative_to(root) and (file.exists() or file.parent != root):
+        raise InputError(
+            f"{output} lies among the files of {folder}, which is read.", "Give another --output."
+        )
+
+
 def check_writable(folder: Path, option: str) -> None:
     """InputError, naming the option, for a folder in which, or as which, nothing can be made."""
     folder = folder.absolute()

@@ -5,6 +5,7 @@ Imports no torch.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,14 @@ def verify(path: Path) -> Verified:
         InputError: there is nothing to compare with.
     """
     if path.is_file():
-        state = [] if _file_is_sound(path) else [Finding(CHANGED, path)]
-        return Verified(state, 1, [])
+        stated = _stated_hash(path)
+        if stated is None:
+            raise InputError(
+                f"{path} has no hash in its header.",
+                "Files that erase export writes have one (modelspec.hash_sha256).",
+            )
+        changed = _hash_of_tensors(path) != stated
+        return Verified([Finding(CHANGED, path)] if changed else [], 1, [])
     if not path.is_dir():
         raise InputError(f"There is no folder or file {path}.", "Check the path.")
     if not (path / MANIFEST).is_file() and not read_record(path).get("manifest"):
@@ -110,25 +117,41 @@ def _unlisted(folder: Path, inside: Path, known: set[str]) -> Iterator[Path]:
         yield path
 
 
-def _file_is_sound(path: Path) -> bool:
-    """Whether the tensors in a safetensors file have the hash in its header."""
+def check_file(path: Path) -> None:
+    """InputError for a safetensors file whose tensors no longer have the hash in its header.
+
+    A file without a hash there is taken as it is.
+    """
+    stated = _stated_hash(path)
+    if stated and _hash_of_tensors(path) != stated:
+        raise InputError(
+            f"{path} was changed after it was written: its tensors have another hash than its"
+            " header says.",
+            "Export it again, or restore it from a copy.",
+        )
+
+
+def _stated_hash(path: Path) -> str | None:
+    header = _header(path)
+    data = header.get("__metadata__") if header else None
+    stated = data.get("modelspec.hash_sha256") if isinstance(data, dict) else None
+    return stated.removeprefix("0x").lower() if isinstance(stated, str) else None
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """The header of a safetensors file; None for a file that has none."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header: Any = None
-        if length <= min(path.stat().st_size, LONGEST_HEADER):
-            try:
-                header = json.loads(file.read(length))
-            except (ValueError, RecursionError):
-                header = None
-        if not isinstance(header, dict):
-            raise InputError(
-                f"{path} is no whole safetensors file.", "Export it again, or restore it."
-            )
-        data = header.get("__metadata__")
-        stated = data.get("modelspec.hash_sha256") if isinstance(data, dict) else None
-        if not isinstance(stated, str):
-            raise InputError(
-                f"{path} has no hash in its header.",
-                "Files that erase export writes have one (modelspec.hash_sha256).",
-            )
-        return hashlib.file_digest(file, "sha256").hexdigest() == stated.removeprefix("0x").lower()
+        if length > min(path.stat().st_size, LONGEST_HEADER):
+            return None
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            return None
+    return header if isinstance(header, dict) else None
+
+
+def _hash_of_tensors(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
+        return hashlib.file_digest(file, "sha256").hexdigest()

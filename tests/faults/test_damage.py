@@ -1,20 +1,25 @@
 """Damage to what a run left: every use of a damaged file says so in one line that names it."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save
 
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.errors import InputError
 from erase.evaluation.run import evaluate
 from erase.files import read_json, write_json
+from erase.models.loading import resolve
 from erase.runs.manifest import MANIFEST, entries, note_files
 from erase.runs.run_folder import RunFolder
+from erase.runs.verify import check_file
 from erase.training.concept import KIND
 from erase.training.loop import UnlearningLoop
 from erase.training.plan import plan
@@ -161,7 +166,7 @@ def test_damaged_latents(copy: Path, kind: str) -> None:
     refused(concept(copy, *RESUME), "latents.safetensors was changed")
 
 
-RESULTS = (UNET, "vae/config.json", "text_encoder/model.safetensors", "model_index.json")
+RESULTS = (UNET, "text_encoder/model.safetensors", "model_index.json")
 
 
 @pytest.mark.fault("damaged result")
@@ -171,9 +176,6 @@ def test_a_damaged_result_is_noticed_by_every_use(
     finished: Path, tmp_path: Path, name: str, kind: str, planned: Any
 ) -> None:
     """By resuming, by whatever loads the model, by exporting and by verifying."""
-    from erase.export.export import export
-    from erase.models.loading import resolve
-
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     others = {UNET: "vae/diffusion_pytorch_model.safetensors", "model_index.json": "record.json"}
     DAMAGES[kind](folder / name, folder / others.get(name, "text_encoder/config.json"))
@@ -182,8 +184,10 @@ def test_a_damaged_result_is_noticed_by_every_use(
         resumed(folder, planned)
     with pytest.raises(InputError, match=f"{file}|model_index"):
         resolve(str(folder)).fingerprint()
-    with pytest.raises(InputError, match=f"{file}|no finished|not finished"):
-        export(folder, tmp_path / "x.safetensors", kind="single-file")
+    exported = ("--format", "single-file", "--output", str(tmp_path / "x.safetensors"))
+    result = CliRunner().invoke(main, ["export", str(folder), *exported])
+    refused(result)
+    assert file in result.output or "no finished diffusion run" in result.output
     result = CliRunner().invoke(main, ["verify", str(folder)])
     assert result.exit_code == 1
     state = "missing" if kind == "deleted" else "changed"
@@ -193,8 +197,6 @@ def test_a_damaged_result_is_noticed_by_every_use(
 
 @pytest.mark.fault("damaged result")
 def test_a_deleted_part_and_a_planted_file(finished: Path, tmp_path: Path, planned: Any) -> None:
-    from erase.models.loading import resolve
-
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     planted = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     shutil.copyfile(folder / UNET, planted)
@@ -265,6 +267,38 @@ def test_changed_images_are_rendered_again(
     assert (folder / "metrics.json").read_bytes() == sound["metrics.json"]
     for whole in (folder, cached):
         assert CliRunner().invoke(main, ["verify", str(whole)]).exit_code == 0
+
+
+def exported(path: Path) -> Path:
+    """A file with the hash of its tensors in the header, as exports have it."""
+    content = save({"a": torch.arange(64.0), "b": torch.ones(3, 4)})
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    sha256 = hashlib.sha256(content[8 + length :]).hexdigest()
+    header["__metadata__"] = {"modelspec.hash_sha256": f"0x{sha256}"}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    return path
+
+
+@pytest.mark.fault("damaged single file")
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_an_exported_file_is_verified(tmp_path: Path, kind: str) -> None:
+    file = exported(tmp_path / "x.safetensors")
+    result = CliRunner().invoke(main, ["verify", str(file)])
+    assert (result.exit_code, result.output) == (0, f"{file}: 1 file is whole.\n")
+    check_file(file)
+    other = tmp_path / "other"
+    other.write_bytes(b"\0" * 200)
+    DAMAGES[kind](file, other)
+    result = CliRunner().invoke(main, ["verify", str(file)])
+    assert result.exit_code in (1, 2)
+    assert str(file) in result.output
+    assert "not expected" not in result.output
+    if kind in ("flipped bit", "cut"):
+        assert result.output.splitlines()[0] == f"changed  {file}"
+        with pytest.raises(InputError, match="was changed"):
+            check_file(file)
 
 
 @pytest.mark.fault("damaged result")

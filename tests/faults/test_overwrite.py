@@ -93,8 +93,8 @@ def content(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hash_file(path) for path in files}
 
 
-OFTEN = ("concept", "classifier")
-"""The commands that the default tests try under every spelling; the slow ones try all."""
+OFTEN = ("concept",)
+"""What the default tests try under every spelling; the slow ones try all."""
 
 
 @pytest.mark.fault("a command on its own input")
