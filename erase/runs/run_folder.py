@@ -150,9 +150,10 @@ class RunFolder(ResultFolder):
             return False
         if not (self.path / CONFIG).is_file():
             left = [*list_checkpoints(self.path), *sorted(self.own())]
-            if left := [path.name for path in left if not path.name.startswith(".")]:
+            names = [path.name for path in left if not path.name.startswith(".")]
+            if names:
                 raise InputError(
-                    f"{self.path} holds {left[0]} but no {CONFIG}, so that nothing says what it"
+                    f"{self.path} holds {names[0]} but no {CONFIG}, so that nothing says what it"
                     " belongs to.",
                     f"Restore {CONFIG}, or start anew in another --output.",
                 )

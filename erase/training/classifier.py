@@ -121,6 +121,7 @@ def run_method(
     folder: Path | None = None,
     resume: Path | None = None,
     run: str = "",
+    on_save: Callable[[], object] = lambda: None,
     show: bool = False,
 ) -> Outcome:
     """Run one method with a filled configuration on a copy of the original.
@@ -132,6 +133,7 @@ def run_method(
         folder: for the log and checkpoints; None writes nothing.
         resume: a checkpoint to go on from.
         run: fingerprint of the run, for its checkpoints.
+        on_save: called after a checkpoint was written.
         show: whether to show a progress bar.
 
     Raises:
@@ -147,7 +149,8 @@ def run_method(
     total = method.total_steps(task)
     before = 0.0
     if total:
-        loop = _loop(task, method, config, total, rows, folder, run, show)
+        loop = _loop(task, method, config, total, rows, folder, show)
+        loop.run_fingerprint, loop.on_save = run, on_save
         loop.run(resume)
         before = loop.seconds_before
     _synchronise(original.device)
@@ -193,7 +196,6 @@ def _loop(
     total: int,
     rows: list[dict[str, Any]],
     folder: Path | None,
-    run: str,
     show: bool,
 ) -> UnlearningLoop:
     optimizer = _optimizer(task, config)
@@ -231,7 +233,6 @@ def _loop(
         schedule=LambdaLR(optimizer, schedule(config.schedule or "constant", total)),
         prepared=True,
         extra=diagnostics,
-        run=run,
         show=show,
     )
 

@@ -116,6 +116,7 @@ def train_original(
                 folder=output,
                 resume=state.checkpoint,
                 run=folder.identity(),
+                on_save=record.update if record else lambda: None,
                 show=show,
             )
             model, seconds = outcome.model, outcome.seconds
@@ -240,6 +241,7 @@ def erase_classifier(
             folder=output,
             resume=state.checkpoint,
             run=folder.identity(),
+            on_save=record.update if record else lambda: None,
             show=show,
         )
         start = time.perf_counter()

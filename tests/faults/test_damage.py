@@ -135,6 +135,35 @@ def test_a_checkpoint_of_another_run(
         resumed(copy, planned)
 
 
+@pytest.mark.fault("damaged record")
+@pytest.mark.parametrize("asked", ["latest", "latest-whole", "checkpoint-1", None])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("record.json", text) for text in (None, "", "{", "{}", "[]", "null")),
+        ("record.json", '{"kind": "train classifier"}'),
+        *(("config.yaml", text) for text in (None, "", "[]", "seed: 1\n")),
+    ],
+)
+def test_without_a_record_or_configuration_nothing_is_cleared(
+    copy: Path, planned: Any, name: str, content: str | None, asked: str | None
+) -> None:
+    """Nor replaced: --overwrite does not touch what may be no run at all."""
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_text(content)
+    before = sorted(copy.rglob("*"))
+    facts = {**planned.facts, "processes": 1}
+    overwrite = asked is None and name == "record.json"
+    folder = RunFolder(copy, KIND, planned.config, overwrite=overwrite, resume=asked, facts=facts)
+    with pytest.raises(InputError):
+        folder.state()
+    with pytest.raises(InputError), folder.hold():
+        pytest.fail("it was taken")
+    assert sorted(copy.rglob("*")) == before
+
+
 @pytest.mark.fault("damaged checkpoint")
 def test_an_earlier_checkpoint_gives_the_same_weights(copy: Path, finished: Path) -> None:
     flip(copy / "checkpoint-2" / "state.safetensors", copy)
@@ -143,6 +172,8 @@ def test_an_earlier_checkpoint_gives_the_same_weights(copy: Path, finished: Path
     assert result.exit_code == 0, result.output
     assert "checkpoint-2 is passed over" in result.output
     assert weights(copy) == weights(finished)
+    state, record = (read_json(copy / name) for name in ("checkpoint-3/state.json", "record.json"))
+    assert state["seconds"] <= record["train_seconds"] < record["wall_time_s"]
 
 
 @pytest.mark.fault("damaged training data")
