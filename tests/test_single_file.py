@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from erase.config.concept import ConceptConfig
 from erase.errors import InputError
 from erase.export.export import export
+from erase.models.file_layout import KINDS
 from erase.models.loading import load_pipeline, resolve, save_pipeline
-from erase.models.single_file import KINDS
 from erase.training.plan import plan
 from tests.test_export import as_run, build, parts
 
@@ -71,7 +71,9 @@ def test_a_plan_is_made_of_it(world: Any) -> None:
 def test_finetunes_that_say_they_predict_v(world: Any, tmp_path: Path) -> None:
     family, file, base = world
     marked = tmp_path / "marked.safetensors"
-    save_file({**load_file(file), "v_pred": torch.ones(1), "ztsnr": torch.ones(1)}, marked)
+    # ComfyUI and `erase export` write them empty, others with a value.
+    marks = {"v_pred": torch.empty(0), "ztsnr": torch.ones(1)}
+    save_file(load_file(file) | marks, marked)
     scheduler = load_pipeline(resolve(str(marked), config_from=str(base))).scheduler
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.config.rescale_betas_zero_snr

@@ -29,6 +29,7 @@ from erase.artifacts.packaged import EMBEDDED
 from erase.errors import InputError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
+from erase.models.configs import drop_paths
 from erase.models.single_file import SUFFIX, unpack
 from erase.models.weights import check_finite
 from erase.runs.manifest import check_combined
@@ -55,6 +56,11 @@ class ModelSource:
     path: Path
     revision: str | None = None
     is_folder: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """The name with the whole path of a folder, so that it is valid in other folders too."""
+        return str(self.path.resolve()) if self.is_folder else self.name
 
     def fingerprint(self) -> str:
         """SHA-256 over every weight, configuration and tokenizer file, read once."""
@@ -114,11 +120,13 @@ def resolve(
     *,
     fetch: bool = True,
     config_from: str | None = None,
+    weights: bool = True,
 ) -> ModelSource:
     """Find a model: an alias, a local diffusers folder, a single-file checkpoint, or a hub id.
 
     A hub model that is not on this machine is downloaded, unless `fetch` is off. `config_from` is
-    a diffusers folder with the configurations for a single file; see `single_file.unpack`.
+    a diffusers folder with the configurations for a single file; see `single_file.unpack`. Without
+    `weights` a single file is not unpacked, and the folder may lack them.
 
     Raises InputError when it is none of these, or cannot be downloaded.
     """
@@ -135,15 +143,21 @@ def resolve(
             )
         return ModelSource(model, folder, is_folder=True)
     if folder.is_file():
-        if folder.suffix != SUFFIX:
+        if folder.suffix.lower() != SUFFIX:
             raise InputError(
                 f"{model} is no {SUFFIX} file; other formats can run code when they are read.",
                 "Convert it to safetensors first.",
             )
         configs = Path(config_from).expanduser() if config_from else None
-        return ModelSource(str(folder.resolve()), unpack(folder, configs, fetch=fetch))
+        return ModelSource(
+            str(folder.resolve()), unpack(folder, configs, fetch=fetch, weights=weights)
+        )
     hub_id = HUB.get(model, model)
-    if hub_id.count("/") != 1 or model.startswith((".", "/", "~")) or model.endswith(SUFFIX):
+    if (
+        hub_id.count("/") != 1
+        or model.startswith((".", "/", "~"))
+        or model.lower().endswith(SUFFIX)
+    ):
         raise InputError(
             f"There is no model {model!r}.",
             f"Use an alias ({', '.join([*EMBEDDED, *HUB, *OWN])}), a folder, a {SUFFIX} file or a"
@@ -235,6 +249,7 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype)
             torch.nn.Module.to(part, "cpu", dtype)  # diffusers' own `to` warns that CPUs lack fp16
             part.eval()
     pipeline.save_pretrained(folder, safe_serialization=True)
+    drop_paths(folder)
     for config in folder.glob("text_encoder*/config.json"):
         # transformers loads the dtype in its config, diffusers float32: make both load float32.
         write_json(config, {**read_json(config), "dtype": "float32"})

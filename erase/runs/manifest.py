@@ -12,6 +12,7 @@ from erase.errors import InputError
 from erase.files import append_jsonl, fingerprint, hash_file, read_json, write_jsonl
 
 MANIFEST = "manifest.jsonl"
+RECORD = "record.json"
 AS_WRITTEN = ("images/", "latents.safetensors")
 """How the names of files begin that are noted when they are written, and not written again."""
 REMEDY = "Restore it from a copy. `erase verify DIR` lists every file that is not as it was."
@@ -109,8 +110,8 @@ def check(folder: Path, *tops: str) -> None:
     from an earlier version, is taken as it is; one whose record promises a manifest is not.
     """
     known = entries(folder)
-    if not known and _promised(folder):
-        raise InputError(f"{folder / MANIFEST} is missing or empty.", REMEDY)
+    if RECORD not in known and _promised(folder):
+        raise InputError(f"{folder / MANIFEST} is missing or damaged.", REMEDY)
     for name, sha256 in sorted(known.items()):
         if tops and not any(PurePosixPath(name).is_relative_to(top) for top in tops):
             continue
@@ -132,8 +133,8 @@ def check_combined(folder: Path, files: Iterable[Path], combined: str) -> None:
         InputError: a file was changed, or is gone, or was put into a part from outside.
     """
     known = entries(folder)
-    if not known:
-        check(folder)
+    if RECORD not in known and (not known or (folder / RECORD).is_file()):
+        check(folder)  # no manifest; or that of a run which has not finished
         return
     names = {_name(folder, file) for file in files}
     parts = _parts(folder)
@@ -161,6 +162,6 @@ def _parts(folder: Path) -> list[str]:
 
 
 def _promised(folder: Path) -> bool:
-    record = folder / "record.json"
+    record = folder / RECORD
     content = read_json(record) if record.is_file() else {}
     return isinstance(content, dict) and content.get("manifest") == MANIFEST

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import erase
 from erase.files import json_text, read_json, write_json, write_text
 from erase.runs.manifest import MANIFEST, write_manifest
+from erase.runs.manifest import RECORD as RECORD
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,6 @@ LIBRARIES = (
     "numpy",
     "scikit-learn",
 )
-RECORD = "record.json"
 
 
 def versions() -> dict[str, str]:
