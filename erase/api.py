@@ -46,7 +46,8 @@ def concept(
         config: a run's `config.yaml` to replay; what is given beside it wins.
         settings: the method's own settings by name, `{"alpha": 0.01}`.
         overwrite: replace the run that the folder holds.
-        resume: `latest` or a checkpoint's folder: continue the run that the folder holds.
+        resume: `latest`, `latest-whole` (passing over damaged checkpoints) or a checkpoint's
+            folder: continue the run that the folder holds.
         device: `cpu`, `cuda`, `cuda:1`, …; None is what accelerate finds.
         options: any other field of `erase.config.concept.ConceptConfig`, such as `method`.
 

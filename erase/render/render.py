@@ -33,7 +33,7 @@ from erase.scoring.samples import Sample
 STATE = "render.json"
 IMAGES = "images"
 HASHED = "hashed"
-"""In `render.json`: the manifest has every image."""
+"""A key of `render.json`: every image was noted in the manifest as it was written."""
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Progress = Callable[[int, int], object]
