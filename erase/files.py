@@ -130,9 +130,14 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def json_text(content: Any) -> str:
+    """JSON as `write_json` writes it."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Atomically write JSON, two-space indented; NaN and infinities are refused (ValueError)."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
 
 
 def read_json(path: Path) -> Any:

@@ -42,7 +42,7 @@ def test_a_new_folder_gets_config_and_record(tmp_path: Path) -> None:
         assert record
         record.finish(steps=5)
     assert read_json(tmp_path / "new" / "record.json")["status"] == "finished"
-    assert left_in(tmp_path / "new") == {".lock", "config.yaml", "record.json"}
+    assert left_in(tmp_path / "new") == {".lock", "config.yaml", "record.json", "manifest.jsonl"}
     assert run_folder(tmp_path / "new", resume="latest").state().finished
 
 

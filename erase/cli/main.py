@@ -33,6 +33,7 @@ COMMANDS = {
     "fetch": "erase.cli.fetch:fetch",
     "report": "erase.cli.report:report",
     "train": "erase.cli.train:train",
+    "verify": "erase.cli.verify:verify",
 }
 
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from erase.comparison.diffusion_report import terminal, write_report
 from erase.comparison.diffusion_run import measure
 from erase.comparison.entries import Entry, diffusion_entries, slug
-from erase.comparison.store import Result, cached, check_alone, library_versions, stored
+from erase.comparison.store import Result, cached, check_alone, library_versions, store, stored
 from erase.config.compare import CompareDiffusionConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import TEXT_TO_IMAGE
@@ -27,10 +27,11 @@ from erase.errors import EraseError, InputError
 from erase.evaluation.checks import check_metrics, check_model
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.score import choose_samples
-from erase.files import fingerprint, write_json
+from erase.files import fingerprint
 from erase.models.loading import load_pipeline
 from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
+from erase.runs.manifest import check
 from erase.runs.run_folder import deciding
 from erase.scoring.suite import load_suite
 from erase.training.filters import check_filters
@@ -142,6 +143,8 @@ class DiffusionComparison:
         planned = plan(self._config(SHARING, concept, 0, shared=False), device=self.device)
         key = fingerprint([deciding(planned.config), planned.facts, self.device])
         if stored(folder / SHARED, key):
+            for name in SETS:
+                check(folder / name)
             return
         _remove(folder)
         self.progress(f"{concept}: rendering the images that all methods share")
@@ -158,7 +161,7 @@ class DiffusionComparison:
                 accelerator,
                 fingerprint=fingerprint([key, name]),
             )
-        write_json(folder / SHARED, {"fingerprint": key})
+        store(folder / SHARED, {"fingerprint": key})
 
     def run_entry(self, trial: int, entry: Entry, concept: str) -> Result:
         """Run and judge an entry in a trial, unless its result is there already."""

@@ -6,7 +6,7 @@ other settings refuses the folder.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from erase.report.evaluation import write_report
 from erase.runs.checks import check_writable
 from erase.runs.device import say_device
 from erase.runs.folder import ResultFolder
+from erase.runs.manifest import entries, note_files
 from erase.runs.processes import Distributed, joined
 from erase.runs.record import RunRecord, read_record, versions
 from erase.scoring.results import Scores
@@ -146,7 +147,12 @@ def _evaluate(
     images, baseline_images = distributed.on_main(lambda: image_fingerprints(plan))
     facts = _facts(plan, note, images, baseline_images)
     facts["processes"] = distributed.count
-    folder = EvaluationFolder(output, facts, overwrite=config.overwrite)
+    inputs = (
+        plan.source.path,
+        plan.baseline.path if plan.baseline else None,
+        *(config.reference, config.prompts, config.classifier),
+    )
+    folder = EvaluationFolder(output, facts, overwrite=config.overwrite, inputs=inputs)
     with folder.hold(distributed, **facts) as record:
         files = plan.render(distributed, plan.source, images, output, "model", progress)
         baseline_files = None
@@ -214,12 +220,21 @@ class EvaluationFolder(ResultFolder):
         path: the folder.
         facts: what its record is to say; `fingerprint` is of everything that its numbers depend on.
         overwrite: whether another evaluation in the folder may be replaced.
+        inputs: what the evaluation reads.
     """
 
     leftovers = (METRICS, SAMPLES, REPORT, "plots", "tables")
+    others = ("images", "render.json")
 
-    def __init__(self, path: Path, facts: Mapping[str, Any], *, overwrite: bool) -> None:
-        super().__init__(path, KIND, overwrite=overwrite)
+    def __init__(
+        self,
+        path: Path,
+        facts: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        inputs: Sequence[str | Path | None] = (),
+    ) -> None:
+        super().__init__(path, KIND, overwrite=overwrite, inputs=inputs)
         self.facts = facts
 
     def continues(self) -> bool:
@@ -290,7 +305,7 @@ def _write(
         )
     write_jsonl(output / SAMPLES, rows)
     write_json(output / METRICS, metrics)
-    record.finish()
+    record.update()
     data = ReportData(
         record=record.content,
         metrics=metrics,
@@ -300,6 +315,7 @@ def _write(
         show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)
+    record.finish()
     _update_model_card(plan.config, metrics, output)
     targets = tuple(sorted(plan.targets))
     return EvaluationResult(output, targets, scores, baseline, metrics)
@@ -312,6 +328,8 @@ def _update_model_card(config: EvaluateConfig, metrics: Mapping[str, Any], outpu
         return
     try:
         update_card(folder, metrics, output)
+        if entries(folder):
+            note_files(folder, CARD_FILE)
     except (EraseError, OSError) as error:
         click.echo(f"Warning: the model card was left as it is: {error}", err=True)
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.artifacts.network import connection_failure
 from erase.core.rng import derive_seed
 from erase.errors import InputError
-from erase.files import read_json, write_json
+from erase.files import read_json, write_bytes, write_json
+from erase.models.weights import check_finite
+from erase.runs.manifest import check
 from erase.runs.unfinished import check_finished
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -221,12 +223,10 @@ def _replace_head(net: nn.Module, classes: int) -> None:
 
 
 def save_classifier(folder: Path, model: Classifier, description: Description) -> None:
-    """Write weights and description into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write weights and description into a folder; RunError when a weight is not finite."""
     tensors = {k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}
-    partial = folder / f".{WEIGHTS}.partial"
-    save_file(tensors, partial)
-    partial.replace(folder / WEIGHTS)
+    check_finite(tensors, WEIGHTS)
+    write_bytes(folder / WEIGHTS, save(tensors))
     write_json(folder / DESCRIPTION, asdict(description))
 
 
@@ -247,6 +247,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
             f"{folder / DESCRIPTION} does not describe a classifier ({error}).",
             "Give the output folder of `erase train classifier` or `erase classifier`.",
         ) from error
+    check(folder, WEIGHTS, DESCRIPTION)
     model = build(description)
     try:
         _load_strictly(model, load_file(folder / WEIGHTS), folder / WEIGHTS)

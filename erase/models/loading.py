@@ -32,6 +32,8 @@ from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.configs import drop_paths
 from erase.models.single_file import SUFFIX, unpack
+from erase.models.weights import check_finite
+from erase.runs.manifest import check_combined
 from erase.runs.unfinished import check_finished
 
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
@@ -75,7 +77,10 @@ class ModelSource:
         ]
         parts += [item for item in self.path.iterdir() if item.name.startswith("tokenizer")]
         files = [file for part in parts for kind in WEIGHTS for file in part.glob(kind)]
-        return hash_files({index, *files}, self.path)
+        deciding = {index, *files}
+        combined = hash_files(deciding, self.path)
+        check_combined(self.path, deciding, combined)
+        return combined
 
     def pipeline_class(self) -> str:
         """Name of the diffusers class that `model_index.json` asks for."""
@@ -262,10 +267,12 @@ def load_pipeline(
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype) -> None:
     """Write a complete diffusers folder: safetensors only, readable by all users.
 
-    The weights are stored in `dtype`; the pipeline's parts are converted in place.
+    The weights are stored in `dtype`; the pipeline's parts are converted in place. RunError, before
+    anything is written, when a weight is not finite in it.
     """
-    for part in pipeline.components.values():
+    for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module):
+            check_finite(part.state_dict(), name, dtype)
             torch.nn.Module.to(part, "cpu", dtype)  # diffusers' own `to` warns that CPUs lack fp16
             part.eval()
     pipeline.save_pretrained(folder, safe_serialization=True)

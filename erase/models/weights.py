@@ -6,6 +6,7 @@ run. Here the same weights always give the same file.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from erase.errors import InputError
+from erase.errors import InputError, RunError
 from erase.files import read_json
 
 DTYPES = {
@@ -31,6 +32,34 @@ DTYPES = {
 }
 
 
+def not_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str | None:
+    """Name of the first tensor with a NaN or an infinity, after conversion to `dtype` if given."""
+    for name, tensor in tensors.items():
+        stored = tensor if dtype is None else tensor.to(dtype)
+        if stored.element_size() == 1:
+            stored = stored.float()  # float8 has no isfinite
+        if tensor.is_floating_point() and not bool(torch.isfinite(stored).all()):
+            return name
+    return None
+
+
+def check_finite(
+    tensors: Mapping[str, Tensor], what: object, dtype: torch.dtype | None = None
+) -> None:
+    """RunError, naming `what` and the tensor, when a value is not finite as it will be stored."""
+    name = not_finite(tensors, dtype)
+    if name is None:
+        return
+    stored = dtype or tensors[name].dtype
+    largest = float(tensors[name].detach().abs().max())
+    fits = math.isfinite(largest) and stored != tensors[name].dtype
+    raise RunError(
+        f"{what}: {name} is not finite"
+        + (f" in {str(stored).removeprefix('torch.')} (up to {largest:.3g})." if fits else "."),
+        "Store the weights in fp32." if fits else "Nothing was written; the weights are broken.",
+    )
+
+
 def write_weights(
     path: Path,
     tensors: Mapping[str, Tensor],
@@ -44,7 +73,11 @@ def write_weights(
         tensors: of the dtypes in `DTYPES`, on any device; copied one at a time.
         metadata: text for the header.
         dtype: in which floating-point weights are stored; default: their own.
+
+    Raises:
+        RunError: a value is not finite once it is converted; then nothing is written.
     """
+    check_finite(tensors, path.name, dtype)
     header: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
     start = 0
     for name in _in_order(tensors, dtype):

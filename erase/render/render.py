@@ -6,9 +6,10 @@ image by a bit. Another batch size, place in the batch (other samples) or device
 pixels by a few of 255 levels. So may a run that renders fewer images at once for lack of memory.
 """
 
+import hashlib
 import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,11 +28,14 @@ from erase.data.pictures import unreadable
 from erase.errors import InputError, RunError, is_memory_error
 from erase.files import fingerprint as hash_content
 from erase.files import read_json, write_bytes, write_json
+from erase.runs.manifest import entries, is_sound, note, note_files
 from erase.runs.record import versions
 from erase.scoring.samples import Sample
 
 STATE = RENDER_STATE
 IMAGES = "images"
+HASHED = "hashed"
+"""A key of `render.json`: every image was noted in the manifest as it was written."""
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Progress = Callable[[int, int], object]
@@ -129,11 +133,13 @@ def render(
     claim(folder, fingerprint, overwrite=overwrite)
     files = {sample.id: folder / IMAGES / f"{sample.id}.png" for sample in samples}
     own_batches = list(_batches(samples, batch_size))[process_index::num_processes]
+    known = entries(folder)
     todo = []
     for batch in own_batches:
-        missing = [sample for sample in batch if not readable(files[sample.id])]
+        missing = [s for s in batch if not is_sound(folder, f"{IMAGES}/{s.id}.png", known)]
         if missing:
             todo.append((batch, missing))
+    _report_changed(folder, [sample for _, missing in todo for sample in missing], known)
     total = sum(map(len, own_batches))
     done = total - sum(len(missing) for _, missing in todo)
     if progress:
@@ -154,7 +160,7 @@ def render(
             missing_ids = {sample.id for sample in missing}
             pairs = zip(batch, images, strict=True)
             for file, image in [(files[s.id], image) for s, image in pairs if s.id in missing_ids]:
-                saved = writer.submit(_save, file, image)
+                saved = writer.submit(_save, folder, file, image)
                 pending.append(saved)
                 if each:
                     observations.append(observer.submit(_observe, saved, each, file))
@@ -186,8 +192,13 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
     Raises InputError when it holds images of another fingerprint; `overwrite` deletes them instead.
     """
     state, images = folder / STATE, folder / IMAGES
-    stored = read_json(state).get("fingerprint") if state.exists() else None
+    content = read_json(state) if state.exists() else {}
+    stored = content.get("fingerprint")
     if stored == fingerprint:
+        if HASHED not in content:  # an earlier version's: its images are taken as they are
+            there = [file for file in sorted(images.glob("*.png")) if readable(file)]
+            note_files(folder, *(f"{IMAGES}/{file.name}" for file in there))
+            _write_state(folder, fingerprint)
         return
     if stored is not None or (images.is_dir() and any(images.iterdir())):
         if not overwrite:
@@ -198,16 +209,36 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
         state.unlink(missing_ok=True)
         shutil.rmtree(images, ignore_errors=True)
     images.mkdir(parents=True, exist_ok=True)
-    write_json(state, {"fingerprint": fingerprint})
+    _write_state(folder, fingerprint)
+
+
+def _write_state(folder: Path, fingerprint: str) -> None:
+    write_json(folder / STATE, {"fingerprint": fingerprint, HASHED: True})
+    note_files(folder, STATE)
 
 
 def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:
-    """The files of all samples, or None if the folder lacks one or has another fingerprint."""
+    """The files of all samples; None if one is missing or changed, or of another fingerprint."""
     state = folder / STATE
-    if not state.exists() or read_json(state).get("fingerprint") != fingerprint:
+    content = read_json(state) if state.exists() else {}
+    if content.get("fingerprint") != fingerprint or HASHED not in content:
         return None
-    files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
-    return files if all(map(readable, files)) else None
+    known = entries(folder)
+    names = [f"{IMAGES}/{sample.id}.png" for sample in samples]
+    sound = all(is_sound(folder, name, known) for name in names)
+    return [folder / name for name in names] if sound else None
+
+
+def _report_changed(folder: Path, missing: Sequence[Sample], known: Mapping[str, str]) -> None:
+    """Say which of the images that will be rendered are there, but not as they were written."""
+    names = [f"{IMAGES}/{sample.id}.png" for sample in missing]
+    changed = [name for name in names if name in known and (folder / name).is_file()]
+    if changed:
+        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        click.echo(
+            f"Warning: {folder / changed[0]}{more} changed after rendering: rendered again.",
+            err=True,
+        )
 
 
 def readable(file: Path) -> bool:
@@ -302,7 +333,9 @@ class Renderer:
         )
 
 
-def _save(file: Path, image: Image.Image) -> None:
+def _save(folder: Path, file: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_bytes(file, buffer.getvalue())
+    content = buffer.getvalue()
+    write_bytes(file, content)
+    note(folder, f"{IMAGES}/{file.name}", hashlib.sha256(content).hexdigest())

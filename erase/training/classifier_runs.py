@@ -1,5 +1,6 @@
 """The run folders of `erase train classifier` and `erase classifier`."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,9 +23,10 @@ from erase.data.classification import (
 )
 from erase.data.forget import forget_indices, is_class_wise
 from erase.errors import InputError
-from erase.files import hash_file, read_json, write_json
+from erase.files import fingerprint, hash_file, hash_files, read_json, write_json
 from erase.judges.classifier_scores import ClassifierScores, accuracy, evaluate, predict
 from erase.models.classifiers import (
+    DESCRIPTION,
     WEIGHTS,
     Classifier,
     Description,
@@ -78,6 +80,10 @@ def train_original(
         config,
         overwrite=overwrite,
         resume=resume,
+        facts={
+            "images": _data_hash(data),
+            "weights": hash_file(Path(config.weights)) if config.weights else None,
+        },
         inputs=(config.data_dir, config.weights),
     )
     state = folder.state()
@@ -85,7 +91,7 @@ def train_original(
         return output
     if show:
         say_device(str(chosen_device), device)
-    with folder.hold(seed=config.seed, device=str(chosen_device)) as record:
+    with folder.hold(seed=config.seed, device=str(chosen_device), facts=folder.facts) as record:
         trained_on = torch.ones(len(data.train), dtype=torch.bool)
         trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
         original = Original(
@@ -97,7 +103,14 @@ def train_original(
         nothing = torch.zeros(0, dtype=torch.long)
         if run.epochs:
             outcome = run_method(
-                original, nothing, run, folder=output, resume=state.checkpoint, show=show
+                original,
+                nothing,
+                run,
+                folder=output,
+                resume=state.checkpoint,
+                run=folder.identity(),
+                on_save=record.update if record else lambda: None,
+                show=show,
             )
             model, seconds = outcome.model, outcome.seconds
         else:
@@ -198,7 +211,14 @@ def erase_classifier(
         config,
         overwrite=overwrite,
         resume=resume,
-        inputs=(config.model, config.data_dir),
+        facts={
+            "original": hash_files(
+                [Path(config.model) / name for name in (WEIGHTS, DESCRIPTION)], Path(config.model)
+            ),
+            "images": _data_hash(original.data),
+            "forget": fingerprint(forget.tolist()),
+        },
+        inputs=(config.model, config.data_dir, _indices_file(config.forget)),
     )
     state = folder.state()
     if state.finished:
@@ -211,12 +231,19 @@ def erase_classifier(
         base_sha256=hash_file(Path(config.model) / WEIGHTS),
         seed=config.seed,
         device=str(original.device),
-        threads=torch.get_num_threads(),
+        facts=folder.facts,
     ) as record:
         write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
         before = bits(original.model.state_dict().values())
         outcome = run_method(
-            original, forget, config, folder=output, resume=state.checkpoint, show=show
+            original,
+            forget,
+            config,
+            folder=output,
+            resume=state.checkpoint,
+            run=folder.identity(),
+            on_save=record.update if record else lambda: None,
+            show=show,
         )
         losses = [row["forget_loss"] for row in outcome.rows if "forget_loss" in row]
         check_changed(before, outcome.model.state_dict().values(), losses)
@@ -235,6 +262,19 @@ def erase_classifier(
             scoring = round(time.perf_counter() - start, 3)
             record.finish(rte_s=round(outcome.seconds, 3), scoring_s=scoring)
     return output, scores
+
+
+def _data_hash(data: ClassificationData) -> str:
+    """SHA-256 of all images and labels, to train on and to test with."""
+    tensors = [t for part in (data.train, data.test) for t in (part.images, part.labels)]
+    return fingerprint(
+        [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
+    )
+
+
+def _indices_file(forget: str) -> str | None:
+    kind, _, path = forget.partition(":")
+    return path if kind == "indices" else None
 
 
 def choose_forget(original: Original, config: ClassifierConfig) -> Tensor:

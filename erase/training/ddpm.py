@@ -23,7 +23,7 @@ from erase.models.loading import save_pipeline
 from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.processes import Distributed, Shard, make_accelerator
-from erase.runs.record import device_peak
+from erase.runs.record import RunRecord, device_peak
 from erase.runs.run_folder import RunFolder, replacing_parts
 from erase.tasks.class_conditional import (
     ClassConditionalTask,
@@ -169,7 +169,7 @@ def train_ddpm(
     if state.finished:
         return output
     with folder.hold(distributed, **_provenance(planned, accelerator), facts=facts) as record:
-        _run(planned, output, accelerator, state.checkpoint, show=show)
+        _run(planned, folder, accelerator, state.checkpoint, record, show=show)
         if record:
             record.finish(device_peak_memory_bytes=device_peak(accelerator.device))
     accelerator.end_training()
@@ -191,15 +191,15 @@ def _provenance(planned: DDPMPlan, accelerator: Accelerator) -> dict[str, Any]:
         "seed": config.seed,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
     }
 
 
 def _run(
     planned: DDPMPlan,
-    output: Path,
+    folder: RunFolder,
     accelerator: Accelerator,
     checkpoint: Path | None,
+    record: RunRecord | None,
     *,
     show: bool,
 ) -> None:
@@ -233,13 +233,15 @@ def _run(
         config,
         accelerator,
         build_optimizer(config, list(parameters.values())),
-        folder=output,
+        folder=folder.path,
+        run=folder.identity(),
+        on_save=record.update if record else lambda: None,
         on_step=lambda step, row: accelerator.log(dict(row), step=step),
         show=show,
         sets=1,
     )
     loop.run(checkpoint)
-    Distributed.of(accelerator).on_main(lambda: _save(planned, pipeline, output))
+    Distributed.of(accelerator).on_main(lambda: _save(planned, pipeline, folder.path))
 
 
 def _save(planned: DDPMPlan, pipeline: ClassConditionalPipeline, output: Path) -> None:
