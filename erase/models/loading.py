@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from erase.artifacts import hub
@@ -30,6 +32,7 @@ from erase.errors import InputError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.single_file import SUFFIX, unpack
+from erase.models.weights import write_weights
 
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
@@ -221,15 +224,42 @@ def load_pipeline(
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype) -> None:
     """Write a complete diffusers folder: safetensors only, readable by all users.
 
-    The weights are stored in `dtype`; the pipeline's parts are converted in place.
+    Every version of transformers since 4.54, and programs that read the files themselves, find the
+    text encoder's tensors and the vocabulary. The weights are stored in `dtype`; the pipeline's
+    parts are converted in place.
     """
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             torch.nn.Module.to(part, "cpu", dtype)  # diffusers' own `to` warns that CPUs lack fp16
             part.eval()
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for name, part in pipeline.components.items():
+        if isinstance(part, CLIPTextModel | CLIPTextModelWithProjection):
+            _name_like_clip(folder / name / "model.safetensors")
+        elif isinstance(part, PreTrainedTokenizerBase):
+            _write_vocabulary(part, folder / name)
     for config in folder.glob("text_encoder*/config.json"):
         # transformers loads the dtype in its config, diffusers float32: make both load float32.
         write_json(config, {**read_json(config), "dtype": "float32"})
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner only
+
+
+def _name_like_clip(file: Path) -> None:
+    """Give a text encoder's tensors CLIP's own names, `text_model.…`, which every reader knows.
+
+    transformers leaves the prefix out from 5.6 on; before that it does not know the bare names.
+    """
+    tensors = {
+        name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}": t
+        for name, t in load_file(file).items()
+    }
+    write_weights(file, tensors, {})
+
+
+def _write_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the files of transformers 4's slow CLIP tokenizer beside `tokenizer.json`."""
+    if "merges_file" not in tokenizer.vocab_files_names or not tokenizer.is_fast:
+        return
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    write_json(folder / "special_tokens_map.json", dict(tokenizer.special_tokens_map))
