@@ -81,6 +81,7 @@ def _evaluate(
 ) -> EvaluationResult | None:
     suite = load_suite(config.suite)
     source = resolve(config.model)
+    source.check()
     root = prompt_source(config.prompts)
     baseline, note = find_baseline(config, source)
     plan = make_plan(config, suite, source, root, baseline=baseline is not None)

@@ -226,7 +226,7 @@ def _differences(run: _Run, base: str | None) -> dict[str, Tensor]:
             f"{name} is not the base that the run started from: its files differ.",
             "Give the original folder or hub id with --base.",
         )
-    before = read_weights(source.path / "unet", source.variant())
+    before = read_weights(source.path / "unet")
     after = read_weights(run.folder / "unet")
     if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in after.items()}:
         raise InputError("The base's UNet has other weights than the run's.", "Check --base.")

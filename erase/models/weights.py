@@ -6,6 +6,7 @@ run. Here the same weights always give the same file.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -27,6 +28,8 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
 
 
 def write_weights(
@@ -78,16 +81,13 @@ def write_weights(
         partial.unlink(missing_ok=True)
 
 
-def read_weights(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """All weights of one part of a diffusers folder, sharded or not, by name.
-
-    Args:
-        folder: of the part.
-        variant: `ModelSource.variant()`, if the file names contain one.
 
     Raises:
         InputError: there are no safetensors weights, or they are broken.
     """
+    variant = part_variant(folder)
     files = _files(folder, f".{variant}" if variant else "")
     if not files:
         raise InputError(
@@ -102,6 +102,13 @@ def read_weights(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
                 f"{file} is broken ({type(error).__name__}).", "Restore it, or run again."
             ) from error
     return tensors
+
+
+def part_variant(folder: Path) -> str | None:
+    """The variant in a part's file names (`fp16`); None if it has weights without one."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    marks = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
+    return sorted(marks)[0] if marks and len(marks) == len(names) else None
 
 
 def _files(folder: Path, mark: str) -> list[Path]:

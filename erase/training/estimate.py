@@ -20,7 +20,6 @@ from torch.optim import Optimizer
 from erase.config.concept import ConceptConfig
 from erase.config.methods import build_method
 from erase.errors import InputError
-from erase.files import read_json
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
@@ -193,13 +192,12 @@ def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
     shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
     sets = build_method(config, family.task.family).sets
     count = min(2 * shard.total, max(image_counts(planned).values()))
-    scheduler = read_json(planned.source.path / "scheduler" / "scheduler_config.json")
     task = denoiser_task(
         config,
         family,
         model,
         parameters,
-        scheduler=family.scheduler.from_config(scheduler),
+        scheduler=family.stored_schedule(planned.source),
         cache=_cache(planned, dict.fromkeys(sets, count)),
         shard=shard,
         device=torch.device("cpu"),

@@ -79,6 +79,8 @@ def plan(
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
     family = family_of(source)
+    source.check()
+    family.stored_schedule(source)
     config = config.replace(method=canonical(config.method))
     method = find_method(config.method, family.task.family).method
     notes: tuple[str, ...] = ()
