@@ -155,6 +155,17 @@ def _load_whole(kind: Any, folder: Path) -> torch.nn.Module:
     return network
 
 
+def check_filled(pipeline: DiffusionPipeline, file: Path) -> None:
+    """Refuse a pipeline of a single file with a tensor that the file does not hold (InputError)."""
+    for name, part in pipeline.components.items():
+        state = part.state_dict() if isinstance(part, torch.nn.Module) else {}
+        if empty := [key for key, tensor in state.items() if tensor.is_meta]:
+            raise InputError(
+                f"{file} lacks {len(empty)} tensors of the {name}, e.g. {empty[0]}.",
+                "Download it again; a whole checkpoint is needed.",
+            )
+
+
 def square_side(config: Mapping[str, Any], file: Path) -> int:
     """Pixels or latents a side from a network's configuration: `8`, or `[8, 8]`.
 

@@ -22,6 +22,7 @@ from erase.artifacts.cache import cache_folder
 from erase.artifacts.models import CONFIG_PATTERNS, HUB
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, write_json
+from erase.models.parts import check_filled
 
 SUFFIX = ".safetensors"
 ORIGIN = "unpacked.json"
@@ -120,6 +121,7 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
             f" ({(str(error).splitlines() or [type(error).__name__])[0]}).",
             f"Give --config-from the folder of the {kind.title} model that it was made from.",
         ) from error
+    check_filled(pipeline, file)
     if "v_pred" in shapes:  # the mark of SDXL finetunes with v-prediction
         changes: dict[str, Any] = {"prediction_type": "v_prediction"}
         if "ztsnr" in shapes:
