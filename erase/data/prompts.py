@@ -11,6 +11,7 @@ from typing import Any
 
 from erase.errors import InputError
 from erase.files import hash_files, read_yaml
+from erase.scoring.names import plain
 
 PACKAGED = Path(__file__).parent.parent / "prompts"
 SOURCE_TREE = Path(__file__).parent.parent.parent / "prompts"
@@ -55,9 +56,9 @@ class ClassList:
         return tuple(item["name"] for item in self.classes)
 
     def label(self, word: str) -> int | None:
-        """The label of a class called `word` (any of its spellings, any case), or None."""
+        """The label of a class called `word` (any of its spellings; see `plain`), or None."""
         for label, spellings in enumerate(self.classes):
-            if word.strip().casefold() in {text.casefold() for text in spellings.values()}:
+            if plain(word) in {plain(text) for text in spellings.values()}:
                 return label
         return None
 

@@ -23,6 +23,7 @@ from erase.judges.digits import DigitJudge
 from erase.judges.images import batches
 from erase.judges.zoo import Network, network_from
 from erase.scoring.context import Predictions
+from erase.scoring.names import plain
 
 BATCH = 64
 SETTINGS = {"among": ("all", "suite")}
@@ -44,8 +45,8 @@ class NetworkJudge(ClassifierJudge):
     ) -> None:
         self.network, self.device = network, device
         self.name = re.sub(r"\W+", "_", network.name).strip("_").lower()
-        spelled = {name.casefold(): name for name in wanted}
-        self.classes = tuple(spelled.get(n.casefold(), n) for n in network.classes)
+        spelled = {plain(name): name for name in wanted}
+        self.classes = tuple(spelled.get(plain(n), n) for n in network.classes)
         if lacking := [name for name in wanted if name not in self.classes]:
             raise InputError(
                 f"The classifier {network.name} has no class {lacking[0]!r}.",

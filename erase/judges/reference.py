@@ -8,6 +8,7 @@ from typing import Any
 from erase.errors import InputError
 from erase.files import hash_files
 from erase.judges.images import unreadable
+from erase.scoring.names import plain
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -88,4 +89,4 @@ def real_images(folder: Path, classes: Sequence[str], aliases: Mapping[str, str]
 
 
 def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
+    return plain(name.replace("_", " ").replace("-", " "))

@@ -9,6 +9,7 @@ that renders from prompts can use it.
 import inspect
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,8 +77,10 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         by_name = {name: label for label, name in enumerate(self.classes)}
         by_name |= {other: by_name[name] for other, name in self.config.synonyms.items()}
         by_name[""] = self.null_class
+        by_name = {unicodedata.normalize("NFC", name): label for name, label in by_name.items()}
+        texts = [unicodedata.normalize("NFC", name) for name in names]
         return torch.tensor(
-            [by_name[n] if n in by_name else self._find_label(n, by_name) for n in names]
+            [by_name[n] if n in by_name else self._find_label(n, by_name) for n in texts]
         )
 
     def _find_label(self, sentence: str, labels: Mapping[str, int]) -> int:

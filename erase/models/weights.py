@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +30,8 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 
+FORBIDDEN = re.compile(r"GLOBAL (\S+)")
+"""What torch says of a class that weights have no use for."""
 VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
 
 
@@ -123,3 +126,38 @@ def _files(folder: Path, mark: str) -> list[Path]:
                 parts: Iterable[str] = read_json(folder / name)["weight_map"].values()
                 return [folder / part for part in sorted(set(parts))]
     return []
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of another program's weight file (.safetensors, .pth, .th, .pt) by name.
+
+    Accepts `{"state_dict": …}`, and the prefix `module.` of parallel training. Only tensors are
+    unpickled: nothing in the file can run.
+
+    Raises:
+        InputError: there is no such file, or it holds something else than tensors by name.
+    """
+    remedy = "Give a state dict: torch.save(model.state_dict(), FILE), or a .safetensors file."
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}.", remedy)
+    try:
+        if path.suffix.lower() == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch.load raises whatever the file makes it raise
+        kind = FORBIDDEN.search(str(error))
+        why = f"it holds a {kind[1]}" if kind else "it is no weight file, or a part of one"
+        raise InputError(f"{path} cannot be read as weights: {why}.", remedy) from error
+    for name in ("state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, no tensors by name.", remedy)
+    wrong = [k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
+    if wrong or not content:
+        what = f"{wrong[0]!r}, which is no tensor" if wrong else "nothing"
+        raise InputError(f"{path} holds {what}.", remedy)
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
