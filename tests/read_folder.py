@@ -37,7 +37,11 @@ def encoders(pipeline: Any, folder: Path) -> dict[str, list[int]]:
 
 def read(folder: Path) -> dict[str, Any]:
     """What this environment makes of the folder."""
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(str(folder))
+    index = json.loads((folder / "model_index.json").read_text())
+    third = ("text_encoder_3", "tokenizer_3") if "transformer" in index else ()
+    # diffusers has to be told that Stable Diffusion 3 is meant without T5.
+    absent = {name: None for name in third if not any(index.get(name) or ())}
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(str(folder), **absent)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         PROMPT,

@@ -236,7 +236,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
         if len(set(description.classes)) != len(description.classes) or not description.classes:
             raise ValueError("the classes are not distinct names")
         _check_normalization(description.mean, description.std)
-    except ValueError as error:  # msgspec's is one
+    except (ValueError, msgspec.ValidationError) as error:
         raise InputError(
             f"{folder / DESCRIPTION} does not describe a classifier ({error}).",
             "Give the output folder of `erase train classifier` or `erase classifier`.",

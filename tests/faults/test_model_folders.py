@@ -6,12 +6,14 @@ Each case damages a whole folder of a tiny pipeline; the network is never random
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from erase.cli.main import main
@@ -219,7 +221,6 @@ def half_vae(folder: Path) -> None:
 
 
 READ: list[tuple[str, Damage]] = [
-    ("sd", tensors(f"text_encoder/{TEXT}", bare)),
     ("sd", tensors(f"text_encoder/{TEXT}", whole_clip)),
     ("sd", setting("unet/config.json", sample_size=[8, 8])),
     ("sdxl", setting("unet/config.json", sample_size=[8, 8])),
@@ -255,6 +256,38 @@ def test_a_folder_that_is_only_unusual_is_read_whole(
         sound = load_pipeline(resolve(str(whole["sd"])))
         expected = sound("a photo of a cat", generator=torch.Generator().manual_seed(0), **call)
         assert (images.images == expected.images).all()
+
+
+@pytest.mark.fault("unusual model folder")
+def test_bare_names_of_a_text_encoder_are_read_where_transformers_knows_them(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole["sd"], tmp_path / "model"))
+    tensors(f"text_encoder/{TEXT}", bare)(folder)
+    if Version(version("transformers")) >= Version("5.6"):
+        same_weights(folder, whole["sd"])
+    else:
+        with pytest.raises(InputError, match="text_encoder lacks"):
+            load_pipeline(resolve(str(folder)))
+
+
+@pytest.mark.fault("unusual model folder")
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
+def test_what_is_saved_has_the_names_and_files_that_every_reader_knows(
+    whole: dict[str, Path], family: str
+) -> None:
+    for name in ("text_encoder", "text_encoder_2"):
+        if family == "sd" and name != "text_encoder":
+            continue
+        names = load_file(whole[family] / name / TEXT)
+        assert all(n.startswith(("text_model.", "text_projection.")) for n in names)
+        tokenizer = whole[family] / name.replace("text_encoder", "tokenizer")
+        words = read_json(tokenizer / "tokenizer.json")["model"]
+        assert read_json(tokenizer / "vocab.json") == words["vocab"]
+        merges = (tokenizer / "merges.txt").read_text().splitlines()[1:]
+        assert merges == [" ".join(pair) for pair in words["merges"]]
+        special = read_json(tokenizer / "special_tokens_map.json")
+        assert special["eos_token"] == "<|endoftext|>"
 
 
 @pytest.mark.fault("unusual model folder")
