@@ -20,9 +20,9 @@ def test_each_bound_is_the_version_that_is_tested() -> None:
     bounds = {}
     for line in project["dependencies"]:
         requirement = Requirement(line)
-        (bound,) = requirement.specifier
-        assert bound.operator == ">=", line
-        bounds[requirement.name] = bound.version
+        (specifier,) = requirement.specifier
+        assert specifier.operator == ">=", line
+        bounds[requirement.name] = specifier.version
     tested = lowest()
     assert set(tested) == set(bounds)
     for name, bound in bounds.items():

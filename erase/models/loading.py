@@ -254,9 +254,14 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype)
             _name_like_clip(folder / name / "model.safetensors")
         elif isinstance(part, PreTrainedTokenizerBase):
             _write_vocabulary(part, folder / name)
-    for config in folder.glob("text_encoder*/config.json"):
-        # transformers loads the dtype in its config, diffusers float32: make both load float32.
-        write_json(config, {**read_json(config), "dtype": "float32"})
+    for config in (folder / "model_index.json", *folder.glob("*/*config.json")):
+        before = read_json(config)
+        content = {k: v for k, v in before.items() if k != "_name_or_path"}  # on this machine
+        if config.parent.name.startswith("text_encoder"):
+            # transformers loads the dtype in its config, diffusers float32: make both load float32.
+            content["dtype"] = "float32"
+        if content != before:
+            write_json(config, content)
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner only
 

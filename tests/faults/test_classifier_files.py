@@ -51,7 +51,10 @@ def saved(content: Any) -> Callable[[Path], None]:
 
 
 def text(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
 
 
 def half(path: Path) -> None:

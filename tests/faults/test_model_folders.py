@@ -291,6 +291,17 @@ def test_what_is_saved_has_the_names_and_files_that_every_reader_knows(
 
 
 @pytest.mark.fault("unusual model folder")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_folder_does_not_say_where_its_base_lay(
+    whole: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    save_pipeline(load_pipeline(resolve(str(whole[family]))), tmp_path / "saved", torch.float32)
+    for file in (tmp_path / "saved").rglob("*.json"):
+        assert str(whole[family]) not in file.read_text(), file
+    same_weights(tmp_path / "saved", whole[family])
+
+
+@pytest.mark.fault("unusual model folder")
 def test_half_files_of_one_part_leave_the_others_in_full_precision(
     whole: dict[str, Path], tmp_path: Path
 ) -> None:
