@@ -278,6 +278,8 @@ def test_what_a_lora_run_leaves(run: Path) -> None:
     after = load_file(run / "unet" / "diffusion_pytorch_model.safetensors")
     assert set(before) == set(after)
     record = json.loads((run / "record.json").read_text())
+    for config in (run / "model_index.json", *run.glob("*/*config.json")):
+        assert "name_or_path" not in config.read_text()  # a path of this machine
     with safe_open(run / "lora" / "pytorch_lora_weights.safetensors", framework="pt") as file:
         header = file.metadata()
         names = set(file.keys())

@@ -90,7 +90,7 @@ def run(
     if dry_run:
         import yaml
 
-        planned = plan(resolved, replay, device=device, fetch=False)
+        planned = plan(resolved, replay, device=device, fetch=False, weights=False)
         prompts = planned.concept
         RunFolder(
             output,

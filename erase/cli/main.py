@@ -64,8 +64,8 @@ class Main(LazyGroup):
                 if error.remedy:
                     click.echo(error.remedy, err=True)
             ctx.exit(error.exit_code)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+            raise  # a BrokenPipeError is `erase … | head`: click ends without a word
         except Exception as error:
             if ctx.params.get("debug"):
                 raise

@@ -32,6 +32,7 @@ from erase.artifacts.packaged import EMBEDDED
 from erase.errors import EraseError, InputError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
+from erase.models.configs import drop_paths
 from erase.models.parts import (
     THIRD,
     check_folder,
@@ -64,6 +65,11 @@ class ModelSource:
     path: Path
     revision: str | None = None
     is_folder: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """The name with the whole path of a folder, so that it is valid in other folders too."""
+        return str(self.path.resolve()) if self.is_folder else self.name
 
     def fingerprint(self) -> str:
         """SHA-256 over every weight, configuration and tokenizer file, read once."""
@@ -108,9 +114,9 @@ class ModelSource:
         config = next((config for config in configs if config.is_file()), configs[0])
         return square_side(read_json(config), config) * self.latent_factor()
 
-    def check(self) -> None:
+    def check(self, *, weights: bool = True) -> None:
         """Check that the folder is complete and its parts fit; see `parts.check_folder`."""
-        check_folder(self.path, _class_of(self.pipeline_class()))
+        check_folder(self.path, _class_of(self.pipeline_class()), weights=weights)
 
 
 def resolve(
@@ -119,11 +125,13 @@ def resolve(
     *,
     fetch: bool = True,
     config_from: str | None = None,
+    weights: bool = True,
 ) -> ModelSource:
     """Find a model: an alias, a local diffusers folder, a single-file checkpoint, or a hub id.
 
     A hub model that is not on this machine is downloaded, unless `fetch` is off. `config_from` is
-    a diffusers folder with the configurations for a single file; see `single_file.unpack`.
+    a diffusers folder with the configurations for a single file; see `single_file.unpack`. Without
+    `weights` a single file is not unpacked, and the folder may lack them.
 
     Raises InputError when it is none of these, or cannot be downloaded.
     """
@@ -140,15 +148,21 @@ def resolve(
             )
         return ModelSource(model, folder, is_folder=True)
     if folder.is_file():
-        if folder.suffix != SUFFIX:
+        if folder.suffix.lower() != SUFFIX:
             raise InputError(
                 f"{model} is no {SUFFIX} file; other formats can run code when they are read.",
                 "Convert it to safetensors first.",
             )
         configs = Path(config_from).expanduser() if config_from else None
-        return ModelSource(str(folder.resolve()), unpack(folder, configs, fetch=fetch))
+        return ModelSource(
+            str(folder.resolve()), unpack(folder, configs, fetch=fetch, weights=weights)
+        )
     hub_id = HUB.get(model, model)
-    if hub_id.count("/") != 1 or model.startswith((".", "/", "~")) or model.endswith(SUFFIX):
+    if (
+        hub_id.count("/") != 1
+        or model.startswith((".", "/", "~"))
+        or model.lower().endswith(SUFFIX)
+    ):
         raise InputError(
             f"There is no model {model!r}.",
             f"Use an alias ({', '.join([*EMBEDDED, *HUB, *OWN])}), a folder, a {SUFFIX} file or a"
@@ -254,14 +268,10 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype)
             _name_like_clip(folder / name / "model.safetensors")
         elif isinstance(part, PreTrainedTokenizerBase):
             _write_vocabulary(part, folder / name)
-    for config in (folder / "model_index.json", *folder.glob("*/*config.json")):
-        before = read_json(config)
-        content = {k: v for k, v in before.items() if k != "_name_or_path"}  # on this machine
-        if config.parent.name.startswith("text_encoder"):
-            # transformers loads the dtype in its config, diffusers float32: make both load float32.
-            content["dtype"] = "float32"
-        if content != before:
-            write_json(config, content)
+    drop_paths(folder)
+    for config in folder.glob("text_encoder*/config.json"):
+        # transformers loads the dtype in its config, diffusers float32: make both load float32.
+        write_json(config, {**read_json(config), "dtype": "float32"})
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner only
 

@@ -23,6 +23,7 @@ from erase.models.weights import part_variant
 
 THIRD = ("text_encoder_3", "tokenizer_3")
 """Parts that Stable Diffusion 3 works without, if both are left out."""
+SUFFIX = ".safetensors"
 NEEDED = (
     *NETWORKS, "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2",
 )  # fmt: skip
@@ -33,12 +34,15 @@ _OTHER_PARTS = re.compile(
 """Tensors of a whole CLIP model, and of old versions, that a text encoder has no place for."""
 
 
-def check_folder(folder: Path, kind: type[DiffusionPipeline] | None) -> None:
+def check_folder(
+    folder: Path, kind: type[DiffusionPipeline] | None, *, weights: bool = True
+) -> None:
     """Check from the configurations alone that a diffusers folder is complete and its parts fit.
 
     Args:
         folder: the diffusers folder.
         kind: class of its pipeline; None if diffusers has no such class.
+        weights: whether the weights have to be there, and not the configurations alone.
 
     Raises:
         InputError: a part is missing or has no safetensors weights, a tokenizer has no vocabulary,
@@ -50,7 +54,8 @@ def check_folder(folder: Path, kind: type[DiffusionPipeline] | None) -> None:
     takes = inspect.signature(kind.__init__).parameters if kind else {}
     missing = [name for name in NEEDED if name in takes and name not in present]
     missing += [name for name in THIRD if name not in present and present.intersection(THIRD)]
-    if missing := missing or missing_parts(folder):
+    absent = [name for name in missing_parts(folder) if weights or not name.endswith(SUFFIX)]
+    if missing := missing or absent:
         raise InputError(
             f"{folder} is not complete: {', '.join(missing)} is missing.",
             "A complete diffusers folder with safetensors weights is needed.",
@@ -153,17 +158,6 @@ def _load_whole(kind: Any, folder: Path) -> torch.nn.Module:
             )
     assert isinstance(network, torch.nn.Module)
     return network
-
-
-def check_filled(pipeline: DiffusionPipeline, file: Path) -> None:
-    """Refuse a pipeline of a single file with a tensor that the file does not hold (InputError)."""
-    for name, part in pipeline.components.items():
-        state = part.state_dict() if isinstance(part, torch.nn.Module) else {}
-        if empty := [key for key, tensor in state.items() if tensor.is_meta]:
-            raise InputError(
-                f"{file} lacks {len(empty)} tensors of the {name}, e.g. {empty[0]}.",
-                "Download it again; a whole checkpoint is needed.",
-            )
 
 
 def square_side(config: Mapping[str, Any], file: Path) -> int:

@@ -4,10 +4,11 @@ The safetensors library writes the text fields of its header in an order that ch
 run. Here the same weights always give the same file.
 """
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ DTYPES = {
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
     torch.int64: "I64",
     torch.int32: "I32",
     torch.uint8: "U8",
@@ -49,19 +51,14 @@ def write_weights(
         metadata: text for the header.
         dtype: in which floating-point weights are stored; default: their own.
     """
-
-    def stored_dtype(tensor: Tensor) -> torch.dtype:
-        return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-
     header: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
-    # Wide types first, as the library does, so that every tensor is aligned.
-    order = sorted(tensors, key=lambda name: (-stored_dtype(tensors[name]).itemsize, name))
     start = 0
-    for name in order:
+    for name in _in_order(tensors, dtype):
         tensor = tensors[name]
-        end = start + tensor.numel() * stored_dtype(tensor).itemsize
+        kind = _stored_dtype(tensor, dtype)
+        end = start + tensor.numel() * kind.itemsize
         header[name] = {
-            "dtype": DTYPES[stored_dtype(tensor)],
+            "dtype": DTYPES[kind],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
@@ -73,15 +70,38 @@ def write_weights(
     try:
         with partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                tensor = tensors[name]
-                plain = tensor.detach().to("cpu", stored_dtype(tensor)).contiguous().reshape(-1)
-                file.write(plain.view(torch.uint8).numpy().data)
+            for content in _contents(tensors, dtype):
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def hash_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """SHA-256 (hex) over all that `write_weights` writes after the header."""
+    digest = hashlib.sha256()
+    for content in _contents(tensors, dtype):
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _stored_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+
+
+def _in_order(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> list[str]:
+    """Wide types first, as the library does, so that every tensor is aligned."""
+    return sorted(tensors, key=lambda n: (-_stored_dtype(tensors[n], dtype).itemsize, n))
+
+
+def _contents(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Iterator[memoryview]:
+    """The bytes of the tensors in the file's order, one tensor at a time."""
+    for name in _in_order(tensors, dtype):
+        tensor = tensors[name]
+        plain = tensor.detach().to("cpu", _stored_dtype(tensor, dtype)).contiguous().reshape(-1)
+        yield plain.view(torch.uint8).numpy().data
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -79,8 +79,7 @@ def _provenance(planned: ConceptPlan, accelerator: Accelerator) -> dict[str, Any
     config, source, concept = planned.config, planned.source, planned.concept
     return {
         "method": config.method,
-        # The whole path of a folder, so that the record is valid in other working directories.
-        "base_model": str(source.path.resolve()) if source.is_folder else source.name,
+        "base_model": source.full_name,
         "base_revision": source.revision,
         "base_fingerprint": planned.facts["base"],
         "target": concept.target(),
@@ -217,7 +216,7 @@ def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
             header = provenance(
                 erased=planned.concept.names,
                 method=config.method,
-                base=source.name,
+                base=source.full_name,
                 revision=source.revision,
                 fingerprint=planned.facts["base"],
             )

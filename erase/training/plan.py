@@ -67,19 +67,27 @@ def plan(
     *,
     device: str | None = None,
     fetch: bool = True,
+    weights: bool = True,
 ) -> ConceptPlan:
     """Resolve the model, the concept and all defaults; writes nothing.
 
     `replay` is the configuration file, if it is of another method. `fetch` allows a hub model to be
-    downloaded. Raises InputError for anything that cannot be used.
+    downloaded; without `weights` a single file is not unpacked. Raises InputError for anything that
+    cannot be used.
     """
     needed = ("model",) if isinstance(config, ClassConfig) else ("model", "concept")
     for name in needed:
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
+    source = resolve(
+        config.model,
+        config.revision,
+        fetch=fetch,
+        config_from=config.config_from,
+        weights=weights,
+    )
     family = family_of(source)
-    source.check()
+    source.check(weights=weights or source.is_folder)
     family.stored_schedule(source)
     config = config.replace(method=canonical(config.method))
     method = find_method(config.method, family.task.family).method

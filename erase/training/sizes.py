@@ -8,6 +8,7 @@ import torch
 from erase.config.methods import build_method
 from erase.data.captioned import CaptionedImages
 from erase.files import read_json
+from erase.models.configs import part_skeleton
 from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
 from erase.training.validation import validation_prompts
@@ -62,11 +63,13 @@ def cache_bytes(planned: ConceptPlan) -> int:
 
 
 def weight_count(folder: Path) -> int:
-    """Number of values in a part's weight files."""
+    """Number of values in a part's weight files, or of its network while there are none."""
     from safetensors import safe_open
 
     count = 0
     files = sorted(folder.glob("*.safetensors"))
+    if not files and (network := part_skeleton(folder)) is not None:
+        return sum(p.numel() for p in network.parameters())
     marked = [file for file in files if ".fp16." in file.name]
     for file in marked if len(marked) == len(files) else sorted({*files} - {*marked}):
         with safe_open(file, framework="pt") as opened:
