@@ -12,6 +12,7 @@ from typing import Any
 
 from erase.errors import InputError
 from erase.files import hash_files, read_yaml
+from erase.scoring.names import plain
 
 PACKAGED = Path(__file__).parent.parent / "prompts"
 SOURCE_TREE = Path(__file__).parent.parent.parent / "prompts"
@@ -56,7 +57,7 @@ class ClassList:
         return tuple(item["name"] for item in self.classes)
 
     def label(self, word: str) -> int | None:
-        """The label of a class called `word` (any of its spellings, any case), or None."""
+        """The label of a class called `word` (any of its spellings; see `plain`), or None."""
         for label, spellings in enumerate(self.classes):
             if plain(word) in map(plain, spellings.values()):
                 return label
@@ -65,11 +66,6 @@ class ClassList:
     def captions(self, split: str, label: int) -> list[str]:
         """The captions of one class from the templates `split`."""
         return [template.format(**self.classes[label]) for template in self.templates[split]]
-
-
-def plain(text: str) -> str:
-    """A text without what makes no difference between names: case, and spaces around and in it."""
-    return " ".join(text.split()).casefold()
 
 
 def read_class_list(path: Path) -> ClassList:

@@ -15,7 +15,8 @@ from erase.evaluation.observe import Observers, find_observers, requirements
 from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.score import Scored, check_targets, choose_samples, score_images
 from erase.models.loading import ModelSource, resolve
-from erase.render.render import DTYPES, render_fingerprint, scheduler_class
+from erase.models.schedules import convert, scheduler_class, stored_scheduler
+from erase.render.render import DTYPES, render_fingerprint
 from erase.render.share import render_together
 from erase.runs.checks import check_memory, check_space
 from erase.runs.device import choose_device
@@ -137,7 +138,7 @@ def make_plan(
         classifier=config.classifier,
     )
     if protocol.scheduler is not None:
-        scheduler_class(protocol.scheduler)
+        convert(stored_scheduler(source.path), scheduler_class(protocol.scheduler))
     classes = suite.classes(root)
     _check_fits(config, protocol, source, len(classes))
     chosen = config.target or _recorded_targets(source, config.suite)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from erase.data.digits import digit_captions
-from erase.data.prompts import plain
 from erase.errors import InputError
 from erase.judges.base import ClassifierJudge
 from erase.judges.digit_classifier import is_digit_classifier
@@ -25,6 +24,7 @@ from erase.judges.digits import DigitJudge
 from erase.judges.images import batches, halving
 from erase.judges.zoo import Network, network_from
 from erase.scoring.context import Predictions
+from erase.scoring.names import plain
 
 BATCH = 64
 SETTINGS = {"among": ("all", "suite")}
@@ -52,12 +52,12 @@ class NetworkJudge(ClassifierJudge):
     ) -> None:
         self.network, self.device = network, device
         self.name = re.sub(r"\W+", "_", network.name).strip("_").lower()
-        spelled = {name.casefold(): name for name in wanted}
-        own = {name.casefold() for name in network.classes}
+        spelled = {plain(name): name for name in wanted}
+        own = {plain(name) for name in network.classes}
         for alias, name in (aliases or {}).items():
-            if name in wanted and name.casefold() not in own:
-                spelled.setdefault(alias.casefold(), name)
-        self.classes = tuple(spelled.get(n.casefold(), n) for n in network.classes)
+            if name in wanted and plain(name) not in own:
+                spelled.setdefault(plain(alias), name)
+        self.classes = tuple(spelled.get(plain(n), n) for n in network.classes)
         if lacking := [name for name in wanted if name not in self.classes]:
             raise InputError(
                 f"The classifier {network.name} has no class {lacking[0]!r}.",

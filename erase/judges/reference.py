@@ -8,6 +8,7 @@ from typing import Any
 from erase.data.pictures import list_pictures, unreadable_among
 from erase.errors import InputError
 from erase.files import hash_files
+from erase.scoring.names import plain
 
 
 @dataclass(frozen=True)
@@ -104,4 +105,4 @@ def real_images(
 
 
 def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
+    return plain(name.replace("_", " ").replace("-", " "))

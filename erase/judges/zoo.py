@@ -33,6 +33,7 @@ from erase.models.classifiers import (
     import_weights,
     load_classifier,
 )
+from erase.models.weights import read_state_dict
 
 EFFICIENTNET = "efficientnet-lite0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -125,7 +126,7 @@ def _file(file: Path, classes: tuple[str, ...]) -> Network:
             )
         description = Description(arch, classes, 32, IMAGENET_MEAN, IMAGENET_STD, "cifar")
         model = build(description)
-        import_weights(model, file)
+        description = import_weights(model, description, file)
         return _own(model, description, arch, hash_file(file))
     from torchvision import models
 
@@ -134,19 +135,7 @@ def _file(file: Path, classes: tuple[str, ...]) -> Network:
             f"{file.name} does not begin with the name of a known architecture.",
             "Call it ARCH-ANYTHING.pth, or import it with erase train classifier --weights.",
         )
-    return _torchvision(arch, _tensors(file), hash_file(file))
-
-
-def _tensors(file: Path) -> dict[str, Any]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(file))
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the file makes it raise
-        raise InputError(f"{file} cannot be read ({error}).", "Give a state dict.") from error
-    return dict(content.get("state_dict", content))
+    return _torchvision(arch, read_state_dict(file), hash_file(file))
 
 
 def _torchvision(

@@ -9,6 +9,7 @@ that renders from prompts can use it.
 import inspect
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,15 @@ def class_labels(names: Sequence[str], classes: Mapping[str, str]) -> list[int]:
     `classes` has the class by each of its names, in label order, as `ModelSource.classes` gives it.
     """
     order = list(dict.fromkeys(classes.values()))
-    labels = {name: order.index(own) for name, own in classes.items()} | {"": len(order)}
-    return [labels[n] if n in labels else _find_label(n, labels, order) for n in names]
+    labels = {_composed(name): order.index(own) for name, own in classes.items()}
+    labels[""] = len(order)
+    texts = [_composed(name) for name in names]
+    return [labels[n] if n in labels else _find_label(n, labels, order) for n in texts]
+
+
+def _composed(text: str) -> str:
+    """A text whose accents are characters of their own, whoever wrote it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _find_label(sentence: str, labels: Mapping[str, int], classes: Sequence[str]) -> int:

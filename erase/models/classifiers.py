@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -18,7 +19,7 @@ from erase.artifacts.network import connection_failure
 from erase.core.rng import derive_seed
 from erase.errors import InputError
 from erase.files import read_json, write_bytes, write_json
-from erase.models.weights import check_finite
+from erase.models.weights import check_finite, read_state_dict
 from erase.runs.manifest import check
 from erase.runs.unfinished import check_finished
 
@@ -237,12 +238,12 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
         InputError: the folder is no classifier, or its weights do not fit its description.
     """
     check_finished(folder)
-    content = read_json(folder / DESCRIPTION)
     try:
-        for name in ("classes", "mean", "std", "validation"):
-            content[name] = tuple(content[name])
-        description = Description(**content)
-    except (KeyError, TypeError) as error:
+        description = msgspec.convert(read_json(folder / DESCRIPTION), Description)
+        if len(set(description.classes)) != len(description.classes) or not description.classes:
+            raise ValueError("the classes are not distinct names")
+        _check_normalization(description.mean, description.std)
+    except (ValueError, msgspec.ValidationError) as error:
         raise InputError(
             f"{folder / DESCRIPTION} does not describe a classifier ({error}).",
             "Give the output folder of `erase train classifier` or `erase classifier`.",
@@ -256,26 +257,47 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
     return model.eval(), description
 
 
-def import_weights(model: Classifier, path: Path) -> None:
+def import_weights(model: Classifier, description: Description, path: Path) -> Description:
     """Load another program's state dict (.pth, .th or .safetensors) into the network.
 
-    Accepts `{"state_dict": …}`, the prefix `module.`, and `linear` for the head's name. Only
-    tensors are unpickled (`weights_only`).
+    Accepts what `read_state_dict` does, `linear` for the head's name, and the buffers
+    `normalize.mean` and `normalize.std` of a network that normalises its own input. They replace
+    the description's normalisation.
+
+    Returns:
+        The description with the normalisation that the weights are for.
+
+    Raises:
+        InputError: the file is no state dict, or not one of this architecture.
     """
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}).", "Give a state dict.") from error
-    state: Mapping[str, Tensor] = content.get("state_dict", content)
-    names = {key: key.removeprefix("module.").replace("linear.", "fc.") for key in state}
-    tensors = {f"net.{names[key]}": tensor for key, tensor in state.items()}
+    state = read_state_dict(path)
+    own = [state.pop(f"normalize.{name}", None) for name in ("mean", "std")]
+    mean, std = (None if t is None else tuple(t.double().flatten().tolist()) for t in own)
+    if mean is not None and std is not None:
+        try:
+            _check_normalization(mean, std)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: normalize.mean and normalize.std do not fit: {error}.",
+                "Leave them out of the file, or correct them.",
+            ) from error
+        description = replace(description, mean=mean, std=std)
+        model.mean.copy_(torch.tensor(mean).view_as(model.mean))
+        model.std.copy_(torch.tensor(std).view_as(model.std))
+    tensors = {f"net.{name.replace('linear.', 'fc.')}": tensor for name, tensor in state.items()}
     for key, tensor in model.state_dict().items():
         if key.endswith("num_batches_tracked"):  # unknown to files from before PyTorch 0.4.1
             tensors.setdefault(key, tensor)
     _load_strictly(model, tensors, path)
+    return description
+
+
+def _check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """ValueError unless mean and standard deviation are of three channels in [0, 1]."""
+    if not len(mean) == len(std) == 3:
+        raise ValueError("three channels are needed")
+    if not all(0 <= m <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
+        raise ValueError("pixels in [0, 1] are expected")
 
 
 def _load_strictly(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import diffusers
 import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -28,6 +27,7 @@ from erase.data.pictures import unreadable
 from erase.errors import InputError, RunError, is_memory_error
 from erase.files import fingerprint as hash_content
 from erase.files import read_json, write_bytes, write_json
+from erase.models.schedules import convert, scheduler_class
 from erase.runs.manifest import entries, is_sound, note, note_files
 from erase.runs.record import versions
 from erase.scoring.samples import Sample
@@ -71,21 +71,14 @@ def render_fingerprint(
     return hash_content(content)
 
 
-def scheduler_class(name: str) -> Any:
-    """A diffusers scheduler by class name; InputError for a name that diffusers does not have."""
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if kind is None:
-        raise InputError(f"diffusers has no scheduler {name!r}.", "Try DDIMScheduler.")
-    return kind
-
-
 def use_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
     """Give the pipeline a diffusers scheduler by class name, with its own noise schedule.
 
-    With None, the model's own stays. InputError for a name that diffusers does not have.
+    With None, the model's own stays. InputError for a name that diffusers does not have, or one
+    that cannot have the model's noise schedule.
     """
     if name is not None:
-        pipeline.scheduler = scheduler_class(name).from_config(pipeline.scheduler.config)
+        pipeline.scheduler = convert(pipeline.scheduler, scheduler_class(name))
 
 
 def render(
@@ -295,7 +288,7 @@ class Renderer:
             if not np.isfinite(image).all():
                 raise RunError(
                     f"The model rendered NaN for {sample.prompt!r} (seed {sample.seed}).",
-                    "Its weights are broken, or overflow in this precision: try --dtype fp32.",
+                    "Its weights are broken, or too large for this precision: render in fp32.",
                 )
         return [Image.fromarray(image) for image in (pixels * 255).round().astype(np.uint8)]
 
@@ -323,7 +316,7 @@ class Renderer:
         if self.at_once == 1:
             raise RunError(
                 "A single image does not fit into the device's memory.",
-                "Try --dtype bf16, another --device, or free memory that others hold.",
+                "Render in bf16 or on another device, or free memory that others hold.",
             )
         self.at_once = (self.at_once + 1) // 2
         click.echo(

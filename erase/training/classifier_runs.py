@@ -72,7 +72,7 @@ def train_original(
     description = _describe(config, data)
     initial = build(description, seed=config.seed, pretrained=config.pretrained)
     if config.weights:
-        import_weights(initial, Path(config.weights))
+        description = import_weights(initial, description, Path(config.weights))
         run = run.replace(epochs=0)
     folder = RunFolder(
         output,

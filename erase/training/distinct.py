@@ -16,10 +16,10 @@ from torch import Tensor
 
 from erase.data.captioned import CaptionedImages
 from erase.data.concepts import Concept
-from erase.data.prompts import plain
 from erase.errors import InputError, RunError
 from erase.models.class_conditional import class_labels
 from erase.models.loading import ModelSource
+from erase.scoring.names import plain
 from erase.tasks.denoiser import LatentCache
 from erase.tasks.encoding import Captions
 from erase.training.sets import Images

@@ -23,7 +23,6 @@ from erase.config.concept import ConceptConfig
 from erase.config.fields import field_specs
 from erase.config.methods import build_method
 from erase.errors import InputError
-from erase.files import read_json
 from erase.render.sizes import png_bytes, readable_bytes
 from erase.runs.checks import check_memory, check_space, device_memory
 from erase.runs.device import choose_device
@@ -234,13 +233,12 @@ def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
     shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
     sets = build_method(config, family.task.family).sets
     count = min(2 * shard.total, max(image_counts(planned).values()))
-    scheduler = read_json(planned.source.path / "scheduler" / "scheduler_config.json")
     task = denoiser_task(
         config,
         family,
         model,
         parameters,
-        scheduler=family.scheduler.from_config(scheduler),
+        scheduler=family.stored_schedule(planned.source),
         cache=_cache(planned, dict.fromkeys(sets, count)),
         shard=shard,
         device=torch.device("cpu"),

@@ -85,6 +85,8 @@ def plan(
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     source, missing = find_model(config, fetch=fetch, weights=weights)
     family = family_of(source)
+    source.check(weights=weights or source.is_folder)
+    family.stored_schedule(source)
     config = config.replace(method=canonical(config.method))
     method = find_method(config.method, family.task.family).method
     notes = missing
