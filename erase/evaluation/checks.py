@@ -7,7 +7,6 @@ from typing import Any
 
 import diffusers
 
-from erase.artifacts.models import missing_parts
 from erase.errors import InputError, RunError
 from erase.files import read_json
 from erase.judges.reference import RealImages
@@ -25,11 +24,8 @@ def check_model(source: ModelSource, protocol: Protocol, samples: Sequence[Sampl
     Its folder lacks a part, it does not render images of this size or in so many steps, or it has
     no such class.
     """
-    if not is_known_only(source) and (missing := missing_parts(source.path)):
-        raise InputError(
-            f"{source.name} is not complete: {source.path} lacks {', '.join(missing)}.",
-            "Copy or fetch the whole folder again.",
-        )
+    if not is_known_only(source):
+        source.check()
     check_size(source, protocol.size, "--size")
     _check_steps(source, protocol)
     known = source.classes()

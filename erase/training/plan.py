@@ -20,7 +20,7 @@ from erase.data.prompts import class_lists, prompts_root
 from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
-from erase.models.known import download_note, known_source
+from erase.models.known import download_note, is_known_only, known_source
 from erase.models.loading import ModelSource, resolve
 from erase.models.sizes import check_size
 from erase.runs.device import choose_device
@@ -85,7 +85,8 @@ def plan(
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     source, missing = find_model(config, fetch=fetch, weights=weights)
     family = family_of(source)
-    source.check(weights=weights or source.is_folder)
+    if not is_known_only(source):
+        source.check(weights=weights or source.is_folder)
     family.stored_schedule(source)
     config = config.replace(method=canonical(config.method))
     method = find_method(config.method, family.task.family).method
