@@ -26,7 +26,7 @@ REVISIONS = {
 """Commits that are meant when none is given, so that everybody's base is the same."""
 OWN = ("cifar10-ddpm",)
 """Models that nobody publishes: trained once by the user, then known by name."""
-PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
+PATTERNS = ["README.md", "*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a diffusers folder without its weights."""
 UNUSED = ["*non_ema*", "safety_checker/*"]

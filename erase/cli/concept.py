@@ -83,6 +83,7 @@ def run(
     options = {"alpha": alpha, "forget_weight": forget_weight, "meta_mode": meta_mode}
     pairs = given_settings(settings, options)
     resolved, replay = resolve_run(kind, given, pairs, config)
+    from erase.models.known import is_known_only
     from erase.runs.run_folder import RunFolder
     from erase.training.concept import KIND, erase_concept
     from erase.training.plan import plan
@@ -90,7 +91,7 @@ def run(
     if dry_run:
         import yaml
 
-        planned = plan(resolved, replay, device=device, fetch=False)
+        planned = plan(resolved, replay, device=device, fetch=False, weights=False)
         prompts = planned.concept
         RunFolder(
             output,
@@ -103,7 +104,8 @@ def run(
         click.echo(yaml.safe_dump(planned.config.to_dict(), sort_keys=False), nl=False)
         for note in planned.notes:
             click.echo(f"# warning: {note}")
-        click.echo(f"# model folder: {planned.source.path}")
+        if not is_known_only(planned.source):
+            click.echo(f"# model folder: {planned.source.path}")
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")

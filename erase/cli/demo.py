@@ -53,7 +53,7 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
         )
     resume = None if overwrite else "latest"
     try:
-        erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
+        erase_concept(config, output, overwrite=overwrite, resume=resume)
     except InputError as error:
         remedy = "Give --overwrite to start again, or another --output."
         raise InputError(error.message, remedy) from error

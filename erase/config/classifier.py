@@ -51,11 +51,12 @@ class TrainConfig(RunSettings):
         "digits", "digits, cifar10, cifar100 or folder (one folder a class).", DATASETS
     )
     data_dir: str | None = option(None, "Folder that holds the data.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(
         None, "cnn, resnet20, resnet56 or any torchvision classifier; default: by data set."
     )
     image_size: int = option(224, "Pixels a side that a folder's images are trained at.", least=1)
-    limit: int | None = option(None, "Use only the first N training images, to try things out.")
+    limit: int | None = option(None, "Use only N training images, to try things out.")
     validation_share: float = option(
         0.1, "Share of each class held out from training, for --search.", least=0, below=1
     )

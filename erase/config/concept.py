@@ -19,11 +19,12 @@ class ConceptConfig(LoopConfig):
     )
     concept: tuple[str, ...] = option((), "What to forget; may be given several times.")
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
-    forget_prompts: str | None = option(None, "File of forget prompts, one a line.")
-    retain_prompts: str | None = option(None, "File of retain prompts, one a line.")
+    forget_prompts: str | None = option(None, "File of forget prompts: one a line, or a CSV.")
+    retain_prompts: str | None = option(None, "File of retain prompts: one a line, or a CSV.")
     forget_images: str | None = option(None, "Folder of forget images instead of rendering.")
     retain_images: str | None = option(None, "Folder of retain images instead of rendering.")
     anchor_images: str | None = option(None, "Folder of anchor images instead of rendering.")
+    follow_links: bool | None = option(None, "Follow links that lead out of a folder of images.")
     prompts: str | None = option(None, "Folder that replaces the built-in prompts.")
     filter_forget: str | None = option(
         None, "Keep only forget renders that show the concept, by this judge.", FILTERS

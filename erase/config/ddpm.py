@@ -14,6 +14,7 @@ class DDPMConfig(LoopConfig):
     max_train_steps: int | None = option(None, "Optimizer steps.", least=1)
     dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
     data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
     without: str | None = option(
         None, "Classes to leave out, comma-separated: the Retrain reference of forgetting them."
@@ -23,7 +24,7 @@ class DDPMConfig(LoopConfig):
         "Pixels a side: those of the data, or a divisor of them; of a folder's images, any.",
         least=4,
     )
-    limit: int | None = option(None, "Only the first N training images, to try things out.")
+    limit: int | None = option(None, "Only N training images, to try things out.")
     channels: int | None = option(None, "Channels of the UNet's first level.", least=1)
     multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
     blocks: int | None = option(None, "Residual blocks a level.", least=1)

@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -244,11 +245,14 @@ def _float(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number; another one is never cut short to fit."""
+    """A whole number; another one is never cut short, nor rounded, to fit."""
     number = _number(value)
-    if isinstance(number, float):
-        return int(number) if number.is_integer() else None
-    return number
+    if not isinstance(number, float):
+        return number
+    if not number.is_integer():
+        return None
+    exact = Decimal(value) if isinstance(value, str) else Decimal(number)
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def _answer(value: Any) -> bool | None:

@@ -45,7 +45,7 @@ def test_lurs_own_rates_are_said_to_be_ours() -> None:
 
 
 # `erase class` on Imagenette's golf balls: 951 images (PARITY of the public scripts).
-GOLF = {
+GOLF: dict[str, dict[str, Any]] = {
     "lur": {"max_train_steps": 595, "train_batch_size": 8, "learning_rate": 1e-5},
     "salun": {"max_train_steps": 595, "train_batch_size": 8, "retain_weight": 0.5},
     "shs": {
