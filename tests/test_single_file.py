@@ -110,7 +110,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         stored("lora.safetensors", **{"lora_unet_x.lora_down.weight": [4, 4]}): "holds no UNet",
         stored("inpaint.safetensors", **{unet: [8, 9, 3, 3]}): "takes 9 channels",
         stored("unet.safetensors", **{unet: [8, 4, 3, 3]}): "holds no VAE",
-        str(tmp_path / "missing.safetensors"): "There is no model",
+        str(tmp_path / "missing.safetensors"): "There is no file",
     }
     for model, said in cases.items():
         with pytest.raises(InputError, match=said):

@@ -102,9 +102,12 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     """
     on_cpu = choose_device(device) == "cpu"
     before = psutil.Process().memory_info().rss if on_cpu else 0
+    schedule = dict(planned.family.stored_schedule(planned.source).config)
+    # Selective amnesia passes over all timesteps; one batch of them has the whole's peak.
+    schedule["num_train_timesteps"] = planned.config.train_batch_size or 1
     try:
         with simulate() as counted:
-            phases, trained = _phases(planned, counted)
+            phases, trained = _phases(planned, counted, schedule)
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
             f"The memory of this run cannot be estimated ({type(error).__name__}: {error}).",
@@ -158,16 +161,18 @@ def _heap_share(planned: ConceptPlan) -> float:
     return SLACK["adapters" if planned.config.lora_rank else "else"]
 
 
-def _phases(planned: ConceptPlan, counted: LiveBytes) -> tuple[dict[str, int], int]:
+def _phases(
+    planned: ConceptPlan, counted: LiveBytes, schedule: dict[str, Any]
+) -> tuple[dict[str, int], int]:
     """Peaks by phase, and how many parameters are trained."""
     config, source, family = planned.config, planned.source, planned.family
     model = family.model.from_config(family.model.load_config(str(source.path / family.component)))
-    phases = _sets(planned, model, counted)
+    phases = _sets(planned, model, counted, schedule)
     model.train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     parameters = trained_parameters(model, config)
-    task = _task(planned, model, parameters)
+    task = _task(planned, model, parameters, schedule)
     trained = sum(p.numel() for p in parameters.values())
     cached = cache_bytes(planned)
     phases["train"] = _train(planned, task, counted) + cached
@@ -177,10 +182,12 @@ def _phases(planned: ConceptPlan, counted: LiveBytes) -> tuple[dict[str, int], i
     return phases, trained
 
 
-def _sets(planned: ConceptPlan, model: Any, counted: LiveBytes) -> dict[str, int]:
+def _sets(
+    planned: ConceptPlan, model: Any, counted: LiveBytes, schedule: dict[str, Any]
+) -> dict[str, int]:
     """Peaks while the sets are rendered and encoded, with the whole pipeline in memory."""
     config, source, family = planned.config, planned.source, planned.family
-    task = _task(planned, model, dict(model.named_parameters()))
+    task = _task(planned, model, dict(model.named_parameters()), schedule)
     others = sum(4 * weight_count(source.path / name) for name in family.frozen if name != "vae")
     vae: Any = None
     if "vae" in family.frozen:
@@ -226,19 +233,22 @@ def _optimizer(config: ConceptConfig, parameters: list[Parameter]) -> Optimizer:
     return build_optimizer(config, parameters)
 
 
-def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
+def _task(
+    planned: ConceptPlan, model: Any, parameters: Any, schedule: dict[str, Any]
+) -> DenoiserTask:
     """The run's task on sets of two batches; `cache_bytes` counts the whole sets."""
     config, family = planned.config, planned.family
     bf16 = config.mixed_precision == "bf16"
     shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
     sets = build_method(config, family.task.family).sets
-    count = min(2 * shard.total, max(image_counts(planned).values()))
+    # A method that looks at captions alone may make its samples itself.
+    count = min(2 * shard.total, max(image_counts(planned).values()) or shard.total)
     task = denoiser_task(
         config,
         family,
         model,
         parameters,
-        scheduler=family.stored_schedule(planned.source),
+        scheduler=family.scheduler.from_config(schedule),
         cache=_cache(planned, dict.fromkeys(sets, count)),
         shard=shard,
         device=torch.device("cpu"),
@@ -246,6 +256,8 @@ def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
     )
     # The real table depends on the content of the conditions, which simulated tensors lack.
     task.counterparts = torch.zeros(ROWS, 1, dtype=torch.long)
+    # Denoising needs less than the step that follows, and its path depends on values.
+    task.denoised = lambda step, **_: task.batches("forget", step)  # type: ignore[method-assign]
     return task
 
 

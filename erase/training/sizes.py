@@ -64,7 +64,11 @@ def weight_count(folder: Path) -> int:
 
     count = 0
     files = sorted(folder.glob("*.safetensors"))
-    if not files and (network := part_skeleton(folder)) is not None:
+    if (
+        not files
+        and (folder / "config.json").is_file()
+        and (network := part_skeleton(folder)) is not None
+    ):
         return sum(p.numel() for p in network.parameters())
     marked = [file for file in files if ".fp16." in file.name]
     for file in marked if len(marked) == len(files) else sorted({*files} - {*marked}):

@@ -183,7 +183,7 @@ def test_sfr_ons_adaptive_weights_are_inverse_powers_of_the_losses() -> None:
     losses = torch.tensor([1.0, 4.0, 0.25], requires_grad=True)
     mean = sfr_on.adaptive_mean(losses, 0.5)
     weights = np.array([1.0, 0.5, 2.0]) / 3.5
-    assert float(mean) == pytest.approx(float(weights @ [1.0, 4.0, 0.25]))
+    assert float(mean.detach()) == pytest.approx(float(weights @ [1.0, 4.0, 0.25]))
     mean.backward()
     torch.testing.assert_close(losses.grad, torch.tensor(weights, dtype=torch.float32))
 
