@@ -1,7 +1,6 @@
 """`erase compare diffusion`: the lines asked for, the table, and a comparison that is resumed."""
 
 import json
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.comparison import diffusion
+from erase.comparison import diffusion, diffusion_run
 from erase.comparison.diffusion_report import comma_separated, markdown, ranks, summarise
 from erase.comparison.entries import diffusion_entries
 from erase.errors import InputError
+from erase.runs.signals import run_child
 
 
 def row(method: str, concept: str = "three", **changes: Any) -> dict[str, Any]:
@@ -153,14 +153,12 @@ def test_a_comparison_and_its_resumption(tmp_path: Path, monkeypatch: pytest.Mon
 
     table = (tmp_path / "table.md").read_bytes()
     ran: list[str] = []
-    run = subprocess.run
 
-    def watched(command: list[str], **options: Any) -> Any:
-        if "concept" in command:
-            ran.append(command[command.index("--output") + 1])
-        return run(command, **options)
+    def watched(command: list[str]) -> Any:
+        ran.append(command[command.index("--output") + 1])
+        return run_child(command)
 
-    monkeypatch.setattr(subprocess, "run", watched)
+    monkeypatch.setattr(diffusion_run, "run_child", watched)
     assert CliRunner().invoke(main, command).exit_code == 0
     assert ran == []
     assert (tmp_path / "table.md").read_bytes() == table

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from erase.cli.main import main
 from erase.config.evaluate import default_output
@@ -15,7 +16,6 @@ from erase.evaluation.run import EvaluationResult, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.models.loading import ModelSource, load_pipeline, resolve
 from erase.report.data import number
-from erase.scoring.suite import load_suite
 from tests.evaluation_world import config, make_models
 from tests.report_world import Page
 
@@ -258,9 +258,12 @@ def test_what_a_killed_write_left_is_no_content(models: Path, tmp_path: Path) ->
 
 
 def test_a_failure_is_recorded(models: Path, tmp_path: Path) -> None:
-    every = load_suite("digits").classes(prompts_root(None))
-    with pytest.raises(RunError, match="nothing to measure"):
-        evaluate(config(models, tmp_path / "out", target=every, images_per_class=1))
+    broken = tmp_path / "broken"
+    shutil.copytree(models / "run", broken)
+    weights = next((broken / "vae").glob("*.safetensors"))
+    save_file({n: t * float("nan") for n, t in load_file(weights).items()}, weights)
+    with pytest.raises(RunError, match="rendered NaN"):
+        evaluate(config(models, tmp_path / "out", model=str(broken), images_per_class=1))
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["status"] == "failed"
 

@@ -81,6 +81,18 @@ def test_finetunes_that_say_they_predict_v(world: Any, tmp_path: Path) -> None:
         assert isinstance(scheduler, EulerDiscreteScheduler)
 
 
+@pytest.mark.fault("damaged single file")
+def test_a_text_encoder_with_a_tensor_missing_is_refused(world: Any, tmp_path: Path) -> None:
+    _, file, base = world
+    content = load_file(file)
+    name = next(n for n in content if "final_layer_norm.bias" in n or "ln_final.bias" in n)
+    del content[name]
+    save_file(content, tmp_path / "cut.safetensors")
+    with pytest.raises(InputError, match=r"lacks cond.*(final_layer_norm|ln_final).bias"):
+        resolve(str(tmp_path / "cut.safetensors"), config_from=str(base))
+    assert not list((tmp_path / "cache").glob("unpacked/*"))
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     def stored(name: str, **tensors: list[int]) -> str:
         path = tmp_path / name
@@ -98,7 +110,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         stored("lora.safetensors", **{"lora_unet_x.lora_down.weight": [4, 4]}): "holds no UNet",
         stored("inpaint.safetensors", **{unet: [8, 9, 3, 3]}): "takes 9 channels",
         stored("unet.safetensors", **{unet: [8, 4, 3, 3]}): "holds no VAE",
-        str(tmp_path / "missing.safetensors"): "There is no model",
+        str(tmp_path / "missing.safetensors"): "There is no file",
     }
     for model, said in cases.items():
         with pytest.raises(InputError, match=said):

@@ -1,5 +1,6 @@
 """Diffusion models by alias: their hub ids, the commits that are meant, and the files wanted."""
 
+import difflib
 from pathlib import Path
 
 from erase.artifacts import hub
@@ -51,23 +52,44 @@ def check_model(name: str) -> None:
                 f"{name} is not a diffusers folder: it holds no model_index.json.",
                 "Give the folder that save_pretrained or an erase run wrote.",
             )
-    elif path.is_file():
+        return
+    if path.is_file():
         if path.suffix.lower() != SINGLE_FILE:
             raise InputError(
                 f"{name} is no {SINGLE_FILE} file; other formats can run code when they are read.",
                 "Convert it to safetensors first.",
             )
-    elif (
-        name.count("/") != 1
-        or name.startswith((".", "/", "~"))
-        or name.lower().endswith(SINGLE_FILE)
-    ):
+        return
+    check_path(name, path)
+    if name.count("/") != 1:
         aliases = [*EMBEDDED, *HUB, *OWN]
         raise InputError(
             f"There is no model {name!r}.",
             f"{likely(name, aliases)}Use an alias ({', '.join(aliases)}), a folder, a {SINGLE_FILE}"
             " file or a hub id (owner/name).",
         )
+
+
+def check_path(model: str, folder: Path) -> None:
+    """InputError for a text that can only be meant as a path, and where nothing is.
+
+    A text of the form owner/name may be a hub id too. It is a path if there is a folder of the
+    owner's name here, for example `runs`, and the hub's cache has no such model.
+    """
+    what = "file" if folder.suffix.lower() == SINGLE_FILE else "folder"
+    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or what == "file"
+    owner = folder.parent
+    if not is_path and "/" in model and owner.is_dir():
+        is_path = hub.local_snapshot(model, None) is None
+    if not is_path:
+        return
+    found = sorted(owner.iterdir()) if owner.is_dir() else []
+    others = [path.name for path in found if path.is_dir() or path.suffix.lower() == SINGLE_FILE]
+    close = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.3) or others[:3]
+    raise InputError(
+        f"There is no {what} {model}.",
+        f"In {owner} there are: {', '.join(close)}." if close else "Check the path.",
+    )
 
 
 def own_model_folder(name: str) -> Path:

@@ -17,7 +17,7 @@ from erase.config.resolve import given_settings, resolve_run
 @run_options
 @config_options(ClassifierConfig)
 @settings_options(
-    alpha="LUR's inner step size α, or the method's own α.",
+    alpha="LUR's inner step size α (a number, or auto: from the curvature), or the method's own α.",
     forget_weight="Weight λ of the forget loss, where a method has one.",
     trim="LUR: first trim, keeping this share of the weights, e.g. 0.97.",
 )
@@ -55,3 +55,5 @@ def classifier(
         f"Saved {folder}: UA {scores.ua:.2f}, RA {scores.ra:.2f}, TA {scores.ta:.2f},"
         f" MIA {scores.mia:.2f} (percent)."
     )
+    for name, value in (scores.mia_by or {}).items():
+        click.echo(f"  MIA by {name}: {value:.2f}")

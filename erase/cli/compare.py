@@ -43,6 +43,12 @@ def compare() -> None:
 )
 @option("--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them.")
 @option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the runs, what is there of them, time and disk, and what is missing; touch"
+    " nothing.",
+)
 @config_options(CompareConfig)
 @settings_option(
     "METHOD.NAME=VALUE",
@@ -54,6 +60,7 @@ def classifier(
     methods: str,
     alphas: str | None,
     device: str | None,
+    dry_run: bool,
     settings: tuple[str, ...],
     **given: Any,
 ) -> None:
@@ -69,9 +76,18 @@ def classifier(
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
     check_methods(methods, {CLASSIFIER})
     check_device_name(device)
+    if dry_run:
+        from erase.comparison.dry_run import plan_classifier
+
+        lines = plan_classifier(
+            config, output, specs, methods=methods, alphas=alphas, device=device
+        )
+        click.echo("\n".join(lines))
+        return
     from rich.console import Console
 
     from erase.comparison.classifier import compare_classifier
+    from erase.comparison.entries import slug
 
     compare_classifier(
         config,
@@ -83,7 +99,11 @@ def classifier(
         progress=partial(click.echo, err=True),
         show=Console().print,
     )
-    click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
+    for spec in specs:
+        folder = output / slug(spec)
+        click.echo(
+            f"Report: {folder / 'report.html'} (table.csv, table.md, results.json beside it)"
+        )
 
 
 @compare.command()
@@ -97,10 +117,21 @@ def classifier(
 @settings_option(
     "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
-@option("--device", default="cpu", help="cpu, cuda, cuda:1, …", show_default=True)
+@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the runs, what is there of them, time and disk, and what is missing; touch"
+    " nothing.",
+)
 @config_options(CompareDiffusionConfig, required=frozenset({"model", "concept"}))
 def diffusion(
-    output: Path, methods: str, settings: tuple[str, ...], device: str, **given: Any
+    output: Path,
+    methods: str,
+    settings: tuple[str, ...],
+    device: str | None,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     """Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
 
@@ -116,6 +147,12 @@ def diffusion(
     check_methods(methods, {TEXT_TO_IMAGE})
     check_device_name(device)
     check_model(config.model)
+    if dry_run:
+        from erase.comparison.dry_run import plan_diffusion
+
+        chosen = plan_diffusion(config, output, methods=methods, settings=settings, device=device)
+        click.echo("\n".join(chosen))
+        return
     from rich.console import Console
 
     from erase.comparison.diffusion import compare_diffusion
@@ -129,4 +166,4 @@ def diffusion(
         progress=partial(click.echo, err=True),
         show=Console().print,
     )
-    click.echo(f"Saved {output}: table.csv, table.md, results.json.")
+    click.echo(f"Report: {output / 'report.html'}; beside it table.csv, table.md, results.json")

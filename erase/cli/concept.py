@@ -47,7 +47,7 @@ def denoiser_options(
         run_options,
         config_options(config, flags={"target_grad": "--target-grad/--detach-target"}, skip=skip),
         settings_options(
-            alpha="Inner step size of LUR, the α of eq. 2 (≥ 0).",
+            alpha="Inner step size of LUR, the α of eq. 2 (≥ 0), or auto: from the curvature.",
             forget_weight="Weight λ of the forget loss (≥ 0), where a method has one.",
             meta_mode="How LUR's gradient is computed: hvp (finite differences, one gradient"
             " more), exact (double backward), first-order (no Hessian), joint (the losses added:"
@@ -98,6 +98,7 @@ def run(
     check_denoiser(resolved, device)
     check_output("concept", output, resolved, overwrite=overwrite, resume=resume)
     with importing():
+        from erase.models.known import is_known_only
         from erase.runs.run_folder import RunFolder
         from erase.training.concept import KIND, erase_concept
         from erase.training.estimate import estimate
@@ -121,7 +122,8 @@ def run(
             click.echo(f"# from {origin}: {', '.join(names)}")
         for note in planned.notes:
             click.echo(f"# warning: {note}")
-        click.echo(f"# model folder: {planned.source.path}")
+        if not is_known_only(planned.source):
+            click.echo(f"# model folder: {planned.source.path}")
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")

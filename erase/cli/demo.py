@@ -63,7 +63,7 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     check_denoiser(config, None)
     resume = None if overwrite else "latest"
     try:
-        erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
+        erase_concept(config, output, overwrite=overwrite, resume=resume)
     except InputError as error:
         if not any(option in error.remedy for option in ("--resume-from", "--config", "--output")):
             raise

@@ -20,7 +20,8 @@ from erase.config.families import CLASSIFIER, DENOISERS, declared_families
 from erase.config.methods import canonical, find_method, undefined
 from erase.config.values import parse_line
 from erase.data.concepts import check_renderable, find_concept
-from erase.data.prompts import prompts_root, read_prompts
+from erase.data.prompts import prompts_root
+from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import read_json
 from erase.runs.run_folder import RunFolder

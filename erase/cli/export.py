@@ -57,6 +57,12 @@ def export(
     erase export runs/three --format single-file --output three.safetensors
     erase export runs/three --format lora --output three-lora.safetensors
     """
+    from erase.runs.checks import check_not_among
+    from erase.runs.manifest import check_model
+
+    check_not_among(output, run)
+    if (run / "model_index.json").is_file():
+        check_model(run, "lora")
     from erase.export.export import export as write
 
     written = write(

@@ -134,8 +134,9 @@ run_options = together(
     option(
         "--resume-from-checkpoint",
         "resume",
-        metavar="latest|PATH",
-        help="Continue the run that the folder holds.",
+        metavar="latest|latest-whole|PATH",
+        help="Continue the run that the folder holds; latest-whole passes over damaged checkpoints"
+        " and makes a damaged result again.",
     ),
     option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
 )

@@ -125,8 +125,10 @@ class LoopConfig(MethodConfig):
         None, "Learning-rate schedule, by its diffusers name.", SCHEDULERS
     )
     lr_warmup_steps: int | None = option(None, "Warm-up steps of the schedule.", least=0)
-    weight_decay: float = option(0.0, "AdamW's weight decay.", least=0)
-    max_grad_norm: float = option(1.0, "Gradient clipping norm; 0 turns clipping off.", least=0)
+    weight_decay: float | None = option(None, "AdamW's weight decay.", least=0)
+    max_grad_norm: float | None = option(
+        None, "Gradient clipping norm; 0 turns clipping off.", least=0
+    )
     ema_decay: float | None = option(
         None, "Decay of a moving average of the weights; 0 = none.", least=0, below=1
     )

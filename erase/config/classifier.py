@@ -9,7 +9,7 @@ from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
-from erase.config.methods import find_method
+from erase.config.methods import MethodSpec, find_method, recipe_for
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
@@ -55,13 +55,14 @@ class TrainConfig(RunSettings):
         "digits", "digits, cifar10, cifar100 or folder (one folder a class).", DATASETS
     )
     data_dir: str | None = option(None, "Folder that holds the data.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(
         None, "cnn, resnet20, resnet56 or any torchvision classifier; default: by data set."
     )
     resolution: int = option(
         224, "Pixels a side that a folder's images are trained at.", least=1, former=FORMER_SIDE
     )
-    limit: int | None = option(None, "Use only the first N training images, to try things out.")
+    limit: int | None = option(None, "Use only N training images, to try things out.")
     validation_share: float = option(
         0.1, "Share of each class held out from training, for --search.", least=0, below=1
     )
@@ -89,9 +90,16 @@ class ClassifierConfig(RunSettings, MethodConfig):
     data_dir: str | None = option(None, "Folder that holds the data, if it has moved.")
     forget_seed: int | None = option(None, "Seed of a random forget set; default: --seed.")
     dual_optim: bool = option(
-        False, "DualOptim: two optimizers, Adam on the forget gradient, SGD on the retain gradient."
+        False,
+        "DualOptim: two optimizers, AdamW on the forget gradient, SGD on the retain gradient.",
     )
-    forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's Adam.", least=0)
+    forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's AdamW.", least=0)
+    forget_weight_decay: float = option(0.05, "Weight decay of DualOptim's AdamW.", least=0)
+    mia_attacks: bool = option(
+        False,
+        "Report the attack on five features: confidence, correctness, entropy, modified entropy,"
+        " all probabilities; default: confidence alone.",
+    )
     retain_limit: int | None = option(
         None,
         "Unlearn with only N samples of the retain set D_r, drawn by --seed; default: all of them.",
@@ -105,13 +113,11 @@ def method_module(name: str) -> ModuleType:
     return find_method(name, CLASSIFIER).module
 
 
-def recipe_of(module: ModuleType, recipe: str, share: float) -> dict[str, Any]:
-    """The source's settings for a data set, and for the share of it that is forgotten."""
-    table: dict[str, dict[str, Any]] = getattr(module, "DEFAULTS", {})
-    usual: dict[str, Any] = table.get(recipe, table.get("cifar10", {}))
-    return ClassifierConfig.renamed(
-        table.get(f"{recipe}:50", usual) if share >= LARGE_SHARE else usual
-    )
+def recipe_of(spec: MethodSpec, recipe: str, share: float) -> dict[str, Any]:
+    """The method's settings for a data set, and for the share of it that is forgotten."""
+    usual = recipe_for(spec, recipe) or recipe_for(spec, "cifar10")
+    found = (recipe_for(spec, f"{recipe}:50") or usual) if share >= LARGE_SHARE else usual
+    return ClassifierConfig.renamed(found.values) if found else {}
 
 
 def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfig:
@@ -127,7 +133,7 @@ def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfi
     """
     spec = find_method(config.method, CLASSIFIER)
     layers = [
-        Layer(f"{spec.name} on {recipe}", recipe_of(spec.module, recipe, share)),
+        Layer(f"{spec.name} on {recipe}", recipe_of(spec, recipe, share)),
         Layer(recipe, {"train_batch_size": BATCH.get(recipe, 256)}),
         Layer("any", {"epochs": 1, "learning_rate": 0.01, "lr_scheduler": "constant"}),
     ]

@@ -32,9 +32,10 @@ class CompareConfig(Config):
 
     dataset: str = option("digits", "digits, cifar10, cifar100 or folder.", DATASETS)
     data_dir: str | None = option(None, "Folder that holds the data.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(None, "Architecture; default: by data set.")
     model: str | None = option(None, "An original to start from; default: one is trained.")
-    limit: int | None = option(None, "Use only the first N training images.")
+    limit: int | None = option(None, "Use only N training images.")
     trials: int = option(
         3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
     )

@@ -26,11 +26,12 @@ class ConceptConfig(LoopConfig):
         (), "What to forget; may be given several times.", former=("target",), required=True
     )
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
-    forget_prompts: str | None = option(None, "File of forget prompts, one a line.")
-    retain_prompts: str | None = option(None, "File of retain prompts, one a line.")
+    forget_prompts: str | None = option(None, "File of forget prompts: one a line, or a CSV.")
+    retain_prompts: str | None = option(None, "File of retain prompts: one a line, or a CSV.")
     forget_images: str | None = option(None, "Folder of forget images instead of rendering.")
     retain_images: str | None = option(None, "Folder of retain images instead of rendering.")
     anchor_images: str | None = option(None, "Folder of anchor images instead of rendering.")
+    follow_links: bool | None = option(None, "Follow links that lead out of a folder of images.")
     prompts: str | None = option(None, "Folder that replaces the built-in prompts.")
     filter_forget: str | None = option(
         None, "Keep only forget renders that show the concept, by this judge.", FILTERS
@@ -48,8 +49,11 @@ class ConceptConfig(LoopConfig):
     retain_guidance: float | None = option(None, "Guidance scale of the retain renders.", least=1)
     render_batch_size: int | None = option(None, "Images rendered at once.", least=1)
     resolution: int | None = option(None, "Pixels a side; default: the model's own.", least=1)
-    caption_dropout: float = option(
-        0.1, "Share of retain captions replaced by the empty prompt.", least=0, below=1
+    caption_dropout: float | None = option(
+        None, "Share of retain captions replaced by the empty prompt.", least=0, below=1
+    )
+    flip: bool | None = option(
+        None, "Class-conditional models: mirror a random half of the images in training."
     )
     trainable: str | None = option(
         None,

@@ -21,6 +21,8 @@ SOURCES: dict[str, Any] = {
     "learning_rate": 2e-4,
     "lr_scheduler": "constant",
     "lr_warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
     "ema_decay": 0.9999,
 }
 DIGITS: dict[str, Any] = {
@@ -37,6 +39,8 @@ DIGITS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 100,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
     "ema_decay": 0.995,
 }
 
@@ -53,6 +57,7 @@ class DDPMConfig(LoopConfig):
     max_train_steps: int | None = option(None, "Optimizer steps.", least=1)
     dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
     data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
     without: str | None = option(
         None, "Classes to leave out, comma-separated: the Retrain reference of forgetting them."
@@ -63,7 +68,7 @@ class DDPMConfig(LoopConfig):
         least=4,
         former=FORMER_SIDE,
     )
-    limit: int | None = option(None, "Only the first N training images, to try things out.")
+    limit: int | None = option(None, "Only N training images, to try things out.")
     channels: int | None = option(None, "Channels of the UNet's first level.", least=1)
     multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
     blocks: int | None = option(None, "Residual blocks a level.", least=1)

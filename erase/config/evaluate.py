@@ -45,7 +45,9 @@ class EvaluateConfig(Config):
     seed: int | None = option(None, "Seed of all seeds. [default: the protocol's]")
     limit: int | None = option(None, "At most N images, spread evenly over the classes.", least=1)
     render_batch_size: int = option(50, "Images rendered at once.", least=1, former=("batch_size",))
-    device: str = option("cpu", "cpu, cuda, cuda:N or mps.")
+    device: str | None = option(
+        None, "cpu, cuda, cuda:N or mps. [default: a GPU if there is one, else the CPU]"
+    )
     dtype: str = option(
         "fp32", "Precision to render in; another one gives other images.", ("fp32", "bf16", "fp16")
     )
@@ -87,6 +89,7 @@ class EvaluateConfig(Config):
         "Folder of real images that FID and KID compare with, classes as subfolders."
         " [default: the classifier's own, else the baseline's images]",
     )
+    follow_links: bool | None = option(None, "Follow links that lead out of --reference.")
     settings: tuple[str, ...] = option(
         (),
         "Any other setting: fid.features=inception-64, clip.model=vit-b-32; may be repeated.",

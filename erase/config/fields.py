@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -68,6 +69,7 @@ def option(
     former: Iterable[str] = (),
     required: bool = False,
     advice: Mapping[str, str] | None = None,
+    words: Iterable[str] = (),
 ) -> Any:
     """A dataclass field with its help text, and what its value may be.
 
@@ -84,6 +86,7 @@ def option(
             read everywhere, and shown nowhere.
         required: whether a command needs the value, for the help.
         advice: what to do instead, for values that people expect among the choices.
+        words: texts that a number's field may hold instead.
     """
     return field(
         default=default,
@@ -95,6 +98,7 @@ def option(
             "former": tuple(former),
             "required": required,
             "advice": dict(advice or {}),
+            "words": tuple(words),
         },
     )
 
@@ -114,6 +118,7 @@ class FieldSpec:
     optional: bool
     choices: tuple[str, ...]
     range: Range
+    words: tuple[str, ...] = ()
     advice: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     def typed(self, value: Any) -> Any:
@@ -124,6 +129,8 @@ class FieldSpec:
             value = None if _read(value) is None else value
         if value is None and self.optional:
             return None
+        if isinstance(value, str) and value in self.words:
+            return value
         if self.kind is tuple:
             return self._words(value)
         if self.kind is Mapping:
@@ -202,7 +209,8 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     parts = typing.get_args(hint) if union else (hint,)
     optional = type(None) in parts
-    others = [part for part in parts if part is not type(None)]
+    words = tuple(item.metadata.get("words", ()))
+    others = [part for part in parts if part is not type(None) and not (words and part is str)]
     hint = others[0] if len(others) == 1 else Any
     origin = typing.get_origin(hint)
     choices = tuple(item.metadata.get("choices", ()))
@@ -217,6 +225,7 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
         kind = hint if hint in NOUNS else object
     return FieldSpec(
         *(item.name, kind, optional, choices, item.metadata.get("range", Range())),
+        words,
         item.metadata.get("advice", {}),
     )
 
@@ -252,11 +261,14 @@ def _float(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number; another one is never cut short to fit."""
+    """A whole number; another one is never cut short, nor rounded, to fit."""
     number = _number(value)
-    if isinstance(number, float):
-        return int(number) if number.is_integer() else None
-    return number
+    if not isinstance(number, float):
+        return number
+    if not number.is_integer():
+        return None
+    exact = Decimal(value) if isinstance(value, str) else Decimal(number)
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def _answer(value: Any) -> bool | None:

@@ -153,7 +153,7 @@ def _changes(run: FinishedRun, base: str | None) -> tuple[dict[str, Tensor], dic
             f"{name} is not the base that the run started from: its files differ.",
             "Give the original folder or hub id with --baseline.",
         )
-    before = read_weights(source.path / "unet", source.variant())
+    before = read_weights(source.path / "unet")
     after = read_weights(run.folder / "unet")
     shapes = {name: tensor.shape for name, tensor in after.items()}
     if {name: tensor.shape for name, tensor in before.items()} != shapes:

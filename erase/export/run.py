@@ -12,6 +12,7 @@ from erase.models.base_card import licence_of
 from erase.models.loading import ModelSource
 from erase.models.modelspec import PREDICTIONS, V_PREDICTION, modelspec
 from erase.runs.record import RECORD
+from erase.runs.unfinished import check_finished
 
 RELEASED = {"sd1": (320, 768), "sd2": (320, 1024), "sdxl": (320, 2048)}
 """Channels of the first block and width of the text states that A1111 and ComfyUI know."""
@@ -73,10 +74,9 @@ def open_run(folder: Path) -> FinishedRun:
     """Open a run's folder; InputError when it is unfinished or of a family without such files."""
     remedy = "Give the --output folder of a finished erase concept or erase class run."
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    check_finished(folder)
     if not (folder / "model_index.json").is_file() or not record.get("base_model"):
         raise InputError(f"{folder} holds no finished diffusion run.", remedy)
-    if record.get("status") != "finished":
-        raise InputError(f"The run in {folder} is not finished.", remedy)
     kind = ModelSource(str(folder), folder).pipeline_class()
     if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
         raise InputError(

@@ -23,6 +23,8 @@ from erase.files import atomic_directory, read_json, write_json
 from erase.models.base_card import ORIGIN
 from erase.models.configs import drop_paths
 from erase.models.file_layout import FileLayout, Kind, check_layout, kind_of, read_layout
+from erase.runs.manifest import write_manifest
+from erase.runs.verify import check_file
 
 SUFFIX = ".safetensors"
 
@@ -63,6 +65,7 @@ def unpack(
     check_layout(content, kind, configs)
     if not weights:
         return configs
+    check_file(file)
     pipeline = _pipeline(content, kind, configs)
     root.mkdir(parents=True, exist_ok=True)
     with atomic_directory(folder) as unpacked:
@@ -74,6 +77,7 @@ def unpack(
             "license": content.metadata.get("modelspec.license"),
         }
         write_json(unpacked / ORIGIN, origin)
+        write_manifest(unpacked, unpacked.iterdir(), {})
     return folder
 
 

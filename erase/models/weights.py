@@ -6,16 +6,19 @@ run. Here the same weights always give the same file.
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from erase.errors import InputError
+from erase.errors import InputError, RunError
 from erase.files import read_json
 
 DTYPES = {
@@ -29,6 +32,38 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+FORBIDDEN = re.compile(r"GLOBAL (\S+)")
+"""What torch says of a class that weights have no use for."""
+VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
+
+
+def not_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str | None:
+    """Name of the first tensor with a NaN or an infinity, after conversion to `dtype` if given."""
+    for name, tensor in tensors.items():
+        stored = tensor if dtype is None else tensor.to(dtype)
+        if stored.element_size() == 1:
+            stored = stored.float()  # float8 has no isfinite
+        if tensor.is_floating_point() and not bool(torch.isfinite(stored).all()):
+            return name
+    return None
+
+
+def check_finite(
+    tensors: Mapping[str, Tensor], what: object, dtype: torch.dtype | None = None
+) -> None:
+    """RunError, naming `what` and the tensor, when a value is not finite as it will be stored."""
+    name = not_finite(tensors, dtype)
+    if name is None:
+        return
+    stored = dtype or tensors[name].dtype
+    largest = float(tensors[name].detach().abs().max())
+    fits = math.isfinite(largest) and stored != tensors[name].dtype
+    raise RunError(
+        f"{what}: {name} is not finite"
+        + (f" in {str(stored).removeprefix('torch.')} (up to {largest:.3g})." if fits else "."),
+        "Store the weights in fp32." if fits else "Nothing was written; the weights are broken.",
+    )
 
 
 def write_weights(
@@ -44,7 +79,11 @@ def write_weights(
         tensors: of the dtypes in `DTYPES`, on any device; copied one at a time.
         metadata: text for the header.
         dtype: in which floating-point weights are stored; default: their own.
+
+    Raises:
+        RunError: a value is not finite once it is converted; then nothing is written.
     """
+    check_finite(tensors, path.name, dtype)
     header: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
     start = 0
     for name in _in_order(tensors, dtype):
@@ -98,16 +137,13 @@ def _contents(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Itera
         yield plain.view(torch.uint8).numpy().data
 
 
-def read_weights(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """All weights of one part of a diffusers folder, sharded or not, by name.
-
-    Args:
-        folder: of the part.
-        variant: `ModelSource.variant()`, if the file names contain one.
 
     Raises:
         InputError: there are no safetensors weights, or they are broken.
     """
+    variant = part_variant(folder)
     files = _files(folder, f".{variant}" if variant else "")
     if not files:
         raise InputError(
@@ -124,6 +160,13 @@ def read_weights(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
+def part_variant(folder: Path) -> str | None:
+    """The variant in a part's file names (`fp16`); None if it has weights without one."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    marks = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
+    return sorted(marks)[0] if marks and len(marks) == len(names) else None
+
+
 def _files(folder: Path, mark: str) -> list[Path]:
     for stem in ("diffusion_pytorch_model", "model", "pytorch_lora_weights"):
         if (folder / f"{stem}{mark}.safetensors").is_file():
@@ -136,3 +179,38 @@ def _files(folder: Path, mark: str) -> list[Path]:
                 parts: Iterable[str] = read_json(folder / name)["weight_map"].values()
                 return [folder / part for part in sorted(set(parts))]
     return []
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of another program's weight file (.safetensors, .pth, .th, .pt) by name.
+
+    Accepts `{"state_dict": …}`, and the prefix `module.` of parallel training. Only tensors are
+    unpickled: nothing in the file can run.
+
+    Raises:
+        InputError: there is no such file, or it holds something else than tensors by name.
+    """
+    remedy = "Give a state dict: torch.save(model.state_dict(), FILE), or a .safetensors file."
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}.", remedy)
+    try:
+        if path.suffix.lower() == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch.load raises whatever the file makes it raise
+        kind = FORBIDDEN.search(str(error))
+        why = f"it holds a {kind[1]}" if kind else "it is no weight file, or a part of one"
+        raise InputError(f"{path} cannot be read as weights: {why}.", remedy) from error
+    for name in ("state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, no tensors by name.", remedy)
+    wrong = [k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
+    if wrong or not content:
+        what = f"{wrong[0]!r}, which is no tensor" if wrong else "nothing"
+        raise InputError(f"{path} holds {what}.", remedy)
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
