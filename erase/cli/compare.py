@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from erase.artifacts.models import check_model
 from erase.cli.command import Group, option
 from erase.cli.completion import complete
-from erase.cli.early import check_device_name, check_methods
+from erase.cli.early import check_device_name, check_methods, check_model
 from erase.cli.options import config_options, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE

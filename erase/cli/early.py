@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from erase import registry
-from erase.artifacts.models import check_model
+from erase.artifacts import models
 from erase.artifacts.packaged import EMBEDDED
 from erase.config.base import Config, MethodConfig
 from erase.config.classifier import ClassifierConfig
@@ -25,8 +25,15 @@ from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import read_json
 from erase.runs.run_folder import RunFolder
+from erase.runs.unfinished import check_finished
 
 DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|mlu|musa|meta|privateuseone)(:\d+)?")
+
+
+def check_model(name: str) -> None:
+    """InputError for what names no model, and for the folder of a run that is not finished."""
+    check_finished(Path(name).expanduser())
+    models.check_model(name)
 
 
 def check_denoiser(config: ConceptConfig, device: str | None) -> None:

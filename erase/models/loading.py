@@ -141,6 +141,7 @@ def resolve(
 
     Raises InputError when it is none of these, or cannot be downloaded.
     """
+    check_finished(Path(model).expanduser())
     check_model(model)
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
@@ -148,7 +149,6 @@ def resolve(
         return _own_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        check_finished(folder)
         return ModelSource(model, folder, is_folder=True)
     if folder.is_file():
         configs = Path(config_from).expanduser() if config_from else None
