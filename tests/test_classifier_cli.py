@@ -75,7 +75,7 @@ def test_forgetting_leaves_a_complete_run_folder(trained: Path, tmp_path: Path) 
         (("--forget", "random:5", "--method", "luur"), "no method named"),
         (("--forget", "random:5", "--set", "beta=1"), "no setting 'beta'"),
         (("--forget", "random:5", "--set", "alpha"), "not NAME=VALUE"),
-        (("--forget", "random:5", "--train-batch-size", "1"), "train_batch_size is 1"),
+        (("--forget", "random:5", "--train-batch-size", "1"), "--train-batch-size is 1"),
         ((), "--forget is missing"),
     ],
 )

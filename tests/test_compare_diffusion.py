@@ -107,8 +107,8 @@ def test_what_cannot_be_compared_is_refused(
         (("--concept", "three", "--set", "esd.lr_scheduler=steep"), "lr_scheduler is"),
         (("--concept", "three", "--set", "esd.seed=1"), "no setting 'seed'"),
         (("--concept", "three", "--set", "lur.filter_forget=classifier"), "--filter-forget"),
-        (("--concept", "three", "--num-anchor-images", "0"), "num_anchor_images is 0"),
-        (("--concept", "three", "--images-per-class", "0"), "images_per_class is 0"),
+        (("--concept", "three", "--num-anchor-images", "0"), "--num-anchor-images is 0"),
+        (("--concept", "three", "--images-per-class", "0"), "--images-per-class is 0"),
         (("--concept", "three", "--concept", "dog"), "dog"),
     ],
 )

@@ -66,9 +66,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown features": ({"settings": ("kid.features=12",), "metrics": ("kid",)}, "inception"),
     "unknown among": ({"settings": ("classifier.among=some",)}, "suite"),
     "LPIPS without a baseline": ({"metrics": ("lpips",), "no_baseline": True}, "baseline"),
-    "size not divisible": ({"size": 33}, "multiples of 8"),
-    "size of half a block": ({"size": 12}, "Give 8 or 16"),
-    "more steps than there are": ({"steps": 1001}, "cannot take 1001 steps"),
+    "size not divisible": ({"resolution": 33}, "multiples of 8"),
+    "size of half a block": ({"resolution": 12}, "Give 8 or 16"),
+    "more steps than there are": ({"render_steps": 1001}, "cannot take 1001 steps"),
     "nothing retained": ({"limit": 1, "metrics": ("ra",), "target": ("zero",)}, "any other"),
     "one image for FID": ({"limit": 2, "target": ("zero",)}, "FID needs two"),
     "one image for KID": (
@@ -132,11 +132,11 @@ def test_a_model_that_lacks_a_part_is_refused(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": "ddpm", "size": 24, "suite": "custom"}, "16 pixels a side only"),
+        ({"model": "ddpm", "resolution": 24, "suite": "custom"}, "16 pixels a side only"),
         ({"model": "ddpm", "suite": "digits"}, "knows no class of the suite"),
         ({"baseline": "ddpm", "suite": "digits"}, "knows no class 'zero'"),
-        ({"model": "sd3", "size": 18}, "multiples of 4"),
-        ({"baseline": "sd3", "size": 18}, "multiples of"),
+        ({"model": "sd3", "resolution": 18}, "multiples of 4"),
+        ({"baseline": "sd3", "resolution": 18}, "multiples of"),
     ],
 )
 def test_other_families_are_checked_too(
@@ -199,7 +199,7 @@ def finished(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.fault("evaluation folder")
-@pytest.mark.parametrize("changes", [{}, {"metrics": ("ua",)}, {"steps": 2}, {"limit": 4}])
+@pytest.mark.parametrize("changes", [{}, {"metrics": ("ua",)}, {"render_steps": 2}, {"limit": 4}])
 def test_a_failed_evaluation_is_taken_over(
     models: Path, failed: Path, finished: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_failed_evaluation_is_taken_over(
     assert result is not None
     assert json.loads((folder / "record.json").read_text())["status"] == "finished"
     after = {file: file.stat().st_mtime_ns for file in (folder / "images").iterdir()}
-    assert (after == before) is (not {"steps", "limit"} & set(changes))
+    assert (after == before) is (not {"render_steps", "limit"} & set(changes))
     assert len(after) == changes.get("limit", 10)
     if not changes:
         same = (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
@@ -228,7 +228,7 @@ def test_another_evaluation_is_refused_and_the_differences_are_named(
     (folder / "record.json").write_text(json.dumps({**record, "status": status}))
     base = str(models / "base")
     asked: list[tuple[dict[str, Any], list[str]]] = [
-        ({"steps": 2}, ["steps 2, not 1"]),
+        ({"render_steps": 2}, ["steps 2, not 1"]),
         ({"guidance": 2.0, "seed": 7}, ["guidance 2.0, not 3.0", "seed 7, not 0"]),
         ({"metrics": ("ua",)}, ["metrics ua, not ra"]),
         ({"target": ("four",)}, ["concepts four, not three"]),

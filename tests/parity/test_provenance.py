@@ -29,7 +29,7 @@ def test_every_method_of_a_task_has_a_recipe_with_settings_that_it_knows(task: s
         assert found is not None, (name, task)
         assert len(found.source) > 5
         if family == CLASSIFIER:
-            known = {"epochs", "learning_rate", "schedule", "train_batch_size"}
+            known = {"epochs", "learning_rate", "lr_scheduler", "train_batch_size"}
         else:
             known = {"epochs", *vars(ClassConfig())}
         assert set(found.values) <= {*known, *spec.names}, (name, task)
