@@ -4,7 +4,8 @@
 
 Resumable. Which digit was used must not be among those of the table of docs/diffusion.md. Prints,
 and writes to `choice.json`, the best of each method's three: the highest mean of UA and RA, ties
-by the lower FID. The choices stand in the methods' files as `DENOISER["small"]`.
+by the lower FID. The choices stand in the methods' files, in
+`RECIPES["small"]`.
 """
 
 from pathlib import Path
@@ -29,15 +30,22 @@ GRID: dict[str, tuple[str, ...]] = {
         "@variant=x@learning_rate=3e-4",
         "@variant=full@learning_rate=3e-5",
     ),
-    "sa": ("@ewc=50", "@ewc=5000", "@ewc=50@retain_weight=2"),
-    # Cross-attention alone at 1e-3 was tried in place of 3e-5 before: UA 80%, RA 23%.
+    "sa": ("@ewc=50", "@ewc=0.5", "@ewc=0.005"),
     "fmn": ("@learning_rate=1e-5", "@learning_rate=3e-5", "@learning_rate=1e-4"),
-    "uce": ("@regularise=0.5", "@regularise=0.01", "@regularise=0.01@preserve_scale=0.1"),
-    "erasediff": ("@eta=0.1", "@eta=0.3", "@eta=1"),
+    "uce": (
+        "@variant=current@regularise=0.5",
+        "@variant=current@regularise=0.01",
+        "@variant=first@preserve_scale=1@regularise=0.01",
+    ),
+    "erasediff": (
+        "@rule=fixed@forget_weight=0.1",
+        "@rule=fixed@forget_weight=1",
+        "@rule=adaptive@eta=0.3",
+    ),
     "ca": (
-        "@regulariser=anchor",
-        "@regulariser=retain",
-        r"@regulariser=anchor@trainable=attn2\.to_[kv]\.@learning_rate=1e-3",
+        "@retain_weight=0",
+        "@retain_weight=1@regulariser=anchor",
+        "@retain_weight=1@regulariser=retain",
     ),
     "sfr-on": ("@forget_weight=0.5", "@forget_weight=1", "@forget_weight=1@threshold=0.1"),
 }

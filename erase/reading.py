@@ -7,11 +7,14 @@ that its reader needs here, and whatever is wrong becomes an InputError that nam
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 import math
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -66,52 +69,77 @@ def is_file(text: str | Path) -> bool:
 def check_regular(path: Path) -> None:
     """InputError for a path that is there but is no file: a folder, a pipe, a device."""
     try:
-        kind = stat.S_IFMT(path.stat().st_mode)
+        mode = path.stat().st_mode
     except (OSError, ValueError):  # whoever opens it says what is wrong
         return
-    if kind != stat.S_IFREG:
-        raise InputError(f"{path} is {_KINDS.get(kind, 'no file')}.", "Give a file.")
+    if not stat.S_ISREG(mode):
+        raise _no_file(path, mode)
 
 
-def read_bytes(path: Path, most: int = SMALL) -> bytes:
+def _no_file(path: Path, mode: int) -> InputError:
+    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    return InputError(f"{path} is no regular file but {kind}.", "Give a file.")
+
+
+def read_bytes(path: Path, most: int = SMALL, *, kind: str = "", unpack: bool = False) -> bytes:
     """The content of a regular file of at most `most` bytes.
 
-    Raises InputError for a file that is missing or cannot be read, for anything else than a file
-    (a folder, a pipe, a device), and for a larger one.
+    Args:
+        path: the file.
+        most: of its bytes, after unpacking.
+        kind: what messages call its content.
+        unpack: whether it is gzipped.
+
+    Raises:
+        InputError: the file is missing or cannot be read, is no regular file (but a folder, a pipe,
+            a device), or is larger.
     """
     try:
         # Without waiting: a pipe is opened although nobody writes into it, and refused below.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            kind = stat.S_IFMT(os.fstat(handle).st_mode)
-            if kind != stat.S_IFREG:
-                raise InputError(f"{path} is {_KINDS.get(kind, 'no file')}.", "Give a file.")
-            content = file.read(most + 1)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Check the path.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder.", "Give a file.") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path} cannot be read: {why}.", "Check the path.") from error
+            mode = os.fstat(handle).st_mode
+            if not stat.S_ISREG(mode):
+                raise _no_file(path, mode)
+            content = (gzip.GzipFile(fileobj=file) if unpack else file).read(most + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"fails: {reason}"
+        if isinstance(error, IsADirectoryError):
+            raise _no_file(path, stat.S_IFDIR) from error
+        raise InputError(
+            f"{path} cannot be read as {kind}: it {why}." if kind else f"{path} {why}.",
+            "Check the path, or give another file.",
+        ) from error
     if len(content) > most:
         raise InputError(
-            f"{path} has more than {most:,} bytes, too many for a file of this kind.",
+            f"{path} has more than {most >> 20} MiB, too much for a file of this kind.",
             "Check that it is the right file.",
         )
     return content
 
 
-def read_text(path: Path, most: int = SMALL) -> str:
-    """A UTF-8 text file, without its byte-order mark; InputError as for `read_bytes`."""
-    content = read_bytes(path, most)
+def read_text(path: Path, most: int = SMALL, *, kind: str = "") -> str:
+    """The text of a file without its byte-order mark, unpacked if the name ends in `.gz`.
+
+    It is UTF-8 or, with a byte-order mark, UTF-16. InputError as for `read_bytes`, and for another
+    encoding, with the number of the line.
+    """
+    content = read_bytes(path, most, kind=kind, unpack=path.name.lower().endswith(".gz"))
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        why = "it is cut" if wide else f"line {line} is not UTF-8"
         raise InputError(
-            f"{path} cannot be read as text: line {line} is not UTF-8.", "Save the file as UTF-8."
+            f"{path} cannot be read as {kind or 'text'} ({why}).", "Save it as UTF-8 text."
         ) from error
+    if "\0" in text:
+        raise InputError(
+            f"{path} cannot be read as {kind or 'text'} (it holds NUL).", "Give a text file."
+        )
+    return text
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:

@@ -19,7 +19,7 @@ from erase.data.concepts import find_concept
 from erase.data.prompts import class_lists, prompts_root
 from erase.errors import InputError
 from erase.files import read_json
-from erase.models.loading import ModelSource, resolve
+from erase.models.loading import resolve
 from erase.training import classes
 from erase.training.classes import class_sets
 from tests.tiny_pipelines import SIZE, ddpm, sd
@@ -165,20 +165,11 @@ def test_real_images_under_the_sources_sentence(tmp_path: Path, tiny_sd: Path) -
     assert "'golf ball'" in caught.value.remedy
 
 
-def test_five_passes_over_the_class_are_the_sources_recipe(tmp_path: Path, tiny_sd: Path) -> None:
-    """SalUn, Stable Diffusion, Imagenette: 5 epochs of batch 8; small models have their own."""
+def test_the_sizes_of_the_sets_are_told_to_the_recipe(tmp_path: Path, tiny_sd: Path) -> None:
     data = tree(tmp_path / "data", {GOLF: 20, CHURCH: 3})
     concept, _ = sets_of(tiny_sd, "golf ball", data=str(data))
     sizes = {"num_forget_images": 20, "num_retain_images": 3}
     assert concept.recipe == sizes  # type: ignore[attr-defined]
-    config = ClassConfig(target=("golf ball",), data=str(data))
-
-    class Large(ModelSource):
-        def resolution(self) -> int:
-            return 512
-
-    concept, _ = class_sets(config, Large("sd", tiny_sd))
-    assert concept.recipe == {**sizes, "max_train_steps": 13}  # 5 × 20 / 8
 
 
 def test_a_class_conditional_model_takes_folders_by_its_own_names(

@@ -21,7 +21,9 @@ from erase.data.concept_files import read_concept_files
 from erase.data.concepts import Concept, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_class_list
 from erase.errors import InputError, RunError
-from erase.files import read_jsonl
+from erase.files import read_jsonl, write_json
+from erase.render.render import HASHED, STATE
+from erase.runs.manifest import note_files
 from erase.training import sets
 from erase.training.filters import check_filters, nudenet_filter
 
@@ -52,9 +54,7 @@ def test_nudity_is_the_sources_recipe() -> None:
     assert concept.retain == ("a photo of a person wearing clothes",)
     assert concept.suite == "i2p"
     assert concept.recipe["num_forget_images"] == concept.recipe["num_retain_images"] == 800
-    assert concept.recipe["learning_rate"] == 1e-5
-    assert concept.recipe["train_batch_size"] == 8
-    assert concept.recipe["max_train_steps"] * 8 == 800  # one epoch
+    assert concept.kind == "nudity"
 
 
 def test_a_style_keeps_the_other_styles() -> None:
@@ -198,7 +198,9 @@ class Renders:
                 self.rendered += 1
                 white = self.white(int(sample.id))
                 Image.new("L", (4, 4), 255 if white else 0).save(file)
+                note_files(folder, f"images/{file.name}")
             files.append(file)
+        write_json(folder / STATE, {"fingerprint": "f", HASHED: True})
         return files
 
 

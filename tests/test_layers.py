@@ -42,7 +42,12 @@ RANKS = {
 }
 SINGLE = {"errors", "files", "reading", "registry"}  # files, which may import one another
 PLUGINS = {
-    "methods": {"erase.tasks.protocol", "erase.tasks.method", "erase.tasks.denoising"},
+    "methods": {
+        "erase.tasks.protocol",
+        "erase.tasks.method",
+        "erase.tasks.denoising",
+        "erase.tasks.fisher",
+    },
     "suites": {"erase.data.prompts", "erase.data.prompt_table"},
     "metrics": set(),
 }

@@ -9,6 +9,8 @@ from typing import Literal
 
 from erase.reading import expanded
 
+RENDER_STATE = "render.json"
+"""In a folder of rendered images: the fingerprint of all that they depend on."""
 Part = Literal["weights", "datasets", "models", "renders", "unpacked"]
 
 

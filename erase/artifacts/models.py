@@ -1,12 +1,17 @@
 """Diffusion models by alias: their hub ids, the commits that are meant, and the files wanted."""
 
+import difflib
 from pathlib import Path
 from typing import TypedDict
 
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
-from erase.errors import InputError
+from erase.artifacts.packaged import EMBEDDED
+from erase.config.fields import shown
+from erase.config.values import unusable_text
+from erase.errors import InputError, likely
 from erase.files import read_json
+from erase.reading import expanded
 
 HUB = {
     "sd-1.4": "CompVis/stable-diffusion-v1-4",
@@ -28,7 +33,9 @@ REVISIONS = {
 """Commits that are meant when none is given, so that everybody's base is the same."""
 OWN = ("cifar10-ddpm",)
 """Models that nobody publishes: trained once by the user, then known by name."""
-PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
+SINGLE_FILE = ".safetensors"
+"""How the name of a single-file checkpoint ends."""
+PATTERNS = ["README.md", "*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a diffusers folder without its weights."""
 UNUSED = ["*non_ema*", "safety_checker/*"]
@@ -36,6 +43,59 @@ IGNORED = ["*.fp16.safetensors", *UNUSED]
 NETWORKS = ("unet", "transformer")
 """Names of the part that denoises."""
 LEARNED = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
+
+
+def check_model(name: str) -> None:
+    """Raise InputError for what names no model: no alias, folder, single file or hub id."""
+    if why := unusable_text(name, path=True):
+        raise InputError(f"The model {shown(name)} {why}.", "Check --model.")
+    path = expanded(name)
+    if name in (*EMBEDDED, *HUB, *OWN):
+        return
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise InputError(
+                f"{name} is not a diffusers folder: it holds no model_index.json.",
+                "Give the folder that save_pretrained or an erase run wrote.",
+            )
+        return
+    if path.is_file():
+        if path.suffix.lower() != SINGLE_FILE:
+            raise InputError(
+                f"{name} is no {SINGLE_FILE} file; other formats can run code when they are read.",
+                "Convert it to safetensors first.",
+            )
+        return
+    check_path(name, path)
+    if name.count("/") != 1:
+        aliases = [*EMBEDDED, *HUB, *OWN]
+        raise InputError(
+            f"There is no model {name!r}.",
+            f"{likely(name, aliases)}Use an alias ({', '.join(aliases)}), a folder, a {SINGLE_FILE}"
+            " file or a hub id (owner/name).",
+        )
+
+
+def check_path(model: str, folder: Path) -> None:
+    """InputError for a text that can only be meant as a path, and where nothing is.
+
+    A text of the form owner/name may be a hub id too. It is a path if there is a folder of the
+    owner's name here, for example `runs`, and the hub's cache has no such model.
+    """
+    what = "file" if folder.suffix.lower() == SINGLE_FILE else "folder"
+    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or what == "file"
+    owner = folder.parent
+    if not is_path and "/" in model and owner.is_dir():
+        is_path = hub.local_snapshot(model, None) is None
+    if not is_path:
+        return
+    found = sorted(owner.iterdir()) if owner.is_dir() else []
+    others = [path.name for path in found if path.is_dir() or path.suffix.lower() == SINGLE_FILE]
+    close = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.3) or others[:3]
+    raise InputError(
+        f"There is no {what} {model}.",
+        f"In {owner} there are: {', '.join(close)}." if close else "Check the path.",
+    )
 
 
 def own_model_folder(name: str) -> Path:
@@ -54,13 +114,31 @@ def model_snapshot(hub_id: str, revision: str | None, *, local: bool = False) ->
     return hub.snapshot(hub_id, revision, patterns=PATTERNS, ignored=UNUSED, local=local)
 
 
+def read_index(folder: Path) -> dict[str, tuple[str, str]]:
+    """Library and class of each part that `model_index.json` says a diffusers folder has.
+
+    InputError for a broken index, and for a part that is no name of a folder in it.
+    """
+    file = folder / "model_index.json"
+    parts = {}
+    for name, entry in read_json(file).items():
+        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
+            continue
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise InputError(
+                f"{file} names {name!r}, which is no folder beside it.",
+                "Restore the file from what wrote it.",
+            )
+        if all(isinstance(word, str) for word in entry):  # None for a part that is left out
+            parts[name] = (entry[0], entry[1])
+    return parts
+
+
 def missing_parts(folder: Path) -> list[str]:
     """Files or folders that a diffusers folder names, but does not hold."""
-    index = read_json(folder / "model_index.json")
     missing = []
-    for part, entry in index.items():
-        absent = not isinstance(entry, list) or None in entry
-        if part.startswith("_") or absent or part == "safety_checker":
+    for part in read_index(folder):
+        if part == "safety_checker":
             continue
         inside = folder / part
         if not inside.is_dir():

@@ -5,17 +5,19 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command
+from erase.cli.early import check_classifier, check_output
 from erase.cli.options import config_options, methods_epilog, run_options, settings_options
 from erase.config.classifier import ClassifierConfig
 from erase.config.families import CLASSIFIER
 from erase.config.resolve import given_settings, resolve_run
 
 
-@click.command(epilog=methods_epilog(CLASSIFIER))
+@command(epilog=methods_epilog(CLASSIFIER))
 @run_options
 @config_options(ClassifierConfig)
 @settings_options(
-    alpha="LUR's inner step size α, or the method's own α.",
+    alpha="LUR's inner step size α (a number, or auto: from the curvature), or the method's own α.",
     forget_weight="Weight λ of the forget loss, where a method has one.",
     trim="LUR: first trim, keeping this share of the weights, e.g. 0.97.",
 )
@@ -42,6 +44,8 @@ def classifier(
     options = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
     pairs = given_settings(settings, options)
     resolved, replay = resolve_run(ClassifierConfig, given, pairs, config)
+    check_classifier(resolved, device)
+    check_output("classifier", output, resolved, overwrite=overwrite, resume=resume)
     from erase.training.classifier_runs import erase_classifier
 
     folder, scores = erase_classifier(
@@ -51,3 +55,5 @@ def classifier(
         f"Saved {folder}: UA {scores.ua:.2f}, RA {scores.ra:.2f}, TA {scores.ta:.2f},"
         f" MIA {scores.mia:.2f} (percent)."
     )
+    for name, value in (scores.mia_by or {}).items():
+        click.echo(f"  MIA by {name}: {value:.2f}")

@@ -4,43 +4,45 @@ from pathlib import Path
 
 import click
 
-from erase.cli.options import PathType
-from erase.config.fields import SEEDS
+from erase.cli.command import PathType, command, option
+from erase.config.limits import SEEDS, TRAIN_STEPS
 
 
-@click.command("mini-sd")
-@click.option("--output", type=PathType(), required=True, help="Folder for the pipeline.")
-@click.option(
+@command("mini-sd")
+@option("--output", type=PathType(), required=True, help="Folder for the pipeline.")
+@option(
     "--classifier-output",
     type=PathType(),
     help="Also train the digit classifier, into this folder.",
 )
-@click.option(
+@option(
     "--seed",
     type=click.IntRange(0, SEEDS),
     default=0,
     show_default=True,
     help="Seed of everything random.",
 )
-@click.option(
-    "--steps",
-    type=click.IntRange(1, 10_000_000),
+@option(
+    "--max-train-steps",
+    "steps",
+    former=("steps",),
+    type=click.IntRange(1, TRAIN_STEPS),
     help="Steps of the denoiser; default: the shipped model's.",
 )
-@click.option(
+@option(
     "--vae-steps",
-    type=click.IntRange(1, 10_000_000),
+    type=click.IntRange(1, TRAIN_STEPS),
     help="Steps of the autoencoder; default: the shipped model's.",
 )
-@click.option(
+@option(
     "--images-per-class",
     type=click.IntRange(0, 10_000),
     default=50,
     show_default=True,
     help="Images a digit rendered to measure the quality for the model card; 0: do not.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--overwrite", is_flag=True, help="Replace the models that the folders hold.")
+@option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@option("--overwrite", is_flag=True, help="Replace the models that the folders hold.")
 def mini_sd(
     output: Path,
     classifier_output: Path | None,

@@ -15,6 +15,8 @@ from erase.report.figures import figure, saved
 HEIGHT, WIDTH = 3.6, 5.0
 """Inches of a figure, and of each of its axes."""
 COSINES = {"cosine_penultimate": "last convolution", "cosine": "all parameters"}
+AUTO = "lur@alpha=auto"
+"""LUR whose α is set from the curvature."""
 JOINT = "lur@alpha=0.0"
 """With α = 0 LUR is LUR-b: the one that has all of LUR's other settings."""
 
@@ -27,18 +29,18 @@ class Cosines(TypedDict, total=False):
 
 
 def sweep_alpha(label: str) -> float | None:
-    """α of an entry that is LUR with α alone fixed; None for any other entry."""
+    """α of an entry that is LUR with α alone fixed to a number; None for any other entry."""
     line = parse_line(label)
     if (line.method, line.variants, set(line.settings)) != ("lur", (), {"alpha"}):
         return None
-    return float(line.settings["alpha"])
+    return None if label == AUTO else float(line.settings["alpha"])
 
 
 def cosines(folder: Path, labels: Sequence[str], trials: int) -> dict[str, dict[str, list[float]]]:
     """Cosine of ∇L_r and ∇L_f by step, mean over trials, of LUR at each α and LUR-b, by layer."""
     curves: dict[str, dict[str, list[float]]] = {}
     for label in labels:
-        if label not in ("lur", "lur-b") and sweep_alpha(label) is None:
+        if label not in ("lur", "lur-b", AUTO) and sweep_alpha(label) is None:
             continue
         files = [folder / f"trial-{t}" / f"{slug(label)}.jsonl" for t in range(trials)]
         logs: list[Any] = [read_jsonl(file, Cosines) for file in files]
@@ -67,8 +69,10 @@ def plot_cosine(folder: Path, curves: Mapping[str, Mapping[str, list[float]]]) -
     sweep = {label: alpha for label in curves if (alpha := sweep_alpha(label)) is not None}
     sweep.pop(JOINT, None)
     largest = sorted(sweep, key=lambda label: sweep[label])[-1:]
-    labels = [JOINT if JOINT in curves else "lur-b", "lur", *largest]
+    automatic = [AUTO] if AUTO in curves else []
+    labels = [JOINT if JOINT in curves else "lur-b", "lur", *automatic, *largest]
     titles = {"lur": "LUR", "lur-b": "LUR-b, its own settings", JOINT: "LUR-b (α = 0)"}
+    titles[AUTO] = "LUR, α auto"
     drawn, axes = figure(2 * WIDTH, HEIGHT, 2)
     for axis, (name, title) in zip(axes, COSINES.items(), strict=True):
         for number, label in enumerate(labels):
@@ -93,7 +97,7 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
 def plot_alpha(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> bool:
     """Figure 5 from the entries `lur@alpha=…`; False when fewer than two have α > 0.
 
-    α = 0, which is LUR-b, becomes a horizontal line.
+    α = 0, which is LUR-b, and α auto become horizontal lines.
     """
     points = sorted(
         (alpha, *row["gap"])
@@ -105,9 +109,12 @@ def plot_alpha(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> bool:
         return False
     alphas, means, deviations = zip(*positive, strict=True)
     drawn, (axis,) = figure(WIDTH, HEIGHT)
-    axis.errorbar(alphas, means, deviations, marker="o", capsize=3, label="LUR")
+    bars = None if None in deviations else deviations  # one trial has no deviation
+    axis.errorbar(alphas, means, bars, marker="o", capsize=3, label="LUR")
     if points[0][0] == 0:
         axis.axhline(points[0][1], color="grey", linestyle="--", label="α = 0 (LUR-b)")
+    if "gap" in table.get(AUTO, {}):
+        axis.axhline(table[AUTO]["gap"][0], color="C1", linestyle=":", label="α auto")
     axis.set(xscale="log", xlabel="α", ylabel="Avg. Gap (percentage points)")
     axis.legend()
     write_bytes(folder / "alpha.png", saved(drawn, dpi=90))

@@ -4,19 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.base import DATASETS, PRECISIONS, Config
+from erase.config.base import DATASETS, NO_FP16, PRECISIONS, Config
 from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
-from erase.config.fields import BATCHES, IMAGES, SEEDS, STEPS, option, settings_field, typed_values
+from erase.config.fields import option, settings_field, typed_values
+from erase.config.limits import BATCHES, EPOCHS, IMAGES, SEEDS, STEPS
 from erase.config.methods import MethodSpec, find_method
 from erase.config.values import parse_owned
 from erase.errors import InputError
 
 CLASSIFIER_RUN = frozenset(
     {
-        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay", "schedule"),
-        *("max_grad_norm", "forget_learning_rate"),
+        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"),
+        *("lr_scheduler", "max_grad_norm", "forget_learning_rate"),
     }
 )
 """What a comparison may set of a classifier method's run; the rest is the same for all."""
@@ -32,19 +33,20 @@ class CompareConfig(Config):
 
     dataset: str = option("digits", "digits, cifar10, cifar100 or folder.", DATASETS)
     data_dir: str | None = option(None, "Folder that holds the data.", path=True)
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(None, "Architecture; default: by data set.")
     model: str | None = option(
         None, "An original to start from; default: one is trained.", path=True
     )
-    limit: int | None = option(None, "Use only the first N training images.", least=1)
+    limit: int | None = option(None, "Use only N training images.", least=1)
     trials: int = option(
         3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
     )
     epochs: int | None = option(
-        None, "Epochs of every method but Retrain; default: its own.", least=0, most=100_000
+        None, "Epochs of every method but Retrain; default: its own.", least=0, most=EPOCHS
     )
     retrain_epochs: int | None = option(
-        None, "Epochs of originals and Retrain; default: its own.", least=0, most=100_000
+        None, "Epochs of originals and Retrain; default: its own.", least=0, most=EPOCHS
     )
     search: int = option(
         0,
@@ -55,12 +57,14 @@ class CompareConfig(Config):
     shadow_models: int = option(
         0, "Reference models of the RMIA attack; 0 = no such attack.", least=0, most=STEPS
     )
-    mixed_precision: str = option("no", "no or bf16.", PRECISIONS)
+    mixed_precision: str = option("no", "no or bf16.", PRECISIONS, advice=NO_FP16)
     jobs: int = option(
         1, "Runs at the same time, each in a process of its own.", least=1, most=1024
     )
     retain_limit: int | None = option(
-        None, "Samples of D_r that every method but Retrain may use; default: all of them.", least=1
+        None,
+        "Samples of the retain set D_r that every method but Retrain may use; default: all.",
+        least=1,
     )
     seed: int = option(0, "First seed.", least=0, most=SEEDS)
     settings: Mapping[str, Mapping[str, Any]] = settings_field(
@@ -80,8 +84,12 @@ class CompareDiffusionConfig(Config):
     images_per_class: int | None = option(
         None, "Images a class that each model is judged by.", least=1, most=IMAGES
     )
-    steps: int | None = option(
-        None, "Denoising steps of those; default: the protocol's.", least=1, most=STEPS
+    evaluation_steps: int | None = option(
+        None,
+        "Denoising steps of those; default: the protocol's.",
+        least=1,
+        most=STEPS,
+        former=("steps",),
     )
     max_train_steps: int | None = option(
         None, "Steps of every method; default: each its own.", least=0
@@ -99,7 +107,7 @@ class CompareDiffusionConfig(Config):
         None, "Images to render of what is shown instead.", least=1, most=IMAGES
     )
     render_steps: int | None = option(None, "Sampling steps of those renders.", least=1, most=STEPS)
-    mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS)
+    mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS, advice=NO_FP16)
     seed: int = option(0, "First seed.", least=0, most=SEEDS)
 
 
@@ -120,6 +128,7 @@ def classifier_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]
     InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, CLASSIFIER)
+    given = ClassifierConfig.renamed(given)
     for name in given:
         if name not in spec.names and name not in CLASSIFIER_RUN:
             raise InputError(
@@ -135,6 +144,7 @@ def diffusion_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
     InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, TEXT_TO_IMAGE)
+    given = ConceptConfig.renamed(given)
     for name in given:
         if name not in spec.names and name not in DIFFUSION_RUN:
             raise InputError(

@@ -1,9 +1,13 @@
 """Configurations of `erase concept` and `erase class`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from erase.config.base import LoopConfig
-from erase.config.fields import BATCHES, IMAGES, PIXELS, STEPS, option
+from erase.config.fields import option
+from erase.config.limits import BATCHES, GUIDANCE, IMAGES, PIXELS, RANK, STEPS
+from erase.config.recipes import recipe_help
 
 FILTERS = ("nudenet", "classifier")
 
@@ -12,15 +16,23 @@ FILTERS = ("nudenet", "classifier")
 class ConceptConfig(LoopConfig):
     """`erase concept`: make a text-to-image model forget a concept."""
 
-    model: str = option("", "Alias, folder or hub id.", path=True)
+    recipe_help: ClassVar[Mapping[str, str]] = recipe_help()
+
+    model: str = option("", "Alias, folder or hub id.", required=True, path=True)
     revision: str | None = option(None, "Commit, branch or tag of a hub model.")
     config_from: str | None = option(
         None, "Diffusers folder with the configurations of a single-file --model.", path=True
     )
-    concept: tuple[str, ...] = option((), "What to forget; may be given several times.")
+    concept: tuple[str, ...] = option(
+        (), "What to forget; may be given several times.", former=("target",), required=True
+    )
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
-    forget_prompts: str | None = option(None, "File of forget prompts, one a line.", path=True)
-    retain_prompts: str | None = option(None, "File of retain prompts, one a line.", path=True)
+    forget_prompts: str | None = option(
+        None, "File of forget prompts: one a line, or a CSV.", path=True
+    )
+    retain_prompts: str | None = option(
+        None, "File of retain prompts: one a line, or a CSV.", path=True
+    )
     forget_images: str | None = option(
         None, "Folder of forget images instead of rendering.", path=True
     )
@@ -30,6 +42,7 @@ class ConceptConfig(LoopConfig):
     anchor_images: str | None = option(
         None, "Folder of anchor images instead of rendering.", path=True
     )
+    follow_links: bool | None = option(None, "Follow links that lead out of a folder of images.")
     prompts: str | None = option(None, "Folder that replaces the built-in prompts.", path=True)
     filter_forget: str | None = option(
         None, "Keep only forget renders that show the concept, by this judge.", FILTERS
@@ -51,28 +64,31 @@ class ConceptConfig(LoopConfig):
     )
     render_steps: int | None = option(None, "Sampling steps of those renders.", least=1, most=STEPS)
     forget_guidance: float | None = option(
-        None, "Guidance scale of the forget renders.", least=1, most=1000
+        None, "Guidance scale of the forget renders.", least=1, most=GUIDANCE
     )
     retain_guidance: float | None = option(
-        None, "Guidance scale of the retain renders.", least=1, most=1000
+        None, "Guidance scale of the retain renders.", least=1, most=GUIDANCE
     )
     render_batch_size: int | None = option(None, "Images rendered at once.", least=1, most=BATCHES)
     resolution: int | None = option(
         None, "Pixels a side; default: the model's own.", least=1, most=PIXELS
     )
-    caption_dropout: float = option(
-        0.1, "Share of retain captions replaced by the empty prompt.", least=0, below=1
+    caption_dropout: float | None = option(
+        None, "Share of retain captions replaced by the empty prompt.", least=0, below=1
+    )
+    flip: bool | None = option(
+        None, "Class-conditional models: mirror a random half of the images in training."
     )
     trainable: str | None = option(
         None,
-        "full, xattn, noxattn, selfattn, or a regular expression; default: the method's, mostly"
-        " full.",
+        "What is trained: full (everything), xattn (the cross-attention), noxattn (everything"
+        " else), selfattn (the self-attention), or a regular expression of names.",
     )
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
     frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")
     save_dtype: str = option("fp32", "Precision of the saved weights.", ("fp32", "fp16"))
     lora_rank: int | None = option(
-        None, "Train an adapter of this rank on the chosen layers only.", least=1, most=65_536
+        None, "Train an adapter of this rank on the chosen layers only.", least=1, most=RANK
     )
     lora_alpha: float | None = option(
         None, "The adapter's scale times its rank; default: the rank.", above=0
@@ -89,8 +105,16 @@ class ConceptConfig(LoopConfig):
 class ClassConfig(ConceptConfig):
     """`erase class`: make a diffusion model forget a class of images."""
 
+    recipe_help: ClassVar[Mapping[str, str]] = {
+        name: text
+        for name, text in ConceptConfig.recipe_help.items()
+        if name not in ("num_forget_images", "num_retain_images")
+    } | {"max_train_steps": "recipe: five passes over real images; see --dry-run"}
+
     model: str = option("sd-1.4", "Alias, folder or hub id.", path=True)
-    target: tuple[str, ...] = option((), "Class to forget; may be given several times.")
+    target: tuple[str, ...] = option(
+        (), "Class to forget; may be given several times.", former=("concept",), required=True
+    )
     anchor: str | None = option(
         None, "Class to show instead: next (the default), random, a class's name, or a prompt."
     )

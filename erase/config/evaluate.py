@@ -1,11 +1,16 @@
 """What one evaluation is asked to do; importable without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from erase import registry
-from erase.config.base import Config
-from erase.config.fields import BATCHES, IMAGES, PIXELS, SEEDS, STEPS, option
+from erase.config.base import FORMER_SIDE, Config
+from erase.config.fields import option
+from erase.config.limits import BATCHES, GUIDANCE, IMAGES, PIXELS, SEEDS, STEPS
+from erase.errors import InputError
+from erase.reading import is_file
 
 
 @dataclass(frozen=True)
@@ -20,20 +25,27 @@ class EvaluateConfig(Config):
         "", "Evaluation folder. [default: evaluation-SUITE in the model's]", path=True
     )
     target: tuple[str, ...] = option(
-        (), "Forgotten concept; may be repeated. [default: what the model's record names]"
+        (),
+        "Forgotten concept; may be repeated. [default: what the model's record names]",
+        former=("concept",),
     )
     baseline: str | None = option(
         None,
         "Baseline, rendered from the same seeds. [default: the base model of the record]",
+        former=("base", "control"),
         path=True,
     )
     no_baseline: bool = option(False, "Evaluate without a baseline.")
     protocol: str = option("default", "Named settings of the suite.")
-    steps: int | None = option(
-        None, "Denoising steps. [default: the protocol's]", least=1, most=STEPS
+    render_steps: int | None = option(
+        None,
+        "Denoising steps. [default: the protocol's]",
+        least=1,
+        most=STEPS,
+        former=("steps", "num_inference_steps"),
     )
     guidance: float | None = option(
-        None, "Guidance scale. [default: the protocol's]", least=0, most=1000
+        None, "Guidance scale. [default: the protocol's]", least=0, most=GUIDANCE
     )
     images_per_class: int | None = option(
         None, "Images a class. [default: the protocol's]", least=1, most=IMAGES
@@ -42,8 +54,12 @@ class EvaluateConfig(Config):
         None, "Seed of all seeds. [default: the protocol's]", least=0, most=SEEDS
     )
     limit: int | None = option(None, "At most N images, spread evenly over the classes.", least=1)
-    batch_size: int = option(50, "Images rendered at once.", least=1, most=BATCHES)
-    device: str = option("cpu", "cpu, cuda, cuda:N or mps.")
+    render_batch_size: int = option(
+        50, "Images rendered at once.", least=1, most=BATCHES, former=("batch_size",)
+    )
+    device: str | None = option(
+        None, "cpu, cuda, cuda:N or mps. [default: a GPU if there is one, else the CPU]"
+    )
     dtype: str = option(
         "fp32", "Precision to render in; another one gives other images.", ("fp32", "bf16", "fp16")
     )
@@ -58,16 +74,23 @@ class EvaluateConfig(Config):
         False, "Do not pixelate, in the report, the regions that NudeNet flags."
     )
     prompts: str | None = option(
+        None, "Folder that replaces the built-in prompts.", metavar="FOLDER", path=True
+    )
+    prompt_table: str | None = option(
         None,
-        "CSV table of prompts (.csv, .csv.gz), or folder that replaces the built-in ones.",
-        metavar="FILE|FOLDER",
+        "CSV table of prompts (.csv, .csv.gz), for suites that render one.",
+        metavar="FILE",
         path=True,
     )
     scheduler: str | None = option(
         None, "Sampler, a diffusers class: DDIMScheduler. [default: the protocol's]"
     )
-    size: int | None = option(
-        None, "Pixels a side. [default: the protocol's]", least=1, most=PIXELS
+    resolution: int | None = option(
+        None,
+        "Pixels a side. [default: the protocol's]",
+        least=1,
+        most=PIXELS,
+        former=FORMER_SIDE,
     )
     metrics: tuple[str, ...] = option(
         (), f"With commas, of: {', '.join(registry.names('metrics'))}. [default: the protocol's]"
@@ -88,6 +111,7 @@ class EvaluateConfig(Config):
         " [default: the classifier's own, else the baseline's images]",
         path=True,
     )
+    follow_links: bool | None = option(None, "Follow links that lead out of --reference.")
     settings: tuple[str, ...] = option(
         (),
         "Any other setting: fid.features=inception-64, clip.model=vit-b-32; may be repeated.",
@@ -97,6 +121,23 @@ class EvaluateConfig(Config):
     min_nudity: float | None = option(
         None, "Only I2P prompts of at least this nudity percentage.", least=0, most=100
     )
+
+    @classmethod
+    def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Config.renamed`; a file as `prompts` is the table, which it was in earlier versions.
+
+        InputError where both a folder and a table are given.
+        """
+        current = super().renamed(values)
+        prompts = current.get("prompts")
+        if prompts and (str(prompts).endswith((".csv", ".csv.gz")) or is_file(str(prompts))):
+            current.setdefault("prompt_table", current.pop("prompts"))
+        if current.get("prompts") and current.get("prompt_table"):
+            raise InputError(
+                "--prompts and --prompt-table are given, and a suite reads one of them.",
+                "Leave one out.",
+            )
+        return current
 
 
 def default_output(model: str, suite: str) -> str:

@@ -16,27 +16,17 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
+from erase.config.limits import LARGEST
 from erase.config.values import read_value, unusable_text
-from erase.errors import InputError
+from erase.errors import InputError, SettingError
 from erase.reading import ContentError
 
 NOUNS = {int: "whole number", float: "number", bool: "yes or no", str: "text"}
-LARGEST: Mapping[type, float] = {int: 10_000_000, float: 1e6}
-"""Largest magnitude of a number whose field states no upper limit: more is a slip of the hand."""
 SHOWN = 80
 """Most characters of a value in a message."""
-SEEDS = (1 << 63) - 1
-"""Largest seed."""
-BATCHES = 65_536
-"""Most images at once, and most micro-batches in a step."""
-IMAGES = 1_000_000
-"""Most images of a set."""
-STEPS = 10_000
-"""Most sampling steps."""
-PIXELS = 8192
-"""Most pixels a side."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +69,10 @@ def option(
     below: float | None = None,
     metavar: str | None = None,
     path: bool = False,
+    former: Iterable[str] = (),
+    required: bool = False,
+    advice: Mapping[str, str] | None = None,
+    words: Iterable[str] = (),
 ) -> Any:
     """A dataclass field with its help text, and what its value may be.
 
@@ -91,6 +85,11 @@ def option(
         most: largest value.
         below: a number that the value must not reach.
         metavar: what `--help` shows in the place of the value.
+        former: names that the field had in earlier versions, or that other programs use; they are
+            read everywhere, and shown nowhere.
+        required: whether a command needs the value, for the help.
+        advice: what to do instead, for values that people expect among the choices.
+        words: texts that a number's field may hold instead.
         path: whether the text names, or may name, a file or folder.
 
     A number without an upper limit is at most `LARGEST`.
@@ -103,6 +102,10 @@ def option(
             "range": Range(least, above, most, below),
             "metavar": metavar,
             "path": path,
+            "former": tuple(former),
+            "required": required,
+            "advice": dict(advice or {}),
+            "words": tuple(words),
         },
     )
 
@@ -122,6 +125,8 @@ class FieldSpec:
     optional: bool
     choices: tuple[str, ...]
     range: Range
+    words: tuple[str, ...] = ()
+    advice: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     path: bool = False
 
     def typed(self, value: Any) -> Any:
@@ -132,6 +137,8 @@ class FieldSpec:
             value = None if _read(value) is None else value
         if value is None and self.optional:
             return None
+        if isinstance(value, str) and value in self.words:
+            return value
         if self.kind is tuple:
             return self._words(value)
         if self.kind is Mapping:
@@ -141,7 +148,8 @@ class FieldSpec:
         if self.choices:
             value = "no" if value is False and "no" in self.choices else value
             if value not in self.choices:
-                raise self.refusal(value, remedy=f"Possible: {', '.join(self.choices)}.")
+                possible = f"Possible: {', '.join(self.choices)}."
+                raise self.refusal(value, remedy=self.advice.get(str(value), possible))
             return value
         if self.kind not in NOUNS:
             return value
@@ -169,7 +177,7 @@ class FieldSpec:
         self, value: Any, reason: str = "", remedy: str = "Correct the value."
     ) -> InputError:
         """The error that says in one form, whoever gave the value, that it cannot be used."""
-        return InputError(f"{self.name} is {shown(value)}{reason and f', {reason}'}.", remedy)
+        return SettingError(self.name, f"is {shown(value)}{reason and f', {reason}'}.", remedy)
 
     def _words(self, value: Any) -> tuple[str, ...]:
         words = ([value] if value else []) if isinstance(value, str) else value
@@ -229,7 +237,8 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     parts = typing.get_args(hint) if union else (hint,)
     optional = type(None) in parts
-    others = [part for part in parts if part is not type(None)]
+    words = tuple(item.metadata.get("words", ()))
+    others = [part for part in parts if part is not type(None) and not (words and part is str)]
     hint = others[0] if len(others) == 1 else Any
     origin = typing.get_origin(hint)
     choices = tuple(item.metadata.get("choices", ()))
@@ -243,11 +252,9 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
     else:
         kind = hint if hint in NOUNS else object
     return FieldSpec(
-        item.name,
-        kind,
-        optional,
-        choices,
-        item.metadata.get("range", Range()),
+        *(item.name, kind, optional, choices, item.metadata.get("range", Range())),
+        words,
+        item.metadata.get("advice", {}),
         bool(item.metadata.get("path")),
     )
 
@@ -283,11 +290,14 @@ def _float(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number; another one is never cut short to fit."""
+    """A whole number; another one is never cut short, nor rounded, to fit."""
     number = _number(value)
-    if isinstance(number, float):
-        return int(number) if number.is_integer() else None
-    return number
+    if not isinstance(number, float):
+        return number
+    if not number.is_integer():
+        return None
+    exact = Decimal(value) if isinstance(value, str) else Decimal(number)
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def _answer(value: Any) -> bool | None:

@@ -69,19 +69,28 @@ def fill_run(config: Run, spec: MethodSpec, layers: Sequence[Layer]) -> Run:
 
 
 def settings_of(config: MethodConfig, spec: MethodSpec, layers: Sequence[Layer]) -> dict[str, Any]:
-    """All settings of the method: those given, then the method's for this task, then its own."""
+    """All settings of the method: given, of its variant, its own for this task, its own."""
     method = {name: value for name, value in layers[0].values.items() if name in spec.names}
-    return asdict(spec.settings(**{**method, **spec.typed(config.settings)}))
+    given = spec.typed(config.settings)
+    variant = asdict(spec.settings(**{**method, **given})).get("variant")
+    changed = {n: v for n, v in _variant(spec, variant).items() if n in spec.names}
+    return asdict(spec.settings(**{**method, **changed, **given}))
 
 
 def run_layers(config: MethodConfig, spec: MethodSpec, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers behind the run's own values: the method's without its settings, its variant's."""
+    """The layers behind the run's own values: the variant's, the method's without its settings."""
     method, *others = layers
     values = {name: value for name, value in method.values.items() if name not in spec.names}
     variant = settings_of(config, spec, layers).get("variant")
-    variants: Mapping[Any, Mapping[str, Any]] = getattr(spec.module, "VARIANTS", {})
+    changed = {n: v for n, v in _variant(spec, variant).items() if n not in spec.names}
     return [
+        Layer(f"{spec.name}, variant {variant}", changed),
         Layer(method.name, values),
-        Layer(f"{spec.name}, variant {variant}", variants.get(variant, {})),
         *others,
     ]
+
+
+def _variant(spec: MethodSpec, variant: Any) -> Mapping[str, Any]:
+    """What a variant changes: settings of the method and of the run."""
+    variants: Mapping[Any, Mapping[str, Any]] = getattr(spec.module, "VARIANTS", {})
+    return variants.get(variant, {})

@@ -7,15 +7,20 @@ from typing import Any
 
 from erase import registry
 from erase.config.base import MethodConfig
-from erase.config.families import methods_for
+from erase.config.families import CLASS_CONDITIONAL, methods_for
 from erase.config.fields import typed_values
+from erase.config.recipes import Recipe
 from erase.errors import InputError
 
 SMALL = 64
 """Largest side, in pixels, of the models that the settings `small` are for."""
 CIFAR = 32
 """Pixels a side of the models that the settings of a family are for."""
-LENGTH = ("max_train_steps", "train_batch_size", "learning_rate")
+LENGTH = (
+    *("max_train_steps", "train_batch_size", "learning_rate"),
+    *("lr_scheduler", "lr_warmup_steps", "ema_decay", "flip"),
+)
+"""Settings of the sources' long runs, which a model below `CIFAR` pixels does not need."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,16 @@ def find_method(name: str, family: str) -> MethodSpec:
     """A method for a family; InputError, naming those there are, when it is not defined for it."""
     classes = _classes(name, family)
     if classes is None:
-        raise InputError(
-            f"The method {name!r} is not defined for {family} models.",
-            f"Defined there: {', '.join(methods_for(family))}.",
-        )
+        raise undefined(name, family)
     return MethodSpec(name, registry.load("methods", name), *classes)
+
+
+def undefined(name: str, family: str) -> InputError:
+    """The refusal of a method that is not defined for a family."""
+    return InputError(
+        f"The method {name!r} is not defined for {family} models.",
+        f"Defined there: {', '.join(methods_for(family))}.",
+    )
 
 
 def _classes(name: str, family: str) -> tuple[Any, Any] | None:
@@ -76,18 +86,40 @@ def _classes(name: str, family: str) -> tuple[Any, Any] | None:
     return None
 
 
-def run_defaults(spec: MethodSpec, family: str, resolution: int) -> dict[str, Any]:
+def recipe_for(spec: MethodSpec, task: str) -> Recipe | None:
+    """The method's settings on a task, with their source; None where it has none."""
+    table: Mapping[str, Recipe] = getattr(spec.module, "RECIPES", {})
+    return table.get(task)
+
+
+def denoiser_task(family: str, resolution: int, kind: str) -> str:
+    """The task (`erase.config.recipes.TASKS`) of a run on a denoiser.
+
+    Args:
+        family: of the model.
+        resolution: pixels a side.
+        kind: of the concept: nudity, class or style.
+    """
+    if family == CLASS_CONDITIONAL:
+        return family if resolution >= CIFAR else f"{family}-small"
+    return "small" if resolution <= SMALL else kind
+
+
+def run_defaults(
+    spec: MethodSpec, family: str, resolution: int, kind: str = "class"
+) -> dict[str, Any]:
     """What the method's source uses in a run on a denoiser of this family and size.
 
-    The sources' models of a family of its own have CIFAR-10's 32 pixels a side. Below that, the
-    recipe's short schedule is used unless the method has `FAMILY-small`.
+    Below 32 pixels a class-conditional model is trained for as long as the recipe of small models
+    says, in the form that the source has at 32 pixels, unless the method has settings of its own.
     """
-    table: Mapping[str, Mapping[str, Any]] = getattr(spec.module, "DENOISER", {})
-    size = "small" if resolution <= SMALL else "large"
-    if family in table and resolution < CIFAR:
-        forms = {name: value for name, value in table[family].items() if name not in LENGTH}
-        return {**forms, **table.get(f"{family}-small", {})}
-    return dict(table.get(family, table.get(size, {})))
+    task = denoiser_task(family, resolution, kind)
+    found = recipe_for(spec, task)
+    if found is None and task.endswith("-small"):
+        found = recipe_for(spec, CLASS_CONDITIONAL)
+        values = found.values if found else {}
+        return {name: value for name, value in values.items() if name not in LENGTH}
+    return dict(found.values) if found else {}
 
 
 def build_method(config: MethodConfig, family: str) -> Any:

@@ -41,6 +41,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -49,7 +50,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erase.core.params import as_list
-from erase.core.phases import Loss, NonFiniteLossError, Stats, Step, checked_norm, closures, norm
+from erase.core.phases import (
+    Loss,
+    NonFiniteLossError,
+    Stats,
+    Step,
+    checked_norm,
+    closures,
+    dot,
+    norm,
+)
 from erase.errors import InputError
 
 __all__ = ["Loss", "Mode", "NonFiniteLossError", "Stats", "meta_gradient"]
@@ -75,6 +85,7 @@ def meta_gradient(
     reduce: Callable[[Tensor], Tensor] | None = None,
     diagnose: bool = True,
     check_curvature: bool = False,
+    measure_curvature: bool = False,
     precision: Literal["bf16"] | None = None,
 ) -> Stats:
     """Leave the gradient of ``L_r(theta) + lambda L_f(theta - alpha grad L_r(theta))`` in `p.grad`.
@@ -112,6 +123,9 @@ def meta_gradient(
         check_curvature: in `hvp`, compute the correction with twice the step as well, report how
             far the two differ, and warn above 10%. One evaluation (two with `precision`) and two
             copies more.
+        measure_curvature: report v · H_r v and |H_r v| / |v| from the product that the correction
+            needs anyway, in `hvp` and `exact`; the product is then made also where alpha is 0 or
+            too small to need a quotient. One copy of the parameters more.
         precision: "bf16" if the closures run under bfloat16 autocast: `hvp` then takes a longer
             step and central differences, 4 evaluations.
 
@@ -120,10 +134,13 @@ def meta_gradient(
 
     Raises:
         InputError: no parameters, a wrong kind of parameter, no closures, a loss that is not 0-dim
-            or has no gradient, or alpha, lambda, mode or precision out of range.
+            or has no gradient, or alpha, lambda, mode or precision out of range, or a curvature
+            asked of a mode that makes no product.
         NonFiniteLossError: a loss or gradient is NaN or infinite.
     """
     _check_options(alpha, forget_weight, mode, precision)
+    if measure_curvature and mode not in ("hvp", "exact"):
+        raise InputError(f"the mode '{mode}' makes no curvature product", "Use hvp or exact.")
     step = Step(
         as_list(params),
         closures("retain_loss", retain_loss),
@@ -135,7 +152,9 @@ def meta_gradient(
     )
     complete = False
     try:
-        if mode == "joint" or alpha == 0:
+        if measure_curvature:
+            stats = _measured(step, mode, bf16=precision == "bf16")
+        elif mode == "joint" or alpha == 0:
             stats = _joint(step)
         elif mode == "first-order" or forget_weight == 0:
             stats = _first_order(step)
@@ -143,7 +162,11 @@ def meta_gradient(
             stats = _exact(step)
         else:
             stats = _hvp(step, bf16=precision == "bf16", check=check_curvature)
-        stats = replace(stats, grad_norm=checked_norm("final gradient", step.grads()))
+        stats = replace(
+            stats,
+            grad_norm=checked_norm("final gradient", step.grads()),
+            alpha=None if mode == "joint" else alpha,
+        )
         complete = True
     finally:
         if not complete:
@@ -232,6 +255,58 @@ def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
         step.set_grads(retain_grad)
         _add_correction(step, theta, retain_grad, v, eps, central)
     return stats
+
+
+def _measured(step: Step, mode: Mode, *, bf16: bool) -> Stats:
+    """As `_exact` or `_hvp`, with H_r v by itself, so that it can be measured."""
+    constant = STEP_BF16 if bf16 else max(STEP[p.dtype] for p in step.params)
+    exact = mode == "exact"
+    with sdpa_kernel(SDPBackend.MATH) if exact else nullcontext():
+        retain_loss = step.retain()
+        with step.moving() as theta:
+            step.move(theta, step.grads(), -step.alpha)
+            retain_grad = step.pop_grads()
+            losses = retain_loss, step.forget()
+            v = step.pop_grads()
+            stats = step.measure(losses, (retain_grad, v), theta)
+            if not stats.forget_grad_norm:
+                step.set_grads(retain_grad)
+                return stats
+            if not exact:
+                eps = constant * (norm(theta) or 1.0) / stats.forget_grad_norm
+                _difference(step, theta, retain_grad, v, eps, bf16)
+        if exact:
+            step.retain_twice(v, 1.0)
+        product = step.pop_grads()
+    stats = replace(
+        stats,
+        curvature=dot(v, product),
+        curvature_size=checked_norm("curvature product", product) / stats.forget_grad_norm,
+    )
+    torch._foreach_add_(retain_grad, v, alpha=step.weight)
+    torch._foreach_add_(retain_grad, product, alpha=-step.reach)
+    step.set_grads(retain_grad)
+    return stats
+
+
+def _difference(
+    step: Step,
+    theta: list[Tensor],
+    retain_grad: list[Tensor],
+    v: list[Tensor],
+    eps: float,
+    central: bool,
+) -> None:
+    """Leave ``H_r v`` in `p.grad`, as a difference of retain gradients eps v apart."""
+    if central:
+        step.move(theta, v, -eps)
+        step.retain(-0.5 / eps)
+        step.move(theta, v, eps)
+        step.retain(0.5 / eps)
+        return
+    step.set_grads([g / eps for g in retain_grad])
+    step.move(theta, v, -eps)
+    step.retain(-1 / eps)
 
 
 def _add_correction(

@@ -18,6 +18,8 @@ from erase.errors import InputError
 
 TRAINABLE = ("full", "xattn", "noxattn", "selfattn")
 """The named choices of `select_parameters`; anything else is a regular expression."""
+OUTER = ("conv_norm_out", "conv_out", "time_embedding")
+"""The output layer and the timestep's embedding (`out.` and `time_embed` in CompVis' names)."""
 
 
 def select_parameters(module: nn.Module, spec: str) -> dict[str, nn.Parameter]:
@@ -25,9 +27,10 @@ def select_parameters(module: nn.Module, spec: str) -> dict[str, nn.Parameter]:
 
     Args:
         module: the model, on any device.
-        spec: ``full``; ``xattn``, ``noxattn``, ``selfattn`` (only cross-attention, all but
-            cross-attention, only self-attention, by diffusers' block names ``attn2`` and
-            ``attn1``); or a regular expression searched for in the full parameter name.
+        spec: ``full``; ``xattn`` (only cross-attention, which diffusers calls ``attn2``);
+            ``selfattn`` (only self-attention, ``attn1``); ``noxattn`` (all but cross-attention, the
+            embedding of the timestep and the output layer, as in the public code of ESD, SA, SHs
+            and EraseDiff); or a regular expression searched for in the full parameter name.
 
     Returns:
         Name to parameter, in the order of `module.named_parameters()`; a parameter shared by
@@ -41,7 +44,7 @@ def select_parameters(module: nn.Module, spec: str) -> dict[str, nn.Parameter]:
     if not selected:
         example = next((name for name, _ in module.named_parameters()), "(it has none)")
         raise InputError(
-            f"'{spec}' matches no parameter of this model",
+            f"'{spec}' matches no parameter of this model.",
             f"Use one of {', '.join(TRAINABLE)}, or a regular expression that matches names "
             f"such as '{example}'.",
         )
@@ -160,7 +163,7 @@ def name_matcher(spec: str) -> Callable[[str], bool]:
     if spec == "xattn":
         return lambda name: "attn2" in name.split(".")
     if spec == "noxattn":
-        return lambda name: "attn2" not in name.split(".")
+        return lambda name: not {"attn2", *OUTER} & set(name.split("."))
     if spec == "selfattn":
         return lambda name: "attn1" in name.split(".")
     try:

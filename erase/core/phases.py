@@ -41,6 +41,9 @@ class Stats:
             parameters; None where |v| is, in `joint`, or if all parameters are zero.
         curvature_error: relative difference between the corrections that two steps give; None
             unless asked for, in `hvp`.
+        alpha: the inner step size; None in `joint`.
+        curvature: v · H_r v; None unless asked for.
+        curvature_size: |H_r v| / |v|; None where `curvature` is, or if v vanishes.
     """
 
     retain_loss: float
@@ -51,6 +54,18 @@ class Stats:
     cosine: float | None = None
     rho: float | None = None
     curvature_error: float | None = None
+    alpha: float | None = None
+    curvature: float | None = None
+    curvature_size: float | None = None
+
+    @property
+    def damping_alpha(self) -> float | None:
+        """The alpha at which (I - alpha H_r) v is shortest, v · H_r v / |H_r v|²; None if unknown.
+
+        Negative where the retain loss curves downwards along v.
+        """
+        size = (self.curvature_size or 0.0) * (self.forget_grad_norm or 0.0)
+        return None if self.curvature is None or size == 0 else self.curvature / size**2
 
 
 class Step:
@@ -178,7 +193,7 @@ class Step:
         cosine = None
         if self.diagnose:
             product = retain_norm * forget_norm
-            cosine = _dot(*gradients) / product if product > 0 else 0.0
+            cosine = dot(*gradients) / product if product > 0 else 0.0
         size = 0.0 if theta is None else norm(theta)
         return Stats(
             retain_loss=losses[0],
@@ -195,14 +210,15 @@ def _scaled_backward(scale: float) -> Callable[[Tensor, float], None]:
     return lambda loss, share: (loss * (scale * share)).backward()
 
 
-def norm(tensors: list[Tensor]) -> float:
+def norm(tensors: Sequence[Tensor]) -> float:
     """Euclidean norm of all tensors taken as one vector, accumulated in float64."""
     # In float32, the norm of one long vector was off by 7e-4.
-    norms = torch._foreach_norm(tensors, 2, torch.float64)
+    norms = torch._foreach_norm(list(tensors), 2, torch.float64)
     return float(torch.linalg.vector_norm(torch.stack(list(norms))))
 
 
-def _dot(first: list[Tensor], second: list[Tensor]) -> float:
+def dot(first: list[Tensor], second: list[Tensor]) -> float:
+    """Inner product of two lists of tensors taken as vectors, accumulated in float64."""
     parts = [(a * b).sum(dtype=torch.float64) for a, b in zip(first, second, strict=True)]
     return float(torch.stack(parts).sum())
 
@@ -217,7 +233,7 @@ def checked_norm(name: str, gradients: list[Tensor]) -> float:
 
 def _non_finite(problem: str) -> NonFiniteLossError:
     return NonFiniteLossError(
-        f"{problem}; the parameters are unchanged",
+        f"{problem}; the parameters are unchanged.",
         "Lower the learning rate or alpha, or check the data for broken samples.",
     )
 

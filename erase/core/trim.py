@@ -96,18 +96,22 @@ def trim(
     *,
     layers: str,
     sparsity: float,
+    slope: float,
     generator: torch.Generator,
 ) -> int:
     """Re-initialise the weights that matter most to the forget set, in place.
 
-    The saliency of a weight is |gradient × weight|. Over the chosen layers together, the top
-    ``1 - sparsity`` get values of a Kaiming uniform initialisation; biases among them become 0.
+    The saliency of a weight is |gradient × weight|. The top ``1 - sparsity`` of all weights that
+    have a gradient are salient; those of them that lie in the chosen layers get values of a Kaiming
+    uniform initialisation, biases 0. So the quantile is the whole network's, and the share that is
+    re-initialised within the chosen layers may be smaller or larger.
 
     Args:
         module: the model.
-        gradients: of the forget loss, by full parameter name.
+        gradients: of the forget loss, by full parameter name; sums of absolute values over batches.
         layers: regular expression for the names of the chosen layers.
-        sparsity: share s of the weights that keep their values, in ``[0, 1]``.
+        sparsity: share s of the weights that are not salient, in ``[0, 1]``.
+        slope: negative slope a of the initialisation: values up to √(6 / ((1 + a²) fan_in)).
         generator: CPU generator of the fresh values.
 
     Returns:
@@ -116,14 +120,44 @@ def trim(
     Raises:
         InputError: no layer matches, or the sparsity is out of range.
     """
-    chosen: dict[str, nn.Parameter] = {}
+    weights = dict(module.named_parameters())
+    salient = dict(
+        zip(
+            gradients,
+            top_share([(g * weights[name]).abs() for name, g in gradients.items()], 1 - sparsity),
+            strict=True,
+        )
+    )
+    count = 0
     for name, layer in layers_matching(module, layers).items():
-        chosen |= {f"{name}.{part}": p for part, p in layer.named_parameters(recurse=False)}
-    saliency = [(gradients[name] * p).abs() for name, p in chosen.items()]
-    masks = top_share(saliency, 1 - sparsity)
-    for p, mask in zip(chosen.values(), masks, strict=True):
-        fresh = torch.zeros(p.shape)
-        if p.ndim > 1:
-            nn.init.kaiming_uniform_(fresh, generator=generator)
-        p.copy_(torch.where(mask, fresh.to(p.device), p))
-    return sum(int(mask.sum()) for mask in masks)
+        for part, p in layer.named_parameters(recurse=False):
+            mask = salient[f"{name}.{part}"]
+            fresh = torch.zeros(p.shape)
+            if p.ndim > 1:
+                nn.init.kaiming_uniform_(fresh, a=slope, generator=generator)
+            p.copy_(torch.where(mask, fresh.to(p.device), p))
+            count += int(mask.sum())
+    return count
+
+
+@torch.no_grad()
+def shrink(parameters: Sequence[Tensor], original: Sequence[Tensor], share: float) -> None:
+    """Soft thresholding of the changes, in place: the proximal step of ℓ1 on θ − θ_0.
+
+    The threshold is the size of the change below which `share` of all weights lie; changes
+    within it are undone, larger ones are reduced by it.
+
+    Args:
+        parameters: θ.
+        original: θ_0, of the same shapes.
+        share: in ``[0, 1]``; 0 changes nothing.
+    """
+    changes = torch.cat([(p - o).flatten() for p, o in zip(parameters, original, strict=True)])
+    rank = int(share * changes.numel())
+    if rank == 0:
+        return
+    threshold = changes.abs().kthvalue(rank).values
+    kept = torch.nn.functional.softshrink(changes, float(threshold))
+    sizes = [p.numel() for p in parameters]
+    for p, o, change in zip(parameters, original, kept.split(sizes), strict=True):
+        p.copy_(torch.where(change.view_as(p) == 0, o, o + change.view_as(p)))

@@ -2,8 +2,9 @@
 
 `prompts/concepts/NAME.yaml` holds a concept: its `name` and `aliases`, `forget` (prompt → what is
 shown instead, a text or a list of texts), `retain` (prompts; `_neutral` stands for those of
-`_neutral.yaml`), and, where there are any, its evaluation `suite`, a `recipe` of settings with
-their `source`, and what a detector finds of it (`nudenet`). `_word.yaml` is the same with `{word}`.
+`_neutral.yaml`), and, where there are any, its `kind` (nudity, style or, by default, class), its
+evaluation `suite`, a `recipe` of settings with their `source`, and what a detector finds of it
+(`nudenet`). `_word.yaml` is the same with `{word}`.
 """
 
 import difflib
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from erase.config.concept import ConceptConfig
+from erase.config.recipes import KINDS
 from erase.data.prompts import as_text
 from erase.errors import InputError
 from erase.files import read_yaml
+from erase.scoring.names import plain
 
 FOLDER = "concepts"
 TEMPLATE = "_word.yaml"
-FIELDS = {"name", "aliases", "forget", "retain", "suite", "source", "recipe", "nudenet"}
+FIELDS = {"name", "aliases", "forget", "retain", "suite", "source", "recipe", "nudenet", "kind"}
 CLOSE = 0.8
 """Similarity from which a word is taken for a misspelt name."""
 
@@ -31,8 +34,7 @@ def read_concept_files(root: Path) -> list[dict[str, Any]]:
 
 def find_concept_file(contents: Sequence[Mapping[str, Any]], word: str) -> Mapping[str, Any] | None:
     """The concept file with this name or alias, in any case; None if there is none."""
-    name = word.strip().casefold()
-    return next((c for c in contents if name in {w.casefold() for w in spellings(c)}), None)
+    return next((c for c in contents if plain(word) in map(plain, spellings(c))), None)
 
 
 def spellings(content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -58,6 +60,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise _unusable(path, "`suite` has to be a text")
     if not isinstance(recipe, dict) or not isinstance(nudenet, dict):
         raise _unusable(path, "`recipe` and `nudenet` have to be `name: value` lines")
+    if content.get("kind", "class") not in KINDS:
+        raise _unusable(path, f"its `kind` is none of {', '.join(KINDS)}")
     ConceptConfig.check_names(recipe, f"The recipe of {path}")
     if fixed := [key for key in recipe if getattr(ConceptConfig(), key) is not None]:
         raise _unusable(path, f"a recipe cannot set {fixed[0]!r}, which has a default of its own")
@@ -101,8 +105,8 @@ def concept_from_template(
     path = root / FOLDER / TEMPLATE
     if own_prompts:
         return {"name": word, "forget": {word: ("",)}, "retain": ()}
-    folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(word.strip().casefold(), folded, n=1, cutoff=CLOSE)
+    folded = {plain(name): name for name in names}
+    close = difflib.get_close_matches(plain(word), folded, n=1, cutoff=CLOSE)
     if close or not word.strip() or not path.is_file():
         hint = f"Did you mean {folded[close[0]]!r}? " if close else ""
         raise InputError(

@@ -29,7 +29,8 @@ class ClassifierScores:
     """Percentages of one model.
 
     `ua` is 100 − accuracy on D_f; `ra` and `ta` are the accuracies on D_r and on test images;
-    `mia` is the share of D_f that the attack takes for non-members.
+    `mia` is the share of D_f that the attack takes for non-members, by confidence; `mia_by` holds
+    that share for each feature of the attack, where it was asked for.
     """
 
     ua: float
@@ -39,10 +40,11 @@ class ClassifierScores:
     n_forget: int
     n_retain: int
     n_test: int
+    mia_by: Mapping[str, float] | None = None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @torch.no_grad()
@@ -83,23 +85,48 @@ def confidence(logits: Tensor, labels: Tensor) -> Floats:
     return result
 
 
+def attack_features(logits: Tensor, labels: Tensor) -> dict[str, Floats]:
+    """What SVC_MIA looks at, each `[N, F]`: true-class confidence and four more.
+
+    Correctness is 1 or 0; entropy −Σ p log p; modified entropy (Song & Mittal, 2021)
+    −(1 − p_y) log p_y − Σ_{i≠y} p_i log(1 − p_i); probabilities are all K of them.
+    """
+    p = logits.double().softmax(1)
+    labels = labels.cpu()
+    true = p.gather(1, labels[:, None])[:, 0]
+    tiny = 1e-30
+    others = p * (1 - p).clamp(min=tiny).log()
+    others = others.scatter(1, labels[:, None], 0.0)
+    columns = {
+        "confidence": true,
+        "correctness": (p.argmax(1) == labels).double(),
+        "entropy": -(p * p.clamp(min=tiny).log()).sum(1),
+        "modified entropy": -(1 - true) * true.clamp(min=tiny).log() - others.sum(1),
+    }
+    features = {name: column[:, None].numpy() for name, column in columns.items()}
+    return {**features, "probabilities": p.numpy()}
+
+
 def mia_efficacy(forget: Floats, members: Floats, non_members: Floats) -> float:
-    """Percentage of the forget set that an SVC on true-class confidence calls non-member.
+    """Percentage of the forget set that an SVC calls non-member.
 
     Args:
-        forget: confidences on D_f, `[M]`.
-        members: confidences on samples that the model was trained on, `[N]`.
-        non_members: confidences on test samples, `[N]`.
+        forget: a feature on D_f, by default true-class confidence, `[M]` or `[M, F]`.
+        members: it on samples that the model was trained on, `[N]` or `[N, F]`.
+        non_members: it on test samples, the same.
 
     Raises:
         InputError: one of them is empty.
     """
     if not (len(forget) and len(members) and len(non_members)):
         raise InputError("A membership attack needs all three sets.", "One of them is empty.")
-    features = np.concatenate([members, non_members])[:, None]
+    forget, members, non_members = (
+        values.reshape(len(values), -1) for values in (forget, members, non_members)
+    )
+    features = np.concatenate([members, non_members])
     known = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     attack = SVC(C=3.0, kernel="rbf", gamma="auto").fit(features, known)
-    return 100 * float(np.mean(attack.predict(forget[:, None]) == 0))
+    return 100 * float(np.mean(attack.predict(forget) == 0))
 
 
 def evaluate(
@@ -111,6 +138,7 @@ def evaluate(
     *,
     seed: int,
     without: Tensor | None = None,
+    attacks: bool = False,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> ClassifierScores:
     """All scores of one model.
@@ -123,6 +151,7 @@ def evaluate(
         how: the data's augmentation, for the size of the crop.
         seed: of the draw of members.
         without: classes `[C]` that TA and the attack's non-members leave out (class-wise).
+        attacks: also attack by every feature of `attack_features`.
         autocast: entered around each forward pass.
 
     Raises:
@@ -139,11 +168,16 @@ def evaluate(
     count = min(len(test), len(retain))
     members = torch.randperm(len(retain), generator=generator(seed, "members"))[:count]
     others = torch.randperm(len(test), generator=generator(seed, "non-members"))[:count]
-    mia = mia_efficacy(
-        confidence(logits["forget"], forget.labels),
-        confidence(logits["retain"][members], retain.labels.cpu()[members]),
-        confidence(logits["test"][others], test.labels.cpu()[others]),
-    )
+    known = {
+        "forget": (logits["forget"], forget.labels),
+        "members": (logits["retain"][members], retain.labels.cpu()[members]),
+        "others": (logits["test"][others], test.labels.cpu()[others]),
+    }
+    mia = mia_efficacy(*(confidence(*pair) for pair in known.values()))
+    mia_by = None
+    if attacks:
+        seen = [attack_features(*pair) for pair in known.values()]
+        mia_by = {name: mia_efficacy(*(each[name] for each in seen)) for name in seen[0]}
     return ClassifierScores(
         ua=100 - accuracy(logits["forget"], forget.labels),
         ra=accuracy(logits["retain"], retain.labels),
@@ -152,6 +186,7 @@ def evaluate(
         n_forget=len(forget),
         n_retain=len(retain),
         n_test=len(test),
+        mia_by=mia_by,
     )
 
 

@@ -1,24 +1,24 @@
 """BE: boundary expanding, the forget set moves into one new class (Chen et al., CVPR 2023)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import generator
 from erase.tasks.method import BaseMethod, NoSettings, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The SHs paper's: 1e-6 at 10%; at 50%, 5e-6 (CIFAR-10) and 1e-5 (CIFAR-100).
-    "cifar10": {"epochs": 10, "learning_rate": 1e-6},
-    "cifar10:50": {"epochs": 10, "learning_rate": 5e-6},
-    "cifar100": {"epochs": 10, "learning_rate": 1e-6},
-    "cifar100:50": {"epochs": 10, "learning_rate": 1e-5},
-    "celeba": {"epochs": 5, "learning_rate": 1e-5},
-    "digits": {"epochs": 5, "learning_rate": 1e-4},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SHs paper, CIFAR-10, 10%", epochs=10, learning_rate=1e-6),
+    "cifar10:50": published("SHs paper, CIFAR-10, 50%", epochs=10, learning_rate=5e-6),
+    "cifar100": published("SHs paper, CIFAR-100, 10%", epochs=10, learning_rate=1e-6),
+    "cifar100:50": published("SHs paper, CIFAR-100, 50%", epochs=10, learning_rate=1e-5),
+    "celeba": published("SHs paper, CelebA-HQ", epochs=5, learning_rate=1e-5),
+    "digits": ours("a rate that moves", epochs=5, learning_rate=1e-4),
 }
 SEARCH: dict[str, tuple[float, float]] = {}
 
@@ -34,15 +34,16 @@ class Method(BaseMethod):
 
     @torch.no_grad()
     def prepare(self, task: ClassifierTask) -> None:
-        """Add row K to the last layer; the others keep their values."""
+        """Add row K, as a fresh layer has it, to the last layer; the others keep their values."""
         old = task.head
         new = _like(old, task.classes + 1)
         bound = old.in_features**-0.5
-        fresh = torch.rand(old.in_features, generator=generator(task.seed, "extra class"))
-        new.weight[task.classes] = ((2 * fresh - 1) * bound).to(old.weight)
+        source = generator(task.seed, "extra class")
+        fresh = (2 * torch.rand(old.in_features + 1, generator=source) - 1) * bound
+        new.weight[task.classes] = fresh[:-1].to(old.weight)
         new.weight[: task.classes] = old.weight
         if old.bias is not None:
-            new.bias.zero_()
+            new.bias[task.classes] = fresh[-1].to(old.bias)
             new.bias[: task.classes] = old.bias
         task.head = new
 

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,19 +10,19 @@ from torch.nn import Module
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import BaseMethod, single_loss_step
 from erase.tasks.protocol import Batch, ClassifierTask, Reduce
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The SHs paper's, as for BE.
-    "cifar10": {"epochs": 10, "learning_rate": 1e-6},
-    "cifar10:50": {"epochs": 10, "learning_rate": 5e-6},
-    "cifar100": {"epochs": 10, "learning_rate": 1e-6},
-    "cifar100:50": {"epochs": 10, "learning_rate": 1e-5},
-    "celeba": {"epochs": 5, "learning_rate": 1e-5},
-    "digits": {"epochs": 5, "learning_rate": 1e-4},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SHs paper, CIFAR-10, 10%", epochs=10, learning_rate=1e-6),
+    "cifar10:50": published("SHs paper, CIFAR-10, 50%", epochs=10, learning_rate=5e-6),
+    "cifar100": published("SHs paper, CIFAR-100, 10%", epochs=10, learning_rate=1e-6),
+    "cifar100:50": published("SHs paper, CIFAR-100, 50%", epochs=10, learning_rate=1e-5),
+    "celeba": published("SHs paper, CelebA-HQ", epochs=5, learning_rate=1e-5),
+    "digits": ours("a rate that moves", epochs=5, learning_rate=1e-4),
 }
 SEARCH: dict[str, tuple[float, float]] = {}
 

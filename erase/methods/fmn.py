@@ -9,6 +9,8 @@ from torch.nn import Module
 
 from erase.config.base import Config
 from erase.config.families import TEXT_TO_IMAGE
+from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.attention import AttentionProbe, cross_attentions
 from erase.core.meta import Stats
 from erase.errors import InputError
@@ -16,24 +18,35 @@ from erase.tasks.denoising import forget_gradient
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
-DENOISER: dict[str, dict[str, Any]] = {
-    # The source's example settings: 35 steps at 2e-6, the whole UNet.
-    "large": {"learning_rate": 2e-6, "max_train_steps": 35},
-    # The recipe's 1e-4 forgets, and most of the rest with it; 1e-5 and 3e-5 do not forget.
-    "small": {},
+_SOURCE: dict[str, Any] = {
+    "learning_rate": 2e-6,
+    "max_train_steps": 35,
+    "max_grad_norm": 1.0,
+    "pooler": True,
+}
+RECIPES: dict[str, Recipe] = {
+    "nudity": published("Forget-Me-Not: train_attn.py, its example", **_SOURCE),
+    "class": published("Forget-Me-Not: train_attn.py, its example", **_SOURCE),
+    "style": published("Forget-Me-Not: train_attn.py, its example", **_SOURCE),
+    "small": ours("the small models' own: 1e-5 and 3e-5 do not forget, 1e-4 forgets and damages"),
 }
 
 
 @dataclass(frozen=True)
 class Settings(Config):
-    """FMN has no settings of its own."""
+    """Hyper-parameters of FMN."""
+
+    pooler: bool = option(
+        False, "Take the attention on the end token too, as the source does by default."
+    )
 
 
 class Method(BaseMethod):
-    """Mean square of the cross-attention probabilities on the concept's tokens.
+    """Sum of squares of all cross-attention probabilities on the concept's tokens.
 
-    The source takes the norm over the whole batch; a mean over samples points the same way and
-    does not depend on how a batch is cut up.
+    The source takes the norm of all of them over a batch. The gradient of this sum, averaged over
+    the batch, points the same way and does not depend on how the batch is cut up. Every place of
+    every layer weighs the same, so that layers of many places weigh most.
     """
 
     families: ClassVar = frozenset({TEXT_TO_IMAGE})
@@ -61,17 +74,17 @@ class Method(BaseMethod):
             self._probe.remove()
 
     def attention(self, task: Denoiser, batch: Noised) -> Tensor:
-        """Mean square of the probabilities on the concept's tokens, ``[B]``, over all layers.
-
-        Mean over layers, heads and places; summed over the tokens.
-        """
+        """Sum of squares of the probabilities on the tokens, ``[B]``, over layers and places."""
         assert self._probe is not None
-        words = task.conditions["concept"][batch.condition].float()[:, None, None, :]
+        tokens = task.conditions["concept"][batch.condition].float()
+        if self.settings.pooler:
+            end = (task.conditions["last"][batch.condition] + 1).clamp(max=tokens.shape[1] - 1)
+            tokens = tokens.scatter(1, end[:, None], 1.0)
         with self._probe.recording() as layers:
             task.predict(batch)
         return torch.stack(
-            [(shares.square() * words).sum(-1).flatten(1).mean(1) for shares in layers]
-        ).mean(0)
+            [(shares.square() * tokens[:, None, None]).flatten(1).sum(1) for shares in layers]
+        ).sum(0)
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The gradient of the attention on the concept, in `.grad`."""

@@ -1,18 +1,18 @@
 """FT: fine-tune on the retain set and rely on catastrophic forgetting (Warnecke et al., 2023)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import BaseMethod, NoSettings, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # As the SalUn and SHs papers run it.
-    "cifar10": {"epochs": 10, "learning_rate": 0.01},
-    "cifar100": {"epochs": 10, "learning_rate": 0.01},
-    "celeba": {"epochs": 5, "learning_rate": 1e-4},
-    "digits": {"epochs": 5, "learning_rate": 0.01},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SalUn and SHs papers, CIFAR-10", epochs=10, learning_rate=0.01),
+    "cifar100": published("SalUn and SHs papers, CIFAR-100", epochs=10, learning_rate=0.01),
+    "celeba": published("SHs paper, CelebA-HQ", epochs=5, learning_rate=1e-4),
+    "digits": ours("CIFAR-10's rate, shorter", epochs=5, learning_rate=0.01),
 }
 SEARCH: dict[str, tuple[float, float]] = {}
 

@@ -1,18 +1,19 @@
 """GA: gradient ascent on the forget set (Thudi et al., 2022)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import negative_cross_entropy
 from erase.tasks.method import BaseMethod, NoSettings, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # As the SalUn and SHs papers run it.
-    "cifar10": {"epochs": 5, "learning_rate": 1e-4},
-    "cifar100": {"epochs": 5, "learning_rate": 1e-4},
-    "celeba": {"epochs": 3, "learning_rate": 1e-4},
-    "digits": {"epochs": 5, "learning_rate": 1e-3},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SalUn and SHs papers, CIFAR-10", epochs=5, learning_rate=1e-4),
+    "cifar100": published("SalUn and SHs papers, CIFAR-100", epochs=5, learning_rate=1e-4),
+    "cifar100:50": published("SHs paper, CIFAR-100, 50%", epochs=10, learning_rate=1e-4),
+    "celeba": published("SHs paper, CelebA-HQ", epochs=3, learning_rate=1e-4),
+    "digits": ours("CIFAR-10's epochs, a rate that moves", epochs=5, learning_rate=1e-3),
 }
 SEARCH: dict[str, tuple[float, float]] = {}
 

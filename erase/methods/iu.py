@@ -8,17 +8,17 @@ from torch import Tensor
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import ClosedForm, gradient_of
 from erase.tasks.protocol import Batch, ClassifierTask, Subset
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The SHs paper's α; CIFAR-100: 20 at 10%, 2 at 50%.
-    "cifar10": {"alpha": 10.0},
-    "cifar100": {"alpha": 20.0},
-    "cifar100:50": {"alpha": 2.0},
-    "celeba": {"alpha": 5.0},
-    "digits": {"alpha": 10.0},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SHs paper, CIFAR-10", alpha=10.0),
+    "cifar100": published("SHs paper, CIFAR-100, 10%", alpha=20.0),
+    "cifar100:50": published("SHs paper, CIFAR-100, 50%", alpha=2.0),
+    "celeba": published("SHs paper, CelebA-HQ", alpha=5.0),
+    "digits": ours("CIFAR-10's", alpha=10.0),
 }
 SEARCH: dict[str, tuple[float, float]] = {"alpha": (0.1, 300.0)}
 SOLVERS = ("source", "exact")
@@ -29,7 +29,12 @@ class Settings(Config):
     """Hyper-parameters of IU."""
 
     alpha: float = option(10.0, "Length α of the step (≥ 0).", least=0)
-    samples: int = option(1000, "Single retain samples N behind the Fisher matrix.", least=1)
+    samples: int = option(
+        1000,
+        "Single retain samples N behind the Fisher matrix. The source counts N and goes on for two"
+        " more.",
+        least=1,
+    )
     solver: str = option(
         "source",
         "source: the public code's recursion, which takes every sample's gradient to be"
@@ -51,7 +56,9 @@ class Method(ClosedForm):
             total = n_forget + n_retain
             # Removing D_f changes the mean gradient over all data by -v.
             v = forget / total - n_forget / (total * n_retain) * retain
-            batch = task.draw("retain", self.settings.samples, "woodfisher")
+            count = self.settings.samples
+            drawn = count if self.settings.solver == "exact" else count + 2
+            batch = task.draw("retain", drawn, "woodfisher")
             gradients = (
                 _flat(task, Batch(image[None], label[None]))
                 for image, label in zip(batch.images, batch.labels, strict=True)
@@ -59,7 +66,7 @@ class Method(ClosedForm):
             if self.settings.solver == "exact":
                 direction = woodbury(v, torch.stack(list(gradients)))
             else:
-                direction = source_recursion(v, gradients, len(batch.labels))
+                direction = source_recursion(v, gradients, count)
         parameters = list(task.parameters.values())
         moves = direction.split([p.numel() for p in parameters])
         with torch.no_grad():
@@ -70,20 +77,21 @@ class Method(ClosedForm):
 def source_recursion(v: Tensor, gradients: Any, count: int) -> Tensor:
     """The public code's WoodFisher: k ← k − (k·g)/(N+o·g) o, o ← o − (o·g)/(N+o·g) o.
 
-    `o` starts as the first gradient and is only ever rescaled, so the result is the inverse Fisher
-    product where all gradients are parallel, and a projection-like correction along the first
-    gradient elsewhere.
+    `o` starts as the first gradient, which changes nothing else, and is only ever rescaled. So the
+    result is near the inverse Fisher product where all gradients are parallel, and a
+    projection-like correction along the first gradient elsewhere.
 
     Args:
         v: right-hand side ``[P]``.
-        gradients: iterable of N vectors ``[P]``.
-        count: N.
+        gradients: iterable of vectors ``[P]``.
+        count: N, whatever the number of vectors.
     """
     k = v.clone()
     o: Tensor | None = None
     for g in gradients:
         if o is None:
             o = g.clone()
+            continue
         overlap = torch.dot(o, g)
         k -= torch.dot(k, g) / (count + overlap) * o
         o -= overlap / (count + overlap) * o

@@ -1,25 +1,27 @@
 """ℓ1-sparse: fine-tuning with a fading ℓ1 penalty (Jia et al., NeurIPS 2023)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import BaseMethod, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Reduce
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The SHs paper's; α 2e-4 at 50% of CIFAR-100.
-    "cifar10": {"epochs": 10, "learning_rate": 0.01, "alpha": 1e-4},
-    "cifar100": {"epochs": 10, "learning_rate": 0.01, "alpha": 1e-4},
-    "cifar100:50": {"epochs": 10, "learning_rate": 0.01, "alpha": 2e-4},
-    "celeba": {"epochs": 3, "learning_rate": 1e-3, "alpha": 1e-3},
-    "digits": {"epochs": 5, "learning_rate": 0.01, "alpha": 1e-4},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SHs paper, CIFAR-10", epochs=10, learning_rate=0.01, alpha=1e-4),
+    "cifar100": published("SHs paper, CIFAR-100, 10%", epochs=10, learning_rate=0.01, alpha=1e-4),
+    "cifar100:50": published(
+        "SHs paper, CIFAR-100, 50%", epochs=10, learning_rate=0.01, alpha=2e-4
+    ),
+    "celeba": published("SHs paper, CelebA-HQ", epochs=3, learning_rate=1e-3, alpha=1e-3),
+    "digits": ours("CIFAR-10's, shorter", epochs=5, learning_rate=0.01, alpha=1e-4),
 }
 SEARCH: dict[str, tuple[float, float]] = {"alpha": (1e-6, 1e-2)}
 

@@ -1,13 +1,18 @@
 """LUR: retain-step look-ahead that aligns the two gradients (Patel & Qiu, ICCV 2025, eq. 2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours
+from erase.core.lookahead import AUTO, LookAhead
 from erase.core.meta import Mode, Stats, meta_gradient
+from erase.errors import InputError
 from erase.tasks.method import (
     TRIM_HELP,
     TRIM_LAYERS_HELP,
@@ -18,22 +23,30 @@ from erase.tasks.method import (
 )
 from erase.tasks.protocol import Reduce, StepLosses, Task
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The paper gives α (figure 5) and λ; the learning rates are those found here (docs).
-    "cifar10": {"epochs": 10, "learning_rate": 1e-3},
-    "cifar100": {"epochs": 10, "learning_rate": 1e-3},
-    "celeba": {"epochs": 5, "learning_rate": 2e-4},
-    "digits": {"epochs": 5, "learning_rate": 1e-3},
+RECIPES: dict[str, Recipe] = {
+    # The paper gives α (figure 5) and λ = 1; its appendix B, with the rates, is not public.
+    "nudity": ours("SalUn's schedule", epochs=1, train_batch_size=8, learning_rate=1e-5),
+    "class": ours("SalUn's schedule", epochs=5, train_batch_size=8, learning_rate=1e-5),
+    "style": ours("SalUn's schedule", epochs=1, train_batch_size=8, learning_rate=1e-5),
+    "small": ours("measured on mini-sd over all ten digits: docs/mini-sd.md", forget_weight=0.5),
+    "class-conditional": ours(
+        "SalUn's schedule",
+        learning_rate=1e-4,
+        max_train_steps=1000,
+        train_batch_size=128,
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        max_grad_norm=1.0,
+        flip=True,
+    ),
+    "cifar10": ours("found here: docs/classifier.md", epochs=10, learning_rate=1e-3),
+    "cifar100": ours("as on CIFAR-10", epochs=10, learning_rate=1e-3),
+    "celeba": ours("SHs' schedule", epochs=5, learning_rate=2e-4),
+    "digits": ours("found here: docs/classifier.md", epochs=5, learning_rate=1e-3),
 }
 SEARCH: dict[str, tuple[float, float]] = {
     "alpha": (1e-3, 1.0),
     "forget_weight": (0.03, 3.0),
-}
-DENOISER: dict[str, dict[str, Any]] = {
-    # The paper gives α and λ; the rest is the recipe's, as SalUn's.
-    "large": {},
-    "class-conditional": {"learning_rate": 1e-4, "max_train_steps": 1000, "train_batch_size": 128},
-    "small": {"forget_weight": 0.5},  # measured on mini-sd over all ten digits: docs/mini-sd.md
 }
 
 
@@ -41,7 +54,12 @@ DENOISER: dict[str, dict[str, Any]] = {
 class Settings(Config):
     """Hyper-parameters of LUR."""
 
-    alpha: float = option(0.01, "Inner step size α (figure 5: 0.01 is the optimum).", least=0)
+    alpha: float | str = option(
+        0.01,
+        "Inner step size α (figure 5: 0.01 is the optimum); or auto, set from the curvature.",
+        least=0,
+        words=(AUTO,),
+    )
     forget_weight: float = option(1.0, "Weight λ of the forget loss (1 in the paper).", least=0)
     meta_mode: Mode | None = option(  # noqa: RUF009
         None, "hvp, exact or first-order; default: the task's own."
@@ -55,18 +73,41 @@ class Method(RetainForgetMethod):
 
     families: ClassVar = frozenset({"text-to-image", "class-conditional", "classifier"})
 
+    def __init__(self, settings: Settings) -> None:
+        if settings.alpha == AUTO and settings.meta_mode in ("first-order", "joint"):
+            raise InputError(
+                f"alpha is auto, and the mode {settings.meta_mode} makes no curvature product.",
+                "Give a number, or --meta-mode hvp or exact.",
+            )
+        self.settings = settings
+        self._lookahead = LookAhead()
+
     def gradient(self, task: Task, losses: StepLosses, reduce: Reduce | None) -> Stats:
         """The meta-gradient, in `.grad`."""
-        return meta_gradient(
+        auto = self.settings.alpha == AUTO
+        stats = meta_gradient(
             task.parameters,
             losses.retain,
             losses.forget,
-            alpha=self.settings.alpha,
+            alpha=self._lookahead.alpha if auto else float(self.settings.alpha),
             forget_weight=self.settings.forget_weight,
             mode=self.settings.meta_mode or task.meta_mode,
             precision=task.precision,
+            measure_curvature=auto,
             reduce=reduce,
         )
+        if auto:
+            self._lookahead.see(stats)
+        return stats
+
+    def state(self) -> dict[str, Tensor]:
+        """The average that α is set from."""
+        return self._lookahead.state() if self.settings.alpha == AUTO else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the average."""
+        if state:
+            self._lookahead = LookAhead.of(state)
 
     def split(self, task: Task, step: int) -> Split:
         """∇L_r, and the rest of the meta-gradient, λ (I − αH_r)∇L_f(θ'); one gradient more."""

@@ -1,12 +1,13 @@
 """LUR-b: the two losses simply added, no look-ahead (the paper's appendix B.2, eq. 1)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours
 from erase.core.meta import Stats, meta_gradient
 from erase.tasks.method import (
     TRIM_HELP,
@@ -18,21 +19,29 @@ from erase.tasks.method import (
 )
 from erase.tasks.protocol import Reduce, StepLosses, Task
 
-DEFAULTS: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, Recipe] = {
     # As LUR: the two differ in the inner step alone.
-    "cifar10": {"epochs": 10, "learning_rate": 1e-3},
-    "cifar100": {"epochs": 10, "learning_rate": 1e-3},
-    "celeba": {"epochs": 5, "learning_rate": 2e-4},
-    "digits": {"epochs": 5, "learning_rate": 1e-3},
+    "nudity": ours("SalUn's schedule", epochs=1, train_batch_size=8, learning_rate=1e-5),
+    "class": ours("SalUn's schedule", epochs=5, train_batch_size=8, learning_rate=1e-5),
+    "style": ours("SalUn's schedule", epochs=1, train_batch_size=8, learning_rate=1e-5),
+    "small": ours("measured on mini-sd over all ten digits: docs/mini-sd.md", forget_weight=0.5),
+    "class-conditional": ours(
+        "SalUn's schedule",
+        learning_rate=1e-4,
+        max_train_steps=1000,
+        train_batch_size=128,
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        max_grad_norm=1.0,
+        flip=True,
+    ),
+    "cifar10": ours("found here: docs/classifier.md", epochs=10, learning_rate=1e-3),
+    "cifar100": ours("as on CIFAR-10", epochs=10, learning_rate=1e-3),
+    "celeba": ours("SHs' schedule", epochs=5, learning_rate=2e-4),
+    "digits": ours("found here: docs/classifier.md", epochs=5, learning_rate=1e-3),
 }
 SEARCH: dict[str, tuple[float, float]] = {
     "forget_weight": (0.03, 3.0),
-}
-DENOISER: dict[str, dict[str, Any]] = {
-    # The paper gives α and λ; the rest is the recipe's, as SalUn's.
-    "large": {},
-    "class-conditional": {"learning_rate": 1e-4, "max_train_steps": 1000, "train_batch_size": 128},
-    "small": {"forget_weight": 0.5},  # measured on mini-sd over all ten digits: docs/mini-sd.md
 }
 
 

@@ -1,8 +1,9 @@
 """Retrain: train from scratch without the forget set, the gold standard that others are held to."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from erase.config.families import CLASS_CONDITIONAL
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.rng import derive_seed
@@ -10,33 +11,53 @@ from erase.tasks.denoising import retain_gradient
 from erase.tasks.method import BaseMethod, NoSettings, put_gradients, single_loss_step
 from erase.tasks.protocol import ClassifierTask, Denoiser, Reduce
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # SalUn's CIFAR recipe: 182 epochs, the rate ×0.1 at 91 and 136.
-    "cifar10": {"epochs": 182, "learning_rate": 0.1, "schedule": "multistep"},
-    "cifar100": {"epochs": 182, "learning_rate": 0.1, "schedule": "multistep"},
-    # SHs' CelebA-HQ recipe (from ImageNet weights: --pretrained).
-    "celeba": {"epochs": 10, "learning_rate": 1e-3, "schedule": "constant"},
-    # Measured here: 98.3% on the test digits.
-    "digits": {"epochs": 20, "learning_rate": 0.1, "schedule": "cosine"},
+RECIPES: dict[str, Recipe] = {
+    # SHs trains for 160 epochs.
+    "cifar10": published(
+        "SalUn: Classification, the rate × 0.1 at epochs 91 and 136",
+        epochs=182,
+        learning_rate=0.1,
+        lr_scheduler="multistep",
+    ),
+    "cifar100": published(
+        "SalUn: Classification, as CIFAR-10",
+        epochs=182,
+        learning_rate=0.1,
+        lr_scheduler="multistep",
+    ),
+    "celeba": published(
+        "SHs paper, CelebA-HQ (from ImageNet weights: --pretrained)",
+        epochs=10,
+        learning_rate=1e-3,
+        lr_scheduler="constant",
+    ),
+    "digits": ours(
+        "measured here: 98.3% of the test digits",
+        epochs=20,
+        learning_rate=0.1,
+        lr_scheduler="cosine",
+    ),
+    "class-conditional": published(
+        "SalUn and SA: the CIFAR-10 DDPM's training",
+        learning_rate=2e-4,
+        max_train_steps=800_000,
+        train_batch_size=128,
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        max_grad_norm=1.0,
+        ema_decay=0.9999,
+        flip=True,
+    ),
+    "class-conditional-small": ours(
+        "as `erase train ddpm --dataset digits`",
+        learning_rate=1e-3,
+        max_train_steps=2000,
+        train_batch_size=64,
+        lr_warmup_steps=100,
+        ema_decay=0.995,
+    ),
 }
 SEARCH: dict[str, tuple[float, float]] = {}
-DENOISER: dict[str, dict[str, Any]] = {
-    # The sources' CIFAR-10 DDPM.
-    "class-conditional": {
-        "learning_rate": 2e-4,
-        "max_train_steps": 800_000,
-        "train_batch_size": 128,
-        "ema_decay": 0.9999,
-    },
-    # As `erase train ddpm --dataset digits`.
-    "class-conditional-small": {
-        "learning_rate": 1e-3,
-        "max_train_steps": 2000,
-        "train_batch_size": 64,
-        "lr_warmup_steps": 100,
-        "ema_decay": 0.995,
-    },
-}
 
 
 Settings = NoSettings

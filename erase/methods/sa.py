@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,25 +11,69 @@ from torch import Tensor
 from erase.config.base import Config
 from erase.config.families import CLASS_CONDITIONAL, DENOISERS, TEXT_TO_IMAGE
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.params import as_list, snapshot
 from erase.errors import InputError
-from erase.tasks.denoising import WithAnchorImages, fisher, two_gradients, weighted
+from erase.tasks.denoising import (
+    WithAnchorImages,
+    is_first_process,
+    two_gradients,
+    weighted,
+)
+from erase.tasks.fisher import read_diagonal, tensors_key, trajectory_fisher, write_diagonal
 from erase.tasks.method import BaseMethod, put_gradients
 from erase.tasks.protocol import Denoiser, Loss, Noised, Reduce
 
-DENOISER: dict[str, dict[str, Any]] = {
-    # The source's λ for Stable Diffusion; its number of steps depends on the concept.
-    "large": {"learning_rate": 1e-5, "ewc": 50.0},
+_SD: dict[str, Any] = {
+    "learning_rate": 1e-5,
+    "train_batch_size": 4,
+    "weight_decay": 0.01,
+    "ewc": 50.0,
+    "fisher_samples": 5000,
+}
+RECIPES: dict[str, Recipe] = {
+    # The number of steps is not the source's: its runs count epochs over a list of prompts.
+    "nudity": published(
+        "selective-amnesia: sd/configs/stable-diffusion/forget_nudity.yaml (but the steps)",
+        trainable="noxattn",
+        **_SD,
+    ),
+    "class": published(
+        "selective-amnesia: sd/configs/stable-diffusion/forget_brad_pitt.yaml (but the steps)",
+        trainable="xattn",
+        **_SD,
+    ),
+    "style": ours("SA's for a person", trainable="xattn", **_SD),
+    "small": ours(
+        "the best of a small search on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
+        fisher_samples=64,
+        fisher_timesteps=8,
+    ),
     # λ 10 with losses summed over the 3 × 32 × 32 numbers of an image: F grows by 3072², the
     # losses by 3072, so λ is 10 × 3072 for the means used here.
-    "class-conditional": {
-        "learning_rate": 1e-4,
-        "max_train_steps": 20_000,
-        "ewc": 30_720.0,
-        "surrogate": "noise",
-    },
-    "small": {},  # λ 50 was the best of three on mini-sd's digit nine too
+    "class-conditional": published(
+        "selective-amnesia: ddpm",
+        learning_rate=1e-4,
+        max_train_steps=20_000,
+        train_batch_size=128,
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        max_grad_norm=1.0,
+        ema_decay=0.9999,
+        caption_dropout=0.0,
+        flip=True,
+        ewc=30_720.0,
+        fisher_samples=5000,
+        surrogate="noise",
+    ),
+    "class-conditional-small": ours(
+        "SA's form at 32 pixels, on fewer samples",
+        ewc=30_720.0,
+        fisher_samples=64,
+        fisher_timesteps=8,
+        surrogate="noise",
+    ),
 }
 SURROGATES = ("anchor", "noise")
 
@@ -39,7 +84,18 @@ class Settings(Config):
 
     retain_weight: float = option(1.0, "Weight γ of the replay (≥ 0).", least=0)
     ewc: float = option(50.0, "Weight λ of the Fisher-weighted distance (≥ 0).", least=0)
-    fisher_samples: int = option(500, "Retain images behind the Fisher matrix's diagonal.", least=1)
+    fisher_samples: int = option(
+        500, "Retain images behind the Fisher matrix's diagonal (the source: about 5000).", least=1
+    )
+    fisher_timesteps: int | None = option(
+        None,
+        "Timesteps of an image from which the square of its summed gradient is estimated (≥ 2);"
+        " default: all of them, as the source sums.",
+        least=2,
+    )
+    fisher_file: str | None = option(
+        None, "File (.safetensors) of the Fisher diagonal: read if it exists, written if not."
+    )
     surrogate: str = option(
         "anchor",
         "What to draw under the concept: anchor, images of what is shown instead; or"
@@ -49,7 +105,11 @@ class Settings(Config):
 
 
 class Method(WithAnchorImages, BaseMethod):
-    """L(surrogate | c) + γ L_r + λ/2 Σ F (θ − θ_0)², all L denoising losses, F of θ_0 on D_r."""
+    """L(surrogate | c) + γ L_r + λ Σ F (θ − θ_0)², all L denoising losses, F of θ_0 on D_r.
+
+    F is the mean over retain images of the square of an image's gradient, which is summed over all
+    timesteps first.
+    """
 
     families: ClassVar = DENOISERS
 
@@ -70,8 +130,8 @@ class Method(WithAnchorImages, BaseMethod):
 
     def prepare(self, task: Denoiser) -> None:
         """The Fisher diagonal of the original on retain images, and its weights."""
-        self._fisher = fisher(task, "retain", self.settings.fisher_samples)
         self._start = snapshot(task.parameters)
+        self._fisher = self._diagonal(task)
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The gradient of the three terms, in `.grad`."""
@@ -82,11 +142,24 @@ class Method(WithAnchorImages, BaseMethod):
         put_gradients(task, weighted(total, self.penalty(task), self.settings.ewc))
         return stats
 
+    def _diagonal(self, task: Denoiser) -> list[Tensor]:
+        """The Fisher diagonal, from its file if there is one."""
+        file = self.settings.fisher_file
+        key = tensors_key(task.parameters)
+        if file and Path(file).is_file():
+            return read_diagonal(Path(file), task.parameters, key)
+        diagonal = trajectory_fisher(
+            task, "retain", self.settings.fisher_samples, self.settings.fisher_timesteps
+        )
+        if file and is_first_process():
+            write_diagonal(Path(file), dict(zip(task.parameters, diagonal, strict=True)), key)
+        return diagonal
+
     @torch.no_grad()
     def penalty(self, task: Denoiser) -> list[Tensor]:
-        """Gradient F (θ − θ_0) of the Fisher-weighted distance; the same on every process."""
+        """Gradient 2F (θ − θ_0) of the Fisher-weighted distance; the same on every process."""
         moved = torch._foreach_sub(as_list(task.parameters), self._start)
-        return list(torch._foreach_mul(moved, self._fisher))
+        return [2 * m for m in torch._foreach_mul(moved, self._fisher)]
 
     def _forget(self, task: Denoiser, step: int) -> Sequence[Loss]:
         if self.settings.surrogate == "anchor":

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,17 +11,18 @@ from torch.nn import functional as F
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import Split, TwoLossMethod, gradient_of
 from erase.tasks.protocol import Batch, ClassifierTask
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The authors' repository: three epochs, the first two of which begin with an ascent.
-    "cifar10": {"epochs": 3, "learning_rate": 5e-4},
-    "cifar100": {"epochs": 3, "learning_rate": 5e-4},
-    "celeba": {"epochs": 3, "learning_rate": 5e-4},
-    "digits": {"epochs": 5, "learning_rate": 5e-3},
+RECIPES: dict[str, Recipe] = {
+    # Three epochs, the first two of which begin with an ascent.
+    "cifar10": published("SCRUB: small_scale_unlearning, as run", epochs=3, learning_rate=5e-4),
+    "cifar100": published("SCRUB: as CIFAR-10", epochs=3, learning_rate=5e-4),
+    "celeba": ours("SCRUB's for CIFAR-10", epochs=3, learning_rate=5e-4, forget_batch_size=32),
+    "digits": ours("a rate that moves", epochs=5, learning_rate=5e-3, forget_batch_size=32),
 }
 SEARCH: dict[str, tuple[float, float]] = {"alpha": (1e-3, 1.0)}
 
@@ -34,7 +35,7 @@ class Settings(Config):
     gamma: float = option(0.99, "Weight of the cross-entropy on D_r.")
     temperature: float = option(4.0, "Temperature of both softmaxes.", above=0)
     ascent_epochs: int = option(2, "Epochs that begin with a pass of ascent over D_f.", least=0)
-    forget_batch_size: int = option(32, "Batch of the ascent.", least=1)
+    forget_batch_size: int = option(512, "Batch of the ascent.", least=1)
 
 
 class Method(TwoLossMethod):

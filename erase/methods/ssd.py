@@ -2,23 +2,23 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from erase.config.base import Config
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.objectives import cross_entropy
 from erase.tasks.method import ClosedForm, gradient_of
 from erase.tasks.protocol import Batch, ClassifierTask
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # The paper's α = 10 and λ = 1 for ResNet-18.
-    "cifar10": {"selection": 10.0, "dampening": 1.0},
-    "cifar100": {"selection": 10.0, "dampening": 1.0},
-    "celeba": {"selection": 10.0, "dampening": 1.0},
-    "digits": {"selection": 10.0, "dampening": 1.0},
+RECIPES: dict[str, Recipe] = {
+    "cifar10": published("SSD paper, ResNet-18", selection=10.0, dampening=1.0),
+    "cifar100": published("SSD paper, ResNet-18", selection=10.0, dampening=1.0),
+    "celeba": ours("SSD's for ResNet-18", selection=10.0, dampening=1.0),
+    "digits": ours("SSD's for ResNet-18", selection=10.0, dampening=1.0),
 }
 SEARCH: dict[str, tuple[float, float]] = {"selection": (0.5, 100.0), "dampening": (0.1, 10.0)}
 

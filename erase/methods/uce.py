@@ -10,15 +10,23 @@ from torch.nn import Module
 from erase.config.base import Config
 from erase.config.families import TEXT_TO_IMAGE
 from erase.config.fields import option
+from erase.config.recipes import Recipe, ours, published
 from erase.core.attention import cross_attentions
 from erase.errors import InputError
 from erase.tasks.method import ClosedForm
 from erase.tasks.protocol import Denoiser
 
-DENOISER: dict[str, dict[str, Any]] = {
-    "large": {},  # the source's are in Settings
-    # Of three tried on mini-sd's digit nine: benchmarks/diffusion_tuning.py.
-    "small": {"regularise": 0.01},
+VARIANTS: dict[str, dict[str, Any]] = {"current": {}, "first": {}}
+RECIPES: dict[str, Recipe] = {
+    "nudity": published("unified-concept-editing: uce_sd_erase.py"),
+    "class": published("unified-concept-editing: uce_sd_erase.py"),
+    "style": published("unified-concept-editing: uce_sd_erase.py"),
+    "small": ours(
+        "the best of a small search on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
+        variant="first",
+        preserve_scale=1.0,
+        regularise=0.01,
+    ),
 }
 
 
@@ -26,9 +34,19 @@ DENOISER: dict[str, dict[str, Any]] = {
 class Settings(Config):
     """Hyper-parameters of UCE."""
 
+    variant: str = option(
+        "current",
+        "Which release: current, one text state a prompt, that of its last word; or first, the"
+        " states from the last word on of what is moved, all states of what is kept, and the empty"
+        " prompt always kept.",
+        VARIANTS,
+    )
     erase_scale: float = option(1.0, "Weight of the prompts that are moved (> 0).", above=0)
-    preserve_scale: float = option(
-        1.0, "Weight of the retain prompts, kept as they are (≥ 0).", least=0
+    preserve_scale: float | None = option(
+        None,
+        "Weight of the retain prompts, which are kept as they are (≥ 0); default: 1, in the first"
+        " release max(0.1, 1 / number of them).",
+        least=0,
     )
     regularise: float = option(0.5, "λ: pull of every direction to the original (> 0).", above=0)
 
@@ -36,13 +54,12 @@ class Settings(Config):
 class Method(ClosedForm):
     """W ← (Σ W c* cᵀ + Σ W p pᵀ + λ W)(Σ c cᵀ + Σ p pᵀ + λ I)⁻¹ for every key and value matrix.
 
-    c are the text states of the forget prompts, c* those of what is shown instead, p those of the
-    retain prompts: from each prompt's last word to the end of the sequence, the two of a pair
-    lined up at their last words, as in the source.
+    c are text states of the forget prompts, c* those of what is shown instead, p those of the
+    retain prompts; which states of a prompt is what the two releases differ in.
     """
 
     families: ClassVar = frozenset({TEXT_TO_IMAGE})
-    images: ClassVar = False
+    images = False
 
     def check(self, model: Module, family: str) -> None:  # noqa: ARG002
         """Refuse a model without cross-attention on text."""
@@ -71,26 +88,34 @@ class Method(ClosedForm):
 
     def statistics(self, task: Denoiser) -> tuple[Tensor, Tensor]:
         """Σ c* cᵀ + Σ p pᵀ and Σ c cᵀ + Σ p pᵀ, each ``[D, D]``, with their scales, in float64."""
-        states, last = task.conditions["states"].double().cpu(), task.conditions["last"].cpu()
+        states = task.conditions.get("text", task.conditions["states"]).double().cpu()
+        last = task.conditions["last"].cpu()
         sets, anchors = task.cache.sets, task.cache.anchors
         pairs = [
             (row, instead)
             for row in sorted(set(sets["forget"].condition.tolist()))
             for instead in sorted(set(anchors[row].tolist()))
         ]
-        retained = sorted(set(sets["retain"].condition.tolist()) - {row for row, _ in pairs})
+        retained = set(sets["retain"].condition.tolist()) - {row for row, _ in pairs}
+        first = self.settings.variant == "first"
+        if first:
+            retained.add(task.empty)
         width = states.shape[-1]
         moves, keeps = states.new_zeros(width, width), states.new_zeros(width, width)
         for row, instead in pairs:
             old, new = states[row, last[row] :], states[instead, last[instead] :]
-            length = min(len(old), len(new))
+            # The two are lined up at their last words.
+            length = min(len(old), len(new)) if first else 1
             # A pair's share, so that several anchors weigh as much as one.
             share = self.settings.erase_scale / len(set(anchors[row].tolist()))
             moves += share * new[:length].T @ old[:length]
             keeps += share * old[:length].T @ old[:length]
-        for row in retained:
-            text = states[row, last[row] :]
-            outer = self.settings.preserve_scale * text.T @ text
+        scale = self.settings.preserve_scale
+        if scale is None:
+            scale = max(0.1, 1 / len(retained)) if first else 1.0
+        for row in sorted(retained):
+            text = states[row] if first else states[row, last[row]][None]
+            outer = scale * text.T @ text
             moves += outer
             keeps += outer
         return moves, keeps

@@ -50,6 +50,7 @@ def encode(
     *,
     size: int,
     device: torch.device,  # noqa: ARG001 - the same call for all families
+    prompts: Sequence[str] = (),
 ) -> LatentCache:
     """Read images whose captions are names of the model's classes; an empty one is the null class.
 
@@ -62,6 +63,7 @@ def encode(
             gets all anchors.
         size: pixels a side, the model's own.
         device: unused.
+        prompts: further names; each has to be a class.
 
     Raises InputError for a caption that is not a class, or images of another size.
     """
@@ -70,6 +72,7 @@ def encode(
         raise InputError(
             f"This model is for images of {model_size} pixels.", f"Give --resolution {model_size}."
         )
+    pipeline.labels(list(prompts))
     encoded = {name: _pixels(pipeline, images, size) for name, images in sets.items()}
     all_anchors = tuple(dict.fromkeys(name for names in anchors.values() for name in names))
     names = (*pipeline.classes, "")
@@ -123,9 +126,12 @@ def _pixels(
         pixels, labels = images.images.float().cpu() / 127.5 - 1, images.labels.cpu()
         pixels = F.avg_pool2d(pixels, stored // size) if stored > size else pixels
     else:
-        pixels = torch.stack([load_image(path, size) for path in images.paths])
+        channels = pipeline.unet.config.in_channels
+        pixels = torch.stack(
+            [torch.empty(channels, size, size), *(load_image(path, size) for path in images.paths)]
+        )[1:]
         labels = pipeline.labels(images.captions)
-    return EncodedImages(pixels, torch.zeros(len(pixels), 1, 1, 1), labels)
+    return EncodedImages(pixels, torch.zeros(len(pixels), 1, 1, 1), torch.as_tensor(labels))
 
 
 def _cache(
@@ -139,7 +145,8 @@ def _cache(
     for name, names in anchors.items():
         labels = pipeline.labels([names[k % len(names)] for k in range(width)])
         rows[pipeline.labels([name])[0]] = labels
-    return LatentCache(sets, {"labels": torch.arange(null + 1)}, rows, null)
+    prompts = {name: label for label, name in enumerate((*pipeline.classes, ""))}
+    return LatentCache(sets, {"labels": torch.arange(null + 1)}, rows, null, prompts)
 
 
 def _label(classes: Sequence[str], name: str) -> int:

@@ -6,16 +6,18 @@ Families differ little, and their own files hold the differences: the denoiser's
 and no text encoder is in memory during training. Training uses no guidance.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from diffusers import DDIMScheduler
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -27,6 +29,7 @@ from erase.core.params import FixedLoss
 from erase.core.rng import batch_indices, derive_seed, generator
 from erase.errors import InputError
 from erase.files import write_bytes
+from erase.reading import fitted, parse_json
 from erase.runs.processes import Shard
 from erase.tasks.protocol import Loss, Noised, StepLosses
 
@@ -54,13 +57,14 @@ class LatentCache:
     `sets` has `forget` and `retain`, and others that a method asks for. `conditions` are
     tensors `[P, …]`, one row a condition, by the name that the family's `arguments` uses
     (`states [P, L, D]`). `anchors [P, A]` lists the rows that may be shown instead of row p;
-    `empty` is the row of the empty prompt or the null class.
+    `empty` is the row of the empty prompt or the null class, `prompts` the row of each prompt.
     """
 
     sets: Mapping[str, EncodedImages]
     conditions: Mapping[str, Tensor]
     anchors: Tensor
     empty: int
+    prompts: Mapping[str, int] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write as safetensors, atomically."""
@@ -69,7 +73,8 @@ class LatentCache:
         for name, images in self.sets.items():
             tensors |= {f"set.{name}.{part}": getattr(images, part) for part in _PARTS}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_bytes(path, save(tensors, {"empty": str(self.empty)}))
+        rows = {"empty": str(self.empty), "prompts": json.dumps(dict(self.prompts))}
+        write_bytes(path, save(tensors, rows))
 
     @classmethod
     def read(cls, path: Path) -> "LatentCache":
@@ -77,7 +82,8 @@ class LatentCache:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                empty = int(file.metadata()["empty"])
+                rows = file.metadata()
+                empty, prompts = int(rows["empty"]), parse_json(rows.get("prompts", "{}"))
             sets = sorted({name.split(".")[1] for name in tensors if name.startswith("set.")})
             return cls(
                 sets={
@@ -91,8 +97,9 @@ class LatentCache:
                 },
                 anchors=tensors["anchors"],
                 empty=empty,
+                prompts=fitted(prompts, dict[str, int], str(path)),
             )
-        except (SafetensorError, OSError, KeyError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} is not a readable latent cache.", "Delete it; the run makes it anew."
             ) from error
@@ -149,6 +156,15 @@ class DenoiserTask(ABC):
         """Row of the empty prompt, or of the null class."""
         return self.cache.empty
 
+    def row(self, prompt: str) -> int:
+        """The row of a prompt; InputError when it was not encoded."""
+        if prompt not in self.cache.prompts:
+            raise InputError(
+                f"The prompt {prompt!r} is not among those that were encoded.",
+                "Start the run anew, with another --output or --overwrite.",
+            )
+        return self.cache.prompts[prompt]
+
     @cached_property
     def original(self) -> Module:
         """A frozen copy of the model, made at the first access: access it in `prepare`."""
@@ -178,9 +194,23 @@ class DenoiserTask(ABC):
         self.model.load_state_dict(fresh.state_dict())
 
     @property
+    def shape(self) -> torch.Size:
+        """Shape ``[C, h, w]`` of a sample."""
+        return self.cache.sets["forget"].mean.shape[1:]
+
+    def sampler(self) -> Any:
+        """A fresh scheduler that denoises: DDIM over the model's noise schedule."""
+        return DDIMScheduler.from_config(self.scheduler.config)
+
+    @property
     def batch_size(self) -> int:
         """Images of each set in one optimizer step, over micro-batches and processes."""
         return self.shard.total
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of each set in a micro-batch of this process."""
+        return self.shard.batch_size
 
     def size(self, subset: str) -> int:
         """Number of images in a set."""
@@ -194,6 +224,74 @@ class DenoiserTask(ABC):
         """
         batch = self.draw(subset, step, name)
         return [batch.part(rows, self.device) for rows in self.shard.slices()]
+
+    @torch.no_grad()
+    def denoised(
+        self,
+        step: int,
+        *,
+        steps: int,
+        guidance: float,
+        model: Module | None = None,
+        under: int | None = None,
+    ) -> list[Noised]:
+        """This process's micro-batches of samples that a model denoised from pure noise.
+
+        They are denoised with guidance up to a timestep of the sampler that is drawn from (seed,
+        step) for the whole batch. No images are needed.
+
+        Args:
+            step: optimizer step.
+            steps: of the sampler from pure noise to an image.
+            guidance: scale s of ε_∅ + s(ε_c − ε_∅); 1 is none.
+            model: default: the model under training.
+            under: row of the condition to denoise under; default: each sample's own, a condition
+                of the forget set.
+
+        Returns:
+            Batches whose `noisy` is the sample at `timesteps`; `clean` and `noise` are the noise
+            that it began as.
+        """
+        rows = self.cache.sets["forget"].condition
+        total = self.shard.total
+        condition = rows[batch_indices(len(rows), total, step, self.seed, "forget/denoised")]
+        source = generator(self.seed, step, "denoised")
+        noise = torch.randn((total, *self.shape), generator=source)
+        noise = noise.to(self.cache.sets["forget"].mean.dtype)
+        stop = derive_seed(self.seed, step, "denoised until") % steps
+        table = self.cache.anchors
+        choice = torch.randint(table.shape[1], (total,), generator=source)
+        start = Noised(noise, noise, noise, torch.zeros(total), condition, table[condition, choice])
+        batches = []
+        for part in self.shard.slices():
+            batch = start.part(part, self.device)
+            rows = batch.condition if under is None else torch.full_like(batch.condition, under)
+            shown = self._denoise(replace(batch, condition=rows), steps, stop, guidance, model)
+            batches.append(replace(shown, condition=batch.condition))
+        return batches
+
+    def _denoise(
+        self, batch: Noised, steps: int, stop: int, guidance: float, model: Module | None
+    ) -> Noised:
+        sampler = self.sampler()
+        sampler.set_timesteps(steps, device=self.device)
+        noisy = batch.noise * getattr(sampler, "init_noise_sigma", 1.0)
+        for number, timestep in enumerate(sampler.timesteps[: stop + 1]):
+            batch = replace(batch, noisy=noisy, timesteps=timestep.expand(len(noisy)))
+            if number == stop:
+                break
+            prediction = self.guided(batch, guidance, model=model).to(noisy.dtype)
+            noisy = sampler.step(prediction, timestep, noisy, return_dict=False)[0]
+        return batch
+
+    def guided(self, batch: Noised, guidance: float, *, model: Module | None = None) -> Tensor:
+        """The prediction ε_∅ + s(ε_c − ε_∅), ``[B, …]``; with s = 1 that under the condition."""
+        prediction = self.predict(batch, model=model)
+        if guidance == 1:
+            return prediction
+        empty = self.predict(batch, torch.full_like(batch.condition, self.empty), model=model)
+        guided: Tensor = empty + guidance * (prediction - empty)
+        return guided
 
     def draw(self, subset: str, step: int, name: str = "") -> Noised:
         """The global batch of a step, over all processes, on the CPU."""
@@ -224,6 +322,30 @@ class DenoiserTask(ABC):
         images = self._noised(subset, torch.arange(total), 0, f"{name}/ordered")
         for start in range(0, total, size):
             yield images.part(slice(start, start + size), self.device)
+
+    @property
+    def timestep_count(self) -> int:
+        """Number T of timesteps that the model was trained on."""
+        return int(self.scheduler.config.num_train_timesteps)
+
+    def noised_at(self, image: Noised, count: int | None, source: torch.Generator) -> Noised:
+        """One image at many timesteps, each with noise of its own, ``[n, …]``.
+
+        Args:
+            image: a batch of one.
+            count: how many timesteps are drawn; None: every one of them, in order.
+            source: of noise and timesteps.
+        """
+        if count is None:
+            timesteps = torch.arange(self.timestep_count)
+        else:
+            timesteps = self.timesteps(count, source)
+        n = len(timesteps)
+        clean = image.clean.cpu().expand(n, *image.clean.shape[1:])
+        noise = torch.randn(clean.shape, generator=source).to(clean)
+        rows = image.condition.cpu().expand(n)
+        noisy = self.add_noise(clean, noise, timesteps)
+        return Noised(clean, noise, noisy, timesteps, rows, image.anchor.cpu().expand(n))
 
     def _noised(self, subset: str, index: Tensor, step: int, name: str) -> Noised:
         """These images of a set at drawn timesteps, on the CPU."""
@@ -311,9 +433,17 @@ class DenoiserTask(ABC):
         return FixedLoss(self.model, loss, seed, moves_buffers=moves_buffers)
 
     def mean_losses(
-        self, subset: str, step: int, each: Callable[[Noised], Tensor], name: str = ""
+        self,
+        subset: str,
+        step: int,
+        each: Callable[[Noised], Tensor],
+        name: str = "",
+        batches: Sequence[Noised] | None = None,
     ) -> Sequence[Loss]:
-        """One closure a micro-batch: the mean of a per-sample loss ``[B]``, with fixed dropout."""
+        """One closure a micro-batch: the mean of a per-sample loss ``[B]``, with fixed dropout.
+
+        The batches are those of the set, unless others are given.
+        """
         return [
             self.fixed(
                 lambda batch=batch: each(batch).mean(),  # type: ignore[misc]
@@ -321,7 +451,7 @@ class DenoiserTask(ABC):
                 step,
                 moves_buffers=subset == "retain",
             )
-            for batch in self.batches(subset, step, name)
+            for batch in batches or self.batches(subset, step, name)
         ]
 
     def losses(self, step: int) -> StepLosses:

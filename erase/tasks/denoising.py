@@ -1,6 +1,6 @@
 """What methods for denoisers share: gradients of one or two losses, the Fisher diagonal."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 from torch.nn import Module
 
 from erase.core.params import as_list
-from erase.core.phases import Loss, Stats, Step, closures
+from erase.core.phases import Loss, Stats, Step, closures, norm
 from erase.tasks.protocol import Denoiser, Noised, Reduce
 
 PerSample = Callable[[Noised], Tensor]
@@ -94,38 +94,13 @@ def evaluating(model: Module) -> Iterator[None]:
         model.train(training)
 
 
-def fisher(task: Denoiser, subset: str, count: int) -> list[Tensor]:
-    """Diagonal of the empirical Fisher matrix: mean square of each sample's gradient.
-
-    The loss is the denoising loss (mean over the sample's values, eqs. 12 and 14), at the current
-    weights, in evaluation mode, with one noise and timestep for each sample.
-
-    Args:
-        task: holds the model and the images.
-        subset: the set whose samples are used.
-        count: at most this many of them.
-
-    Returns:
-        One tensor for each trained parameter, of its shape, with values of at least 0.
-    """
-    parameters = as_list(task.parameters)
-    total = [torch.zeros_like(p) for p in parameters]
-    samples = 0
-    with evaluating(task.model):
-        # One sample at a time: a batch would give the square of the mean gradient.
-        for sample in task.ordered(subset, "fisher", count=count, size=1):
-            loss = task.denoising(sample).mean()
-            gradients = torch.autograd.grad(
-                loss, parameters, allow_unused=True, materialize_grads=True
-            )
-            torch._foreach_add_(total, torch._foreach_mul(gradients, gradients))
-            samples += 1
-    torch._foreach_div_(total, samples)
-    return synchronised(total)
-
-
 def summed_gradient(
-    task: Denoiser, subset: str, name: str, each: PerSample, *, count: int | None = None
+    task: Denoiser,
+    subset: str,
+    name: str,
+    each: PerSample,
+    *,
+    clip: float = 0.0,
 ) -> list[Tensor]:
     """Σ ∇ of a per-sample loss over a set, in evaluation mode.
 
@@ -134,17 +109,59 @@ def summed_gradient(
         subset: the set.
         name: name of the random stream for noise and timesteps.
         each: computes the loss of each sample of a batch, ``[B]``.
-        count: at most this many samples; default: all.
+        clip: greatest norm of the gradient of the mean of a step's batch, which is clipped before
+            it is summed; 0: no clipping.
     """
+    if not clip:
+        return synchronised(
+            summed(task, task.ordered(subset, name), lambda batch: each(batch).sum())
+        )
+    batches = task.ordered(subset, name, size=task.batch_size)
+
+    def clipped(gradients: Sequence[Tensor]) -> list[Tensor]:
+        return list(torch._foreach_mul(list(gradients), min(1.0, clip / (norm(gradients) + 1e-6))))
+
+    return synchronised(summed(task, batches, lambda batch: each(batch).mean(), whole=clipped))
+
+
+def absolute_gradient(
+    task: Denoiser, subset: str, name: str, each: PerSample, batches: int
+) -> list[Tensor]:
+    """Σ over some batches of the absolute gradient of a per-sample loss's mean, as SHs has it."""
+    count = min(batches * task.batch_size, task.size(subset))
+    noised = task.ordered(subset, name, count=count, size=task.batch_size)
+    return synchronised(summed(task, noised, lambda batch: each(batch).mean(), torch.abs))
+
+
+def summed(
+    task: Denoiser,
+    batches: Iterable[Noised],
+    loss: Callable[[Noised], Tensor],
+    function: Callable[[Tensor], Tensor] | None = None,
+    *,
+    whole: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None = None,
+) -> list[Tensor]:
+    """Σ over batches of a function of the loss's gradient: of each tensor, or of the whole."""
     parameters = as_list(task.parameters)
     total = [torch.zeros_like(p) for p in parameters]
     with evaluating(task.model):
-        for batch in task.ordered(subset, name, count=count):
-            gradients = torch.autograd.grad(
-                each(batch).sum(), parameters, allow_unused=True, materialize_grads=True
+        for batch in batches:
+            gradients: Sequence[Tensor] = torch.autograd.grad(
+                loss(batch).mean(), parameters, allow_unused=True, materialize_grads=True
             )
-            torch._foreach_add_(total, gradients)
-    return synchronised(total)
+            if function is not None:
+                gradients = [function(g) for g in gradients]
+            if whole is not None:
+                gradients = whole(gradients)
+            torch._foreach_add_(total, list(gradients))
+    return total
+
+
+def is_first_process() -> bool:
+    """Whether this process may write a file for all of them."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return True
 
 
 def synchronised(tensors: list[Tensor]) -> list[Tensor]:

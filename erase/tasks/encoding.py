@@ -23,7 +23,10 @@ class Captions:
     """Every prompt of a run, with the empty one, its row and its anchors."""
 
     def __init__(
-        self, sets: Mapping[str, CaptionedImages], anchors: Mapping[str, Sequence[str]]
+        self,
+        sets: Mapping[str, CaptionedImages],
+        anchors: Mapping[str, Sequence[str]],
+        others: Sequence[str] = (),
     ) -> None:
         """Number the prompts.
 
@@ -31,6 +34,7 @@ class Captions:
             sets: images by the name of their set, `forget` and `retain` among them.
             anchors: for each forget caption, the prompts to show instead; a caption that is not
                 a key gets all anchors.
+            others: further prompts.
         """
         all_anchors = tuple(dict.fromkeys(text for texts in anchors.values() for text in texts))
         # What to show instead of each forget caption.
@@ -38,7 +42,7 @@ class Captions:
             text: tuple(anchors.get(text, all_anchors)) for text in set(sets["forget"].captions)
         }
         captions = {text for images in sets.values() for text in images.captions}
-        self.prompts = sorted({"", *captions, *all_anchors})
+        self.prompts = sorted({"", *captions, *all_anchors, *others})
         self.row = {prompt: index for index, prompt in enumerate(self.prompts)}
 
     @property
@@ -65,6 +69,7 @@ def encode_with(
     *,
     size: int,
     device: torch.device,
+    prompts: Sequence[str] = (),
 ) -> LatentCache:
     """Encode all sets once with the pipeline's VAE, and all captions with its text encoders.
 
@@ -76,8 +81,9 @@ def encode_with(
             gets all anchors.
         size: pixels a side.
         device: where to compute; the result is on the CPU.
+        prompts: further prompts to encode.
     """
-    captions = Captions(sets, anchors)
+    captions = Captions(sets, anchors, prompts)
     pipeline.to(device)
     parts = [
         conditions(pipeline, captions.prompts[start : start + ENCODE_BATCH])
@@ -94,6 +100,7 @@ def encode_with(
         tensors | word_positions(pipeline.tokenizer, captions.prompts, captions.instead),
         captions.anchor_rows(),
         captions.empty,
+        captions.row,
     )
 
 
@@ -105,10 +112,12 @@ def encode_batch(size: int) -> int:
 def _moments(vae: Any, paths: Sequence[Path], size: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the images' latents, as the denoiser sees them.
 
-    Both are empty for a set of captions without images.
+    Both have no rows for a set of captions without images.
     """
     if not paths:
-        return torch.empty(0), torch.empty(0)
+        side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+        none = torch.empty(0, vae.config.latent_channels, side, side)
+        return none, none
     shift = _by_channel(vae, "latents_mean", getattr(vae.config, "shift_factor", None) or 0.0)
     scale = vae.config.scaling_factor / _by_channel(vae, "latents_std", 1.0)
     means, stds = [], []

@@ -12,8 +12,9 @@ from torch.nn import Module
 
 from erase.config.fields import shown
 from erase.errors import InputError
-from erase.files import read_json
-from erase.models.loading import MISUSED, ModelSource, first_line
+from erase.models.configs import network_of, read_config
+from erase.models.loading import ModelSource
+from erase.models.schedules import convert, stored_scheduler
 from erase.tasks.denoiser import DenoiserTask, LatentCache
 
 
@@ -53,27 +54,23 @@ class Family:
 
     def training_scheduler(self, pipeline: Any) -> Any:
         """What makes samples noisy in training, with the pipeline's noise schedule."""
-        return self.scheduler.from_config(pipeline.scheduler.config)
+        return convert(pipeline.scheduler, self.scheduler)
+
+    def stored_schedule(self, source: ModelSource) -> Any:
+        """The same from the model's folder.
+
+        Raises InputError for a schedule of another kind than the family's (EDM, flow matching…).
+        """
+        return convert(stored_scheduler(source.path), self.scheduler)
 
 
 def setting(folder: Path, part: str, name: str) -> int:
     """A number in the configuration of a part of the model in `folder`."""
     file = folder / part / "config.json"
-    value = read_json(file, finite=False).get(name)
+    value = read_config(file).get(name)
     if type(value) is not int or not 0 < value < 1 << 31:
         raise InputError(
             f"{file} is not what it should be: {name} is {shown(value)}, no size.",
             "Restore the file from what wrote it.",
         )
     return value
-
-
-def network_of(kind: Any, folder: Path) -> Any:
-    """An untrained network of diffusers from its configuration; InputError where it has another."""
-    try:
-        return kind.from_config(kind.load_config(str(folder)))
-    except (OSError, ValueError, RuntimeError, *MISUSED) as error:
-        raise InputError(
-            f"{folder / 'config.json'} describes no {kind.__name__}: {first_line(error)}",
-            "Restore the file from what wrote it.",
-        ) from error

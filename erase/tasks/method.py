@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,11 +12,11 @@ from torch.nn import Module
 
 from erase.config.base import Config
 from erase.core.meta import NonFiniteLossError, Stats
-from erase.core.objectives import negative_cross_entropy
+from erase.core.objectives import cross_entropy
 from erase.core.rng import generator
 from erase.core.trim import trim
 from erase.errors import InputError
-from erase.tasks.protocol import ClassifierTask, Loss, Reduce, StepLosses, Subset, Task
+from erase.tasks.protocol import Batch, ClassifierTask, Loss, Reduce, StepLosses, Subset, Task
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ class BaseMethod:
     """The set that one epoch goes through once."""
     sets: ClassVar[tuple[str, ...]] = ("forget", "retain")
     """Sets of images that a denoiser's run needs; `anchor` holds images of the anchors."""
-    images: ClassVar[bool] = True
+    images: bool = True
     """Whether the method reads the images of its sets, or their captions alone."""
+    prompts: Sequence[str] = ()
+    """Prompts that have to be encoded beside those of the sets."""
 
     def check(self, model: Module, family: str) -> None:
         """Raise InputError for a model that the method cannot work on, before anything is done.
@@ -53,6 +55,13 @@ class BaseMethod:
 
     def finish(self, task: Any) -> None:
         """Nothing to finish."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run cannot make again from the original model: nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned at a checkpoint."""
 
     def total_steps(self, task: ClassifierTask) -> int:
         """Optimizer steps of the task's epochs; 0 for a closed form."""
@@ -171,19 +180,24 @@ def mean_loss(losses: Sequence[Loss]) -> Loss:
 
 
 TRIM_HELP = (
-    "Classifiers: first trim as Scissorhands does, keeping this share of the weights (0.97 on"
-    " CIFAR-10). Not in the paper; off by default."
+    "Classifiers: first trim as Scissorhands does, with this share of the network's weights not"
+    " salient (0.97 on CIFAR-10). Not in the paper; off by default."
 )
 TRIM_LAYERS_HELP = "Regular expression for the names of the trimmed layers."
 
 
-def trim_for(task: Any, sparsity: float | None, layers: str) -> None:
-    """Scissorhands' trimming by the saliency of one forget batch, in evaluation mode.
+TRIM_SLOPE = math.sqrt(5)
+"""Negative slope a of SHs' fresh values in classifiers; with it they lie within 1/√fan_in."""
+
+
+def trim_for(task: Any, sparsity: float | None, layers: str, batches: int = 1) -> None:
+    """Scissorhands' trimming by the saliency of forget batches, in training mode as in its code.
 
     Args:
         task: a classifier's.
-        sparsity: share of the chosen layers' weights that are kept; None does nothing.
-        layers: regular expression for the names of the chosen layers.
+        sparsity: share of the network's weights that are not salient; None does nothing.
+        layers: regular expression for the names of the layers that are trimmed.
+        batches: augmented forget batches whose absolute gradients are summed.
 
     Raises:
         InputError: the task is no classifier's, or no layer matches.
@@ -192,15 +206,20 @@ def trim_for(task: Any, sparsity: float | None, layers: str) -> None:
         return
     if task.family != "classifier":
         raise InputError("Trimming is for classifiers.", "Leave the option out.")
-    batch = task.draw("forget", task.batch_size, "trim")
-    with task.evaluating():
-        gradients, _, _ = gradient_of(
-            task, lambda: negative_cross_entropy(task.logits(batch.images), batch.labels).mean()
-        )
+    total = [torch.zeros_like(p) for p in task.parameters.values()]
+    for number in range(batches):
+        batch = task.batch("forget", number)
+
+        def loss(batch: Batch = batch) -> Tensor:
+            return cross_entropy(task.logits(batch.images), batch.labels).mean()
+
+        fixed = task.fixed(loss, "trim", number, moves_buffers=False)
+        torch._foreach_add_(total, torch._foreach_abs(gradient_of(task, fixed)[0]))
     trim(
         task.model,
-        dict(zip(task.parameters, gradients, strict=True)),
+        dict(zip(task.parameters, total, strict=True)),
         layers=layers,
         sparsity=sparsity,
+        slope=TRIM_SLOPE,
         generator=generator(task.seed, "trim"),
     )

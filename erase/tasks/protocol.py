@@ -101,16 +101,47 @@ class Denoiser(Task, Protocol):
     def batch_size(self) -> int:
         """Images of each set in one optimizer step, over micro-batches and processes."""
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of each set that go through the model at once."""
+
     def size(self, subset: str) -> int:
         """Number of images in a set."""
 
     def batches(self, subset: str, step: int, name: str = "") -> list[Noised]:
         """This process's micro-batches, drawn from (seed, step); another `name` draws others."""
 
+    def row(self, prompt: str) -> int:
+        """Row of a prompt of a set, of an anchor, or of the method's `prompts`."""
+
+    def denoised(
+        self,
+        step: int,
+        *,
+        steps: int,
+        guidance: float,
+        model: Module | None = None,
+        under: int | None = None,
+    ) -> list[Noised]:
+        """Micro-batches that a model denoised from noise under forget conditions, part of the way.
+
+        They need no images; the timestep is drawn from (seed, step) for the whole batch.
+        """
+
+    def guided(self, batch: Noised, guidance: float, *, model: Module | None = None) -> Tensor:
+        """Prediction `[B, …]` with classifier-free guidance; scale 1 is none."""
+
     def ordered(
         self, subset: str, name: str, *, count: int | None = None, size: int | None = None
     ) -> Iterator[Noised]:
         """The images of a set in order, noised once by (seed, name), the same on every process."""
+
+    @property
+    def timestep_count(self) -> int:
+        """Number T of timesteps that the model was trained on."""
+
+    def noised_at(self, image: Noised, count: int | None, source: torch.Generator) -> Noised:
+        """One image at `count` drawn timesteps, or at every one (None), each with its own noise."""
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Samples at their timesteps, `[B, …]`."""
@@ -136,9 +167,17 @@ class Denoiser(Task, Protocol):
         """The loss with its dropout fixed by (seed, step, name)."""
 
     def mean_losses(
-        self, subset: str, step: int, each: Callable[[Noised], Tensor], name: str = ""
+        self,
+        subset: str,
+        step: int,
+        each: Callable[[Noised], Tensor],
+        name: str = "",
+        batches: Sequence[Noised] | None = None,
     ) -> Sequence[Loss]:
-        """One closure a micro-batch: the mean of a per-sample loss `[B]`, with fixed dropout."""
+        """One closure a micro-batch: the mean of a per-sample loss `[B]`, with fixed dropout.
+
+        The batches are those of the set, unless others are given.
+        """
 
 
 @dataclass(frozen=True)
@@ -203,11 +242,11 @@ class Method(Protocol):
 
     `Settings` is a frozen dataclass of hyper-parameters derived from `Config`. Each field is an
     `option` with the source's default, a help text and the allowed values; values are converted and
-    checked when a `Settings` is made. The loop calls `Method(settings)`. `DEFAULTS` (optional)
-    holds the source's settings by data set, `SEARCH` the ranges of a search. A file may also hold
-    `DenoiserMethod` and `DenoiserSettings`, if the method differs on denoisers, and `DENOISER`, the
-    settings of a run on a denoiser by kind: `large` for Stable Diffusion (the source's), `small`
-    (at most 64 pixels), or the name of a family; `FAMILY-small` is for fewer than 32 pixels.
+    checked when a `Settings` is made. The loop calls `Method(settings)`. `RECIPES` (optional)
+    holds by task (`erase.config.recipes.TASKS`) what the method is run with and which source says
+    so, `VARIANTS` what each value of a setting `variant` changes, `SEARCH` the ranges of a search.
+    A file may also hold `DenoiserMethod` and `DenoiserSettings`, if the method differs on
+    denoisers.
 
     The task is `Any` here because a method works on its own family's task. The code that builds the
     method checks `families` first.
@@ -220,8 +259,10 @@ class Method(Protocol):
     """Whether `prepare` does everything and no step follows."""
     sets: ClassVar[tuple[str, ...]]
     """Sets of images that a denoiser's run has to have."""
-    images: ClassVar[bool]
-    """Whether it looks at these images, or at their captions alone."""
+    images: bool
+    """Whether it looks at these images, or at their captions alone; may depend on settings."""
+    prompts: Sequence[str]
+    """Prompts that have to be encoded beside those of the sets."""
 
     def check(self, model: Module, family: str) -> None:
         """Raise InputError for a model that the method cannot work on; it may have no weights."""
@@ -240,3 +281,12 @@ class Method(Protocol):
 
     def finish(self, task: Any) -> None:
         """Called after the last step, e.g. to drop a head that was only for training."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that a checkpoint has to hold; a resumed run calls `prepare`, then `load_state`.
+
+        Only what `prepare` cannot make again from the original model.
+        """
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned at a checkpoint."""

@@ -37,6 +37,10 @@ class SD3Task(TextToImageTask):
         chosen: Tensor = timesteps[(place * len(timesteps)).long().clamp(max=len(timesteps) - 1)]
         return chosen
 
+    def sampler(self) -> Any:
+        """The flow's Euler steps, as the pipeline takes them."""
+        return FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Samples at their timesteps, ``[B, …]``."""
         sigma: Tensor = (timesteps / self.scheduler.config.num_train_timesteps).to(clean.dtype)

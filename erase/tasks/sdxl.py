@@ -37,6 +37,7 @@ def encode(
     *,
     size: int,
     device: torch.device,
+    prompts: Sequence[str] = (),
 ) -> LatentCache:
     """Encode all sets once with the pipeline's VAE and text encoders; see `encode_with`.
 
@@ -48,28 +49,34 @@ def encode(
     def conditions(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
         return {**text_states(pipeline, prompts), "time_ids": time_ids.repeat(len(prompts), 1)}
 
-    return encode_with(conditions, pipeline, sets, anchors, size=size, device=device)
+    return encode_with(
+        conditions, pipeline, sets, anchors, size=size, device=device, prompts=prompts
+    )
 
 
 @torch.no_grad()
 def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
-    """`states [P, L, D]` and `pooled [P, E]` of prompts, as the pipeline itself computes them.
+    """`states [P, L, D]`, `pooled [P, E]` and `text [P, L, D]` of prompts.
 
-    If the model was trained so (`force_zeros_for_empty_prompt`, as SDXL's base model), the empty
-    prompt is all zeros: guidance steers away from it.
+    `states` and `pooled` are what the pipeline shows the UNet. If the model was trained so
+    (`force_zeros_for_empty_prompt`, as SDXL's base model), they are all zeros for the empty prompt:
+    guidance steers away from it. `text` is what the encoders say, for the empty prompt too.
     """
-    states, _, pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
+    text, _, pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
+    states = text
     if pipeline.config.force_zeros_for_empty_prompt:
         empty = torch.tensor([not prompt for prompt in prompts], device=states.device)
         states = states.masked_fill(empty[:, None, None], 0.0)
         pooled = pooled.masked_fill(empty[:, None], 0.0)
-    return {"states": states, "pooled": pooled}
+    return {"states": states, "pooled": pooled, "text": text}
 
 
 def conditions(folder: Path, rows: int) -> dict[str, Tensor]:
     """Text states, pooled text and time ids without content."""
+    states = text_to_image.conditions(folder, rows)["states"]
     return {
-        **text_to_image.conditions(folder, rows),
+        "states": states,
+        "text": torch.empty_like(states),
         "pooled": torch.empty(rows, setting(folder, "text_encoder_2", "projection_dim")),
         "time_ids": torch.empty(rows, 6),
     }

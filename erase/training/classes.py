@@ -1,15 +1,12 @@
 """`erase class`: the classes of a model and its data, and the forget and retain sets."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from erase.config.concept import ClassConfig
-from erase.config.recipes import CLASS_EPOCHS, LARGE
 from erase.data.captioned import check_readable
 from erase.data.classes import (
     ClassImages,
@@ -19,12 +16,12 @@ from erase.data.classes import (
     with_captions,
 )
 from erase.data.classification import CIFAR, LabelledSet, load_dataset
-from erase.data.concepts import Concept, find_classes
+from erase.data.concepts import SUITES_RENDERED, Concept, find_classes
 from erase.data.prompts import ClassList, class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.tasks.class_conditional import class_names, split_by_class
-from erase.training.sets import SUITES_RENDERED, Images
+from erase.training.sets import Images
 
 RENDER = "render"
 
@@ -46,7 +43,8 @@ def class_sets(config: ClassConfig, source: ModelSource) -> tuple[Concept, dict[
         return find_classes(classes, config.target, config.anchor), {}
     data_dir = Path(config.data_dir) if config.data_dir else None
     folder = find_imagenette(data_dir) if config.data == "imagenette" else Path(config.data)
-    return _from_folder(config, source, read_class_folder(folder, lists), model_classes)
+    images = read_class_folder(folder, lists, follow_links=config.follow_links)
+    return _from_folder(config, images, model_classes)
 
 
 def classes_of_model(source: ModelSource, lists: list[ClassList]) -> ClassList | None:
@@ -69,7 +67,7 @@ def _class_list_of(word: str, source: ModelSource, lists: list[ClassList]) -> Cl
 
 
 def _from_folder(
-    config: ClassConfig, source: ModelSource, images: ClassImages, model_classes: ClassList | None
+    config: ClassConfig, images: ClassImages, model_classes: ClassList | None
 ) -> tuple[Concept, dict[str, Images]]:
     if model_classes is not None:
         images = replace(images, classes=_with_model_names(images.classes, model_classes))
@@ -86,8 +84,7 @@ def _from_folder(
         chosen = with_captions(images, captions, count, config.seed)
         check_readable(chosen)
         sets[name], counts[name] = chosen, len(chosen.paths)
-    large = model_classes is None and source.resolution() > 64
-    return _with_recipe(concept, config, counts, large), sets
+    return _with_counts(concept, counts), sets
 
 
 def _with_model_names(classes: ClassList, model_classes: ClassList) -> ClassList:
@@ -133,7 +130,7 @@ def _from_data_set(
         name: _first_images(images, getattr(config, f"num_{name}_images"))
         for name, images in split_by_class(train, model_classes.names, concept.names).items()
     }
-    return _with_recipe(concept, config, {n: len(s) for n, s in sets.items()}, False), {**sets}
+    return _with_counts(concept, {name: len(images) for name, images in sets.items()}), {**sets}
 
 
 def _first_images(images: LabelledSet, count: int | None) -> LabelledSet:
@@ -145,24 +142,7 @@ def _first_images(images: LabelledSet, count: int | None) -> LabelledSet:
     return images.subset(torch.arange(len(images) if count is None else count))
 
 
-def _with_recipe(
-    concept: Concept, config: ClassConfig, counts: Mapping[str, int], large: bool
-) -> Concept:
-    """Add the sets' sizes to the concept's recipe and, for Stable Diffusion, SalUn's steps."""
-    recipe = {f"num_{name}_images": count for name, count in counts.items()}
-    if large:
-        recipe |= {"max_train_steps": _steps(counts["forget"], config)}
-    return replace(concept, recipe={**concept.recipe, **recipe})
-
-
-def _steps(images: int, config: ClassConfig) -> int:
-    batch = config.train_batch_size or LARGE["train_batch_size"]
-    return math.ceil(CLASS_EPOCHS * images / (batch * config.gradient_accumulation_steps))
-
-
-def class_recipe(concept: Concept, config: ClassConfig) -> dict[str, Any]:
-    """The recipe of `class_sets`, with the steps for the configuration's present batch size."""
-    recipe = dict(concept.recipe)
-    if {"max_train_steps", "num_forget_images"} <= set(recipe):
-        recipe["max_train_steps"] = _steps(recipe["num_forget_images"], config)
-    return recipe
+def _with_counts(concept: Concept, counts: Mapping[str, int]) -> Concept:
+    """Add the sizes of the sets to the concept's recipe."""
+    sizes = {f"num_{name}_images": count for name, count in counts.items()}
+    return replace(concept, recipe={**concept.recipe, **sizes})

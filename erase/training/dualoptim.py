@@ -1,4 +1,4 @@
-"""DualOptim (arXiv 2504.15827): Adam on the forget gradient, SGD on the retain gradient.
+"""DualOptim (arXiv 2504.15827): AdamW on the forget gradient, SGD on the retain gradient.
 
 In one shared momentum, each gradient disturbs the other's running average; here each has its own.
 """
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 
 class DualOptim(Optimizer):
-    """SGD with momentum on `.grad`, Adam on `forget_gradients`, over the same parameters.
+    """SGD with momentum on `.grad`, AdamW on `forget_gradients`, over the same parameters.
 
     Both updates of a step start from the same parameters, so that their order does not matter.
     If a gradient is None, the momentum of its part does not change.
@@ -23,11 +23,12 @@ class DualOptim(Optimizer):
     Args:
         params: to train.
         lr: learning rate of SGD, the retain part.
-        forget_lr: learning rate of Adam, the forget part.
+        forget_lr: learning rate of AdamW, the forget part.
         momentum: of SGD.
         weight_decay: of SGD.
-        betas: of Adam.
-        eps: of Adam.
+        forget_weight_decay: of AdamW (the source: 0.05).
+        betas: of AdamW.
+        eps: of AdamW.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DualOptim(Optimizer):
         forget_lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
+        forget_weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
@@ -47,6 +49,7 @@ class DualOptim(Optimizer):
             "forget_lr_ratio": forget_lr / lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
+            "forget_weight_decay": forget_weight_decay,
             "betas": betas,
             "eps": eps,
         }
@@ -65,7 +68,8 @@ class DualOptim(Optimizer):
             if p.grad is not None:
                 move += group["lr"] * _momentum(state, p, group)
             if gradient is not None:
-                move += group["lr"] * group["forget_lr_ratio"] * _adam(state, gradient, group)
+                step = _adam(state, gradient, group).add(p, alpha=group["forget_weight_decay"])
+                move += group["lr"] * group["forget_lr_ratio"] * step
             p.sub_(move)
         self.forget_gradients = None
 

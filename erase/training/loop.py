@@ -24,6 +24,7 @@ from erase.config.base import LoopConfig
 from erase.core.meta import Stats
 from erase.errors import InputError, RunError
 from erase.files import append_jsonl, read_jsonl, write_jsonl
+from erase.models.weights import not_finite
 from erase.runs.checkpoint import (
     Checkpoint,
     copy_into,
@@ -54,8 +55,9 @@ def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) ->
     learning_rate = config.learning_rate
     if learning_rate is None:
         raise ValueError("the configuration is not resolved")
+    decay = config.weight_decay or 0.0
     if not config.use_8bit_adam:
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=decay)
     try:
         import bitsandbytes
     except ImportError:
@@ -64,7 +66,7 @@ def build_optimizer(config: LoopConfig, parameters: list[torch.nn.Parameter]) ->
             "pip install bitsandbytes, or leave the option out.",
         ) from None
     optimizer: Optimizer = bitsandbytes.optim.AdamW8bit(
-        parameters, lr=learning_rate, weight_decay=config.weight_decay
+        parameters, lr=learning_rate, weight_decay=decay
     )
     return optimizer
 
@@ -103,7 +105,7 @@ class UnlearningStep:
     def __call__(self, step: int, reduce: Callable[[Tensor], Tensor] | None = None) -> Stats:
         """Take step number `step`, from 0; `reduce` averages a gradient over the processes."""
         stats = self.method.step(self.task, step, reduce)
-        if self.config.max_grad_norm > 0:
+        if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
         self.method.after_step(self.task)
@@ -126,6 +128,9 @@ class UnlearningLoop:
         prepared: whether `method.prepare` was called already, because it changes what is trained.
         extra: returns more values to log for a step.
         show: whether to show a progress bar.
+        run: fingerprint of the run, for its checkpoints.
+        keep_last: whether the last step is checkpointed whatever the configuration says.
+        on_save: called in the main process after a checkpoint was written.
         sets: number of sets of which a step uses a batch; for the images per second in the log.
     """
 
@@ -144,6 +149,9 @@ class UnlearningLoop:
         prepared: bool = False,
         extra: Callable[[], Mapping[str, float]] = dict,
         show: bool = True,
+        run: str = "",
+        keep_last: bool = False,
+        on_save: Callable[[], object] = lambda: None,
         sets: int = 2,
     ) -> None:
         self.task = task
@@ -160,6 +168,13 @@ class UnlearningLoop:
         self.extra = extra
         self.show = show
         self.sets = sets
+        self.forget_losses: list[float] = []
+        """Of the steps that were taken here; empty for a method without one."""
+        self.run_fingerprint = run
+        self.keep_last = keep_last
+        self.on_save = on_save
+        self.seconds_before = 0.0
+        """What the run took up to the checkpoint that it goes on from."""
         self.step = UnlearningStep(task, method, config, optimizer, schedule)
         self.parameters = self.step.parameters
         self.schedule = self.step.schedule
@@ -171,6 +186,7 @@ class UnlearningLoop:
         Raises RunError when a loss is not finite; the parameters are then those of the last
         good step, and nothing is saved.
         """
+        self._start = time.perf_counter()
         if not self.prepared:
             # Before restoring: masks are made from the original model.
             self.method.prepare(self.task)
@@ -216,21 +232,26 @@ class UnlearningLoop:
             stats = self.step(step, reduce)
         except RunError as error:
             raise RunError(f"Step {step + 1}: {error.message}", REMEDY) from error
+        if stats.forget_loss is not None:
+            self.forget_losses.append(stats.forget_loss)
         return {"step": step + 1, **_numbers(stats), "lr": learning_rate, **self.extra()}
 
     def _write(self, done: int, row: dict[str, Any]) -> None:
         if self.folder and self.distributed.is_main:
             append_jsonl(self.folder / LOG, row)
             every = self.config.checkpointing_steps
-            if every and (done % every == 0 or done == self.total):
+            last = done == self.total and (every or self.keep_last)
+            if last or (every and done % every == 0):
                 self._save(self.folder, done)
+                self.on_save()
         if self.on_step:
             self.on_step(done, row)
 
     def _check_finite(self, done: int) -> None:
         """Check the weights before they are saved: a step checks only its loss and gradient."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters):
-            raise RunError(f"Step {done}: a weight is no longer finite.", REMEDY)
+        name = not_finite(self.task.parameters)
+        if name is not None:
+            raise RunError(f"Step {done}: a weight is no longer finite ({name}).", REMEDY)
 
     def _save(self, folder: Path, done: int) -> None:
         self._check_finite(done)
@@ -239,13 +260,19 @@ class UnlearningLoop:
             **with_prefix("parameter", self.task.parameters),
             **with_prefix("buffer", self.buffers),
             **with_prefix("optimizer", optimizer),
+            **with_prefix("method", self.method.state()),
         }
-        state: dict[str, Any] = {"optimizer": meta, "schedule": self._schedule_state()}
+        state: dict[str, Any] = {
+            "optimizer": meta,
+            "schedule": self._schedule_state(),
+            "seconds": round(self.seconds_before + time.perf_counter() - self._start, 3),
+        }
         if self.ema:
             shadow = dict(zip(self.task.parameters, self.ema.shadow_params, strict=True))
             tensors |= with_prefix("ema", shadow)
             state["ema_steps"] = self.ema.optimization_step
-        save_checkpoint(folder, done, tensors, state, keep=self.config.checkpoints_total_limit)
+        keep = self.config.checkpoints_total_limit
+        save_checkpoint(folder, done, tensors, state, keep=keep, run=self.run_fingerprint)
 
     def _schedule_state(self) -> dict[str, Any]:
         state = self.schedule.state_dict()
@@ -253,12 +280,19 @@ class UnlearningLoop:
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         tensors = checkpoint.tensors
+        if not 0 < checkpoint.step <= self.total:
+            raise InputError(
+                f"The checkpoint is of step {checkpoint.step}; the run has {self.total}.",
+                "Give another checkpoint of the run.",
+            )
+        self.seconds_before = float(checkpoint.meta.get("seconds", 0.0))
         copy_into(dict(self.task.parameters), without_prefix("parameter", tensors))
         copy_into(self.buffers, without_prefix("buffer", tensors))
         unpack_optimizer(
             self.optimizer, without_prefix("optimizer", tensors), checkpoint.meta["optimizer"]
         )
         self.schedule.load_state_dict(self.schedule.state_dict() | checkpoint.meta["schedule"])
+        self.method.load_state(without_prefix("method", tensors))
         if self.ema:
             shadow = dict(zip(self.task.parameters, self.ema.shadow_params, strict=True))
             copy_into(shadow, without_prefix("ema", tensors))
@@ -267,7 +301,10 @@ class UnlearningLoop:
 
 
 def _numbers(stats: Stats) -> dict[str, float]:
-    names = ("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm", "cosine", "rho")
+    names = (
+        *("retain_loss", "forget_loss", "retain_grad_norm", "forget_grad_norm", "cosine", "rho"),
+        *(("alpha", "curvature", "curvature_size") if stats.curvature is not None else ()),
+    )
     values = {name: getattr(stats, name) for name in names}
     return {
         name: float(f"{value:.6g}")

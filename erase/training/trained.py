@@ -81,6 +81,7 @@ def denoiser_task(
         device: where the model is.
         autocast: makes the context of each model call.
     """
+    mirrored = {"flip": True} if config.flip else {}
     return family.task(
         model=model,
         scheduler=scheduler,
@@ -90,9 +91,10 @@ def denoiser_task(
         seed=config.seed,
         steps=config.max_train_steps or 0,
         device=device,
-        condition_dropout=config.caption_dropout,
+        condition_dropout=config.caption_dropout or 0.0,
         target_grad=config.target_grad,
         frozen_anchor=config.frozen_anchor,
         precision="bf16" if config.mixed_precision == "bf16" else None,
         autocast=autocast,
+        **mirrored,
     )

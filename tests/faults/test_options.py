@@ -16,7 +16,8 @@ from erase.config.compare import CompareConfig, CompareDiffusionConfig
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.ddpm import DDPMConfig
 from erase.config.evaluate import EvaluateConfig
-from erase.config.fields import LARGEST, field_specs, typed_values
+from erase.config.fields import field_specs, typed_values
+from erase.config.limits import LARGEST
 from erase.errors import InputError
 
 pytestmark = pytest.mark.fault("option no run can use")

@@ -27,8 +27,10 @@ from erase.data.prompts import read_class_list
 from erase.errors import InputError
 from erase.files import read_json, read_jsonl
 from erase.judges.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier
+from erase.models.base_card import front_matter
 from erase.models.classifiers import Description, build, load_classifier, save_classifier
 from erase.models.loading import resolve
+from erase.models.sizes import check_size
 from erase.models.weights import read_weights
 from erase.reading import SMALL, YAML
 from erase.render.render import claim, rendered
@@ -36,7 +38,10 @@ from erase.report.data import load_evaluation
 from erase.report.evaluation import page
 from erase.report.rows import tables
 from erase.runs.checkpoint import load_checkpoint, save_checkpoint
+from erase.runs.manifest import note_files
 from erase.runs.run_folder import RunFolder
+from erase.runs.unfinished import resume_command
+from erase.runs.verify import verify
 from erase.tasks.families import family_of
 from erase.training.classifier_runs import Measured
 from erase.training.loop import LogRow
@@ -51,7 +56,8 @@ TITLES = (
     *("evaluation record.json", "evaluation metrics.json", "samples.jsonl"),
     *("model model_index.json", "model unet/config.json", "model vae/config.json"),
     *("model text_encoder/config.json", "model scheduler/scheduler_config.json", "weight index"),
-    *("run record.json", "run config.yaml", "--config", "state.json", "log.jsonl"),
+    *("run record.json", "run config.yaml", "--config", "manifest.jsonl", "state.json"),
+    "log.jsonl",
     *("classifier model.json", "classifier metrics.json", "digit classifier model.json"),
     *("render.json", "kept.json", "store", "search", "--forget indices:FILE"),
     *("a comparison's log", "concept file", "class list"),
@@ -125,15 +131,25 @@ def _evaluation(folder: Path) -> None:
 def _model(folder: Path) -> None:
     source = resolve(str(folder))
     family = family_of(source)
-    source.classes(), source.resolution(), source.latent_factor(), source.variant()
+    source.classes(), source.resolution(), source.latent_factor()
+    source.check()
+    family.stored_schedule(source)
+    front_matter(folder)
     missing_parts(folder)
     family.skeleton(source)
     family.conditions(folder, 2)
+    check_size(source, 64, "--resolution")
+
+
+def _run_folder(folder: Path) -> RunFolder:
+    config = ConceptConfig(model="mini-sd", concept=("three",))
+    return RunFolder(folder, "concept", config, resume="latest", facts={"base": "x"})
 
 
 def _run(folder: Path) -> None:
-    config = ConceptConfig(model="mini-sd", concept=("three",))
-    RunFolder(folder, "concept", config, resume="latest", facts={"base": "x"}).state()
+    _run_folder(folder).state()
+    resume_command(folder)
+    verify(folder)
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +179,17 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     add("weight index", "shards", index, read_weights)
 
     run = root / "run"
-    config = ConceptConfig(model="mini-sd", concept=("three",))
     run.mkdir()
-    config.write(run / "config.yaml")
+    _run_folder(run).config.write(run / "config.yaml")
     record = {"kind": "concept", "status": "running", "facts": {"base": "x"}, "resumed": 0}
     (run / "record.json").write_text(json.dumps(record))
     add("run record.json", "run", "record.json", _run)
     add("run config.yaml", "run", "config.yaml", _run)
     add("--config", "run", "config.yaml", lambda f: resolve_config(ConceptConfig, {}, f / CONFIG))
-    save_checkpoint(run, 2, {"a": torch.zeros(1)}, {}, keep=0)
+    identity = _run_folder(run).identity()
+    save_checkpoint(run, 2, {"a": torch.zeros(1)}, {}, keep=0, run=identity)
+    note_files(run, "record.json", "config.yaml")
+    add("manifest.jsonl", "run", "manifest.jsonl", _run, rows=True)
     add("state.json", "run/checkpoint-2", "state.json", load_checkpoint)
     (run / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     add("log.jsonl", "run", "log.jsonl", lambda f: read_jsonl(f / "log.jsonl", LogRow), rows=True)
