@@ -65,7 +65,8 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     try:
         erase_concept(config, output, overwrite=overwrite, resume=resume)
     except InputError as error:
-        if not any(option in error.remedy for option in ("--resume-from", "--config", "--output")):
+        mended = ("--resume-from", "--config", "--output")
+        if not output.is_dir() or not any(option in error.remedy for option in mended):
             raise
         remedy = "Give --overwrite to start again, or another --output."
         raise InputError(error.message, remedy) from error

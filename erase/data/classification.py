@@ -297,7 +297,7 @@ def _fetch_cifar(name: str, root: Path) -> Path:
         archive = ARCHIVES[name]
         raise InputError(
             f"{archive.folder} is not in {root}, and {archive.url} cannot be reached"
-            f" ({error.__cause__}).",
+            f" ({error.message.removesuffix('.')}).",
             "Give --data-dir with the unpacked official binary version.",
         ) from error
 

@@ -171,6 +171,10 @@ def resolve(
     """
     check_finished(expanded(model))
     check_model(model)
+    if config_from and not expanded(model).is_file():
+        raise InputError(
+            "--config-from is for a --model that is a single file.", "Leave --config-from out."
+        )
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
     if model in OWN:

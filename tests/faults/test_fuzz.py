@@ -5,6 +5,7 @@ and with 0 only where something was said. All of them end before a model is trai
 something that cannot be used, or for a dry run.
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -114,6 +115,9 @@ def folder_fuzz(draw: st.DrawFn) -> tuple[list[str], dict[str, bytes]]:
         ("concept", "--model", "folder", "--concept", "three", "--output", "o"),
         ("evaluate", "--model", "folder", "--target", "three", "--output", "o"),
         ("classifier", "--model", "folder", "--forget", "class:0", "--output", "o"),
+        ("verify", "folder"),
+        ("verify", f"folder/{name}"),
+        ("report", "folder", "folder", "--output", "o"),
         ("concept", "--model", NOTHING, "--concept", "x", "--prompts", "folder", "--output", "o"),
     )
     command = list(draw(st.sampled_from(commands)))
@@ -129,6 +133,34 @@ def folder_fuzz(draw: st.DrawFn) -> tuple[list[str], dict[str, bytes]]:
     files["folder/a.yaml"] = draw(configuration(ConceptConfig))
     files["folder/concepts/x.yaml"] = draw(configuration(ConceptConfig))
     return command, files
+
+
+@st.composite
+def table_fuzz(draw: st.DrawFn) -> tuple[list[str], dict[str, bytes]]:
+    """A command that reads a table, prompts or captions, and ends with the option after it."""
+    ending = draw(st.sampled_from((".csv", ".tsv", ".CSV", ".csv.gz", ".txt", ".jsonl", ".json")))
+    cells = st.one_of(
+        st.sampled_from(("prompt", "seed", "guidance", "text", '"', '""', "1", "-1", "x" * 300)),
+        st.text(max_size=8),
+    )
+    row = st.lists(cells, min_size=1, max_size=3).map(draw(st.sampled_from((",", ";", "\t"))).join)
+    lines = st.lists(row, max_size=4).map(lambda rows: encoded("\n".join(["prompt,seed", *rows])))
+    keys = st.sampled_from(("prompt", "text", "file_name", "x"))
+    objects = st.lists(st.dictionaries(keys, contents, max_size=3), max_size=3).map(
+        lambda rows: encoded("\n".join(map(json.dumps, rows)))
+    )
+    content = draw(st.one_of(lines, objects, st.binary(max_size=40)))
+    if ending.endswith(".gz") and draw(st.booleans()):
+        content = gzip.compress(content)[: draw(st.integers(0, 60))]
+    name = f"prompts{ending}"
+    concept = ("concept", "--model", "mini-sd", "--concept", "three", "--output", "o")
+    evaluate = ("evaluate", "--model", "mini-sd", "--suite", "custom", "--no-baseline")
+    commands = (
+        [*concept, "--forget-prompts", name, "--retain-prompts", "nothing.txt"],
+        [*evaluate, "--prompt-table", name, "--metrics", "lpips", "--output", "config.yaml/o"],
+    )
+    command = draw(st.sampled_from(commands))
+    return command, {name: content, "config.yaml": b""}
 
 
 def attempt(case: tuple[list[str], dict[str, bytes]], root: Path) -> None:
@@ -164,22 +196,33 @@ def cases(number: int) -> Any:
 
 
 @pytest.mark.timeout(280)
-def test_250_command_lines(root: Path) -> None:
-    cases(250)(given(fuzzed())(lambda case: attempt(case, root)))()
+def test_200_command_lines(root: Path) -> None:
+    cases(200)(given(fuzzed())(lambda case: attempt(case, root)))()
 
 
 @pytest.mark.timeout(280)
-def test_250_folders(root: Path) -> None:
-    cases(250)(given(folder_fuzz())(lambda case: attempt(case, root)))()
+def test_200_folders(root: Path) -> None:
+    cases(200)(given(folder_fuzz())(lambda case: attempt(case, root)))()
+
+
+@pytest.mark.timeout(280)
+def test_100_tables(root: Path) -> None:
+    cases(100)(given(table_fuzz())(lambda case: attempt(case, root)))()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_2500_command_lines(root: Path) -> None:
-    cases(2500)(given(fuzzed())(lambda case: attempt(case, root)))()
+def test_2000_command_lines(root: Path) -> None:
+    cases(2000)(given(fuzzed())(lambda case: attempt(case, root)))()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_2500_folders(root: Path) -> None:
-    cases(2500)(given(folder_fuzz())(lambda case: attempt(case, root)))()
+def test_2000_folders(root: Path) -> None:
+    cases(2000)(given(folder_fuzz())(lambda case: attempt(case, root)))()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_1000_tables(root: Path) -> None:
+    cases(1000)(given(table_fuzz())(lambda case: attempt(case, root)))()

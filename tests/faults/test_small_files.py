@@ -34,6 +34,7 @@ from erase.models.sizes import check_size
 from erase.models.weights import read_weights
 from erase.reading import SMALL, YAML
 from erase.render.render import claim, rendered
+from erase.report.card import BEGIN, END, update_card
 from erase.report.data import load_evaluation
 from erase.report.evaluation import page
 from erase.report.rows import tables
@@ -59,10 +60,11 @@ TITLES = (
     *("run record.json", "run config.yaml", "--config", "manifest.jsonl", "state.json"),
     "log.jsonl",
     *("classifier model.json", "classifier metrics.json", "digit classifier model.json"),
-    *("render.json", "kept.json", "store", "search", "--forget indices:FILE"),
+    *("render.json", "kept.json", "README.md", "store", "search", "--forget indices:FILE"),
     *("a comparison's log", "concept file", "class list"),
 )
 YAML_FILES = ("run config.yaml", "--config", "concept file", "class list")
+VALUES = tuple(title for title in TITLES if title != "README.md")
 SLOW_MUTATIONS = tuple(title for title in TITLES if title.startswith("model "))
 TEXTS: dict[str, bytes] = {
     "empty": b"",
@@ -213,6 +215,9 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     add("render.json", "images", "render.json", _images)
     write("sets", "kept.json", {"fingerprint": "x", "kept": [1, 2], "rendered": 3})
     add("kept.json", "sets", "kept.json", lambda f: read_json(f / "kept.json", Selection))
+    (root / "card").mkdir()
+    (root / "card" / "README.md").write_text(f"---\nlicense: mit\n---\n{BEGIN}\n{END}\n")
+    add("README.md", "card", "README.md", _card)
     write("store", "lur.json", {"fingerprint": "x", "scores": {"ua": 1.0}})
     make_nothing: Callable[[], Any] = lambda: {"scores": {}}  # noqa: E731
     add("store", "store", "lur.json", lambda f: cached(f / "lur.json", "x", make_nothing, Judged))
@@ -237,6 +242,11 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     add("class list", "prompts", "list.yaml", lambda f: read_class_list(f / "list.yaml"))
     assert tuple(made) == TITLES
     return made
+
+
+def _card(folder: Path) -> None:
+    front_matter(folder)
+    update_card(folder, {"metrics": {"ua": {"value": 1.0}}}, folder)
 
 
 def _images(folder: Path) -> None:
@@ -354,7 +364,7 @@ def test_what_is_no_file_is_refused_at_once(
     assert said is None or str(reader.folder) in said
 
 
-@pytest.mark.parametrize("title", [title for title in TITLES if title not in SLOW_MUTATIONS])
+@pytest.mark.parametrize("title", [title for title in VALUES if title not in SLOW_MUTATIONS])
 def test_values_of_other_kinds_are_refused_or_taken(title: str, readers: dict[str, Reader]) -> None:
     steps = {"evaluation record.json": 15, "evaluation metrics.json": 40, "samples.jsonl": 10}
     step = 30 if title in YAML_FILES else steps.get(title, 4)
@@ -363,7 +373,7 @@ def test_values_of_other_kinds_are_refused_or_taken(title: str, readers: dict[st
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("title", VALUES)
 def test_all_values_of_other_kinds(title: str, readers: dict[str, Reader]) -> None:
     step = 4 if title in SLOW_MUTATIONS else 1
     check(readers[title], changed(readers[title], step))
