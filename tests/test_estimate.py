@@ -9,12 +9,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import Module
 
 from benchmarks.meta_step import peak_bytes
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.core.meta import Mode, meta_gradient
 from erase.core.objectives import noise_mse
+from erase.models import configs
 from erase.models.known import FOLDER
 from erase.models.loading import save_pipeline
 from erase.models.lora import add_lora
@@ -252,8 +254,12 @@ def test_what_is_not_simulated_changes_no_number(
 
 def test_a_network_without_weights_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
-    build = sizes.part_skeleton
-    monkeypatch.setattr(sizes, "part_skeleton", lambda part: built.append(part.name) or build(part))
+
+    def build(part: Path) -> Module | None:
+        built.append(part.name)
+        return configs.part_skeleton(part)
+
+    monkeypatch.setattr(sizes, "part_skeleton", build)
     sizes._network_size.cache_clear()
     assert {sizes.weight_count(FOLDER / "sd-1" / "text_encoder") for _ in range(3)} == {123_060_480}
     assert built == ["text_encoder"]
