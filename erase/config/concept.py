@@ -28,7 +28,9 @@ class ConceptConfig(LoopConfig):
     )
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
     forget_prompts: str | None = option(
-        None, "File of forget prompts: one a line, or a CSV.", path=True
+        None,
+        "File of forget prompts: one a line, or a CSV; its column anchor, if any, pairs them.",
+        path=True,
     )
     retain_prompts: str | None = option(
         None, "File of retain prompts: one a line, or a CSV.", path=True

@@ -143,9 +143,10 @@ def table_fuzz(draw: st.DrawFn) -> tuple[list[str], dict[str, bytes]]:
         st.sampled_from(("prompt", "seed", "guidance", "text", '"', '""', "1", "-1", "x" * 300)),
         st.text(max_size=8),
     )
+    header = draw(st.sampled_from(("prompt,seed", "prompt;anchor", "x")))
     row = st.lists(cells, min_size=1, max_size=3).map(draw(st.sampled_from((",", ";", "\t"))).join)
-    lines = st.lists(row, max_size=4).map(lambda rows: encoded("\n".join(["prompt,seed", *rows])))
-    keys = st.sampled_from(("prompt", "text", "file_name", "x"))
+    lines = st.lists(row, max_size=4).map(lambda rows: encoded("\n".join([header, *rows])))
+    keys = st.sampled_from(("prompt", "text", "anchor", "x"))
     objects = st.lists(st.dictionaries(keys, contents, max_size=3), max_size=3).map(
         lambda rows: encoded("\n".join(map(json.dumps, rows)))
     )
