@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
+LOWEST := .venv-lowest/.installed
 
-.PHONY: help setup demo test test-slow check lint type format bench bench-gpu bench-gpu-diffusion clean
+.PHONY: help setup demo test test-slow test-lowest check lint type format bench bench-gpu bench-gpu-diffusion clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -23,6 +24,20 @@ test: $(SETUP)  ## the default tests
 
 test-slow: $(SETUP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-lowest: $(LOWEST)  ## what has to work with the lowest versions that are declared
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -o filterwarnings=default \
+		tests/lowest.py tests/test_versions.py tests/faults/test_model_folders.py \
+		tests/faults/test_classifier_files.py tests/test_families.py
+
+$(LOWEST): pyproject.toml constraints-lowest.txt
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt \
+		--editable . pytest pytest-timeout
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --upgrade \
+		--target .venv-lowest/transformers-4 \
+		transformers==4.54.1 tokenizers==0.21.4 huggingface_hub==0.36.2 diffusers==0.34.0
+	touch $@
 
 lint: $(SETUP)  ## style
 	$(BIN)/ruff check .
@@ -50,4 +65,4 @@ bench-gpu-diffusion: $(SETUP)  ## SD-1.4's step, a CIFAR-10 DDPM; needs a GPU, D
 	$(BIN)/python -m benchmarks.diffusion_gpu --data-dir $(DATA) --weights $(JUDGE)
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest .mypy_cache .ruff_cache .pytest_cache

@@ -20,6 +20,7 @@ from erase.errors import InputError
 
 if TYPE_CHECKING:
     from erase.evaluation.run import EvaluationResult
+    from erase.runs.verify import Finding
 
 Folder = str | Path
 
@@ -45,7 +46,8 @@ def concept(
         config: a run's `config.yaml` to replay; what is given beside it wins.
         settings: the method's own settings by name, `{"alpha": 0.01}`.
         overwrite: replace the run that the folder holds.
-        resume: `latest` or a checkpoint's folder: continue the run that the folder holds.
+        resume: `latest`, `latest-whole` (passing over damaged checkpoints) or a checkpoint's
+            folder: continue the run that the folder holds.
         device: `cpu`, `cuda`, `cuda:1`, …; None is what accelerate finds.
         options: any other field of `erase.config.concept.ConceptConfig`, such as `method`.
 
@@ -214,7 +216,7 @@ def compare(
             Path(output),
             methods=names,
             settings=pairs,
-            device=device or "cpu",
+            device=device,
             progress=progress,
         )
     from erase.comparison.classifier import compare_classifier
@@ -239,15 +241,33 @@ def load(run: Folder) -> Any:
         A diffusers pipeline in float32, or a `torch.nn.Module` classifier in evaluation mode.
 
     Raises:
-        InputError: the folder holds no complete model.
+        InputError: the folder holds no complete model, or a file of it was changed.
     """
     from erase.models.classifiers import DESCRIPTION, load_classifier
     from erase.models.loading import load_pipeline, resolve
+    from erase.runs.manifest import check_model
 
     if (Path(run) / DESCRIPTION).is_file():
         model, _ = load_classifier(Path(run))
         return model.eval()
-    return load_pipeline(resolve(str(run)))
+    source = resolve(str(run))
+    check_model(source.path)
+    return load_pipeline(source)
+
+
+def verify(path: Folder) -> list[Finding]:
+    """What is not as it was written, as `erase verify` names it; empty when all is.
+
+    Args:
+        path: the folder of a run, a checkpoint, an evaluation, a classifier or a comparison; or an
+            exported file with a hash.
+
+    Raises:
+        InputError: there is nothing to compare with: no manifest, or a file without a hash.
+    """
+    from erase.runs.verify import verify as check_all
+
+    return check_all(Path(path)).findings
 
 
 def _erase(

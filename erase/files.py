@@ -4,17 +4,22 @@ Everything is JSON, YAML or text; nothing here reads or writes pickle.
 """
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
 
-from erase.errors import InputError
+from erase.errors import ENDING, EraseError, InputError, os_error
 
 
 def _sync_directory(path: Path) -> None:
@@ -25,16 +30,99 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let what is inside finish before a signal ends the command."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread alone
+        return
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put `path` into errors of the system that name no file, also where a library wraps them."""
+    try:
+        yield
+    except EraseError:
+        raise
+    except Exception as error:
+        system = os_error(error, path)
+        if system is None or system is error:
+            raise
+        raise system from error
+
+
+def partial_name(path: Path, kind: str = "partial") -> Path:
+    """Where this process writes aside what is to become `path`: beside it, in at most 255 bytes."""
+    stem = os.fsencode(path.name)[:200]
+    return path.with_name(f".{os.fsdecode(stem)}.{kind}-{os.getpid()}")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves either the old or the new content, never a mixture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    _sync_directory(path.parent)
+    """Write a file so that a crash leaves either the old or the new content, never a mixture.
+
+    What a failed write left is removed; what killed processes left in the same folder is removed
+    by the first write of the next process.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        aside = partial_name(path)
+        try:
+            with aside.open("wb") as file:
+                _try_lock(file.fileno())  # released by the system when this process dies
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+
+
+_swept: set[tuple[int, int]] = set()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that died left of single files in a folder; once in each process."""
+    state = folder.stat()
+    if (state.st_dev, state.st_ino) in _swept:
+        return
+    _swept.add((state.st_dev, state.st_ino))
+    for left in folder.glob(".*.partial-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdigit() and int(process) != os.getpid() and not _alive(int(process)):
+            _remove_unlocked(left)
+
+
+def _remove_unlocked(file: Path) -> None:
+    """Remove a file unless a process, perhaps of another machine, holds it."""
+    with contextlib.suppress(OSError), file.open("r+b") as handle:
+        if _try_lock(handle.fileno()):
+            file.unlink()
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open file; False where another process holds it or the disk knows no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: Path, content: str) -> None:
@@ -42,9 +130,14 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def json_text(content: Any) -> str:
+    """JSON as `write_json` writes it."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Atomically write JSON, two-space indented; NaN and infinities are refused (ValueError)."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
 
 
 def read_json(path: Path) -> Any:
@@ -63,9 +156,10 @@ def read_json(path: Path) -> Any:
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -74,7 +168,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return rows
     # Not splitlines: JSON strings may hold other line ends than \n.
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -96,8 +190,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _tidy(path: Path) -> None:
     """Undo what a process that died inside `atomic_directory(path)` left beside `path`."""
-    for left in path.parent.glob(f".{path.name}.*-*"):
-        kind, _, process = left.name.removeprefix(f".{path.name}.").partition("-")
+    start = partial_name(path).name.removesuffix(f"partial-{os.getpid()}")
+    for left in path.parent.glob(f"{glob.escape(start)}*-*"):
+        kind, _, process = left.name.removeprefix(start).partition("-")
         if kind not in ("partial", "old") or not process.isdigit() or _alive(int(process)):
             continue
         if kind == "old" and not path.exists():  # it died between the two renames
@@ -123,27 +218,39 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     On an exception what was written aside is removed and `path` stays as it was. What a process
     that was killed in here left behind is tidied up by the next one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(path)
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        yield aside
-        for file in sorted(aside.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            old = path.with_name(f".{path.name}.old-{os.getpid()}")
-            path.rename(old)
-            aside.rename(path)
-            shutil.rmtree(old)
-        else:
-            aside.rename(path)
-        _sync_directory(path.parent)
-    finally:
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path)
+        aside = partial_name(path)
         shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            yield aside
+            for file in sorted(aside.rglob("*")):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            with uninterrupted():
+                _put(aside, path)
+            _sync_directory(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put(aside: Path, path: Path) -> None:
+    """Give a folder its name, in the place of the one that has it."""
+    if not path.exists():
+        aside.rename(path)
+        return
+    old = partial_name(path, "old")
+    path.rename(old)
+    aside.rename(path)
+    shutil.rmtree(old)
+
+
+def lies_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, its links followed, is the folder or lies in it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def fingerprint(content: Any) -> str:

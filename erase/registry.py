@@ -13,7 +13,6 @@ Listing and describing plug-ins reads file names, entry points and docstrings on
 """
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from erase.errors import InputError
+from erase.errors import InputError, likely
 
 KINDS = {"methods": "method", "suites": "suite", "metrics": "metric", "judges": "judge"}
 JUDGES = ("classifier", "clip", "inception", "lpips", "nudenet")
@@ -125,11 +124,9 @@ def _known(kind: str, name: str) -> list[Plugin]:
     plugins = _plugins(kind)
     if name in plugins:
         return plugins[name]
-    close = difflib.get_close_matches(name, plugins, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
     raise InputError(
         f"There is no {KINDS[kind]} named {name!r}.",
-        f"{hint}Known: {', '.join(plugins)}.",
+        f"{likely(name, plugins)}Known: {', '.join(plugins)}.",
     )
 
 

@@ -1,6 +1,7 @@
 """What every test needs: no network, accelerate's process-wide state forgotten; and fixtures."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from tests.faults.table import (  # noqa: F401  these are hooks of pytest
 )
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -28,9 +28,9 @@ def config(models: Path, output: Path | str, **changes: Any) -> EvaluateConfig:
     settings = {
         "model": str(models / "run"),
         "output": str(output),
-        "steps": 1,
+        "render_steps": 1,
         "images_per_class": 2,
-        "batch_size": 10,
+        "render_batch_size": 10,
         "cache_dir": str(models / "cache"),
         **changes,
     }

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard, ModelCardData
 
+from erase.artifacts.models import HUB
 from erase.config.concept import ConceptConfig
 from erase.data.concepts import find_concept
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.files import write_json
-from erase.models.loading import resolve
+from erase.models.loading import ModelSource, resolve
 from erase.report.card import model_card, update_card
 
 
@@ -72,7 +74,7 @@ def test_an_evaluation_is_written_into_the_card(tmp_path: Path) -> None:
     update_card(tmp_path / "run", metrics(), tmp_path / "run" / "evaluation-digits")
     text = path.read_text()
     part = measured(text)
-    assert "| ua ↑ | 99.5 [92.9, 100] | 2 [0.3, 10.5] | 50 |" in part
+    assert "| ua ↑ | 99.5 [92.9, 100.0] | 2.0 [0.3, 10.5] | 50 |" in part
     assert "| fid ↓ | 12.35 | – | 450 |" in part
     assert "details in `evaluation-digits`" in part
     assert "steps 25, guidance 1.0" in part
@@ -88,10 +90,10 @@ def test_the_same_suite_replaces_and_another_stands_beside(tmp_path: Path) -> No
     update_card(run, metrics("i2p", ua=20.0), tmp_path / "second")
     update_card(run, metrics(ua=30.0), tmp_path / "third")
     part = measured(path.read_text())
-    assert "| ua ↑ | 10 " not in part
+    assert "| ua ↑ | 10.0 " not in part
     assert "first" not in part
-    assert "| ua ↑ | 20 " in part
-    assert "| ua ↑ | 30 " in part
+    assert "| ua ↑ | 20.0 " in part
+    assert "| ua ↑ | 30.0 " in part
     assert part.count("| metric |") == 2
     once = path.read_text()
     update_card(run, metrics(ua=30.0), tmp_path / "third")
@@ -131,3 +133,70 @@ def test_a_file_of_metrics_is_what_it_takes(tmp_path: Path) -> None:
     write_json(run / "metrics.json", metrics())
     update_card(run, json.loads((run / "metrics.json").read_text()), run)
     assert "details in `.`" in (run / "README.md").read_text()
+
+
+def front_matter(text: str) -> Any:
+    """As the hub's library reads it; `validate` itself would ask the hub."""
+    card = ModelCard(text, ignore_metadata_errors=False)
+    data: Any = card.data
+    again: Any = ModelCardData(**data.to_dict(), ignore_metadata_errors=False)
+    assert again.to_dict() == data.to_dict()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("base", "wanted"),
+    [
+        ("mini-sd", {"license": "apache-2.0", "base_model": None}),
+        (
+            "CompVis/stable-diffusion-v1-4",
+            {"license": "creativeml-openrail-m", "base_model": "CompVis/stable-diffusion-v1-4"},
+        ),
+        ("sdxl", {"license": "openrail++", "base_model": HUB["sdxl"]}),
+        ("someone/unknown", {"license": None, "base_model": "someone/unknown"}),
+        (
+            "license: other\nlicense_name: my-own\nlicense_link: LICENSE",
+            {"license": "other", "license_name": "my-own", "license_link": "LICENSE"},
+        ),
+        (
+            "license: Very Own Terms 1.0\nbase_model: a/b",
+            {"license": "other", "license_name": "very-own-terms-1.0", "base_model": "a/b"},
+        ),
+        ("license: [1, 2\nbase_model: {}", {"license": None, "base_model": None}),
+        ("license: [1, 2]\nbase_model: 3", {"license": None, "base_model": None}),
+    ],
+)
+def test_the_hub_reads_base_licence_and_task(
+    tmp_path: Path, base: str, wanted: dict[str, str | None]
+) -> None:
+    """`base` is a name, or the front matter of the card in the base's own folder."""
+    source = resolve("mini-sd")
+    if ":" in base:
+        folder = tmp_path / "the base"
+        folder.mkdir()
+        (folder / "README.md").write_text(f"---\n{base}\n---\n")
+        write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+        source = ModelSource(str(folder), folder, is_folder=True)
+    elif base != "mini-sd":
+        write_json(tmp_path / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+        source = ModelSource(base, tmp_path)
+    config = ConceptConfig(concept=("three",), trainable="full")
+    (tmp_path / "run").mkdir()
+    concept = find_concept(("three",), prompts_root(None))
+    model_card(tmp_path / "run", config, source, concept, "f" * 64)
+    text = (tmp_path / "run" / "README.md").read_text()
+    data = front_matter(text)
+    assert (data.pipeline_tag, data.library_name) == ("text-to-image", "diffusers")
+    for name, value in wanted.items():
+        assert getattr(data, name, None) == value, name
+    assert str(tmp_path) not in text  # no path of this machine
+
+
+def test_a_class_conditional_model_claims_no_task_of_the_hub(tmp_path: Path) -> None:
+    write_json(tmp_path / "model_index.json", {"_class_name": "ClassConditionalPipeline"})
+    concept = find_concept(("three",), prompts_root(None))
+    config = ConceptConfig(concept=("three",), trainable="full")
+    model_card(tmp_path, config, ModelSource("cifar10-ddpm", tmp_path), concept, "f" * 64)
+    data = front_matter((tmp_path / "README.md").read_text())
+    assert (data.pipeline_tag, data.library_name) == (None, None)
+    assert data.tags == ["class-conditional", "machine-unlearning"]

@@ -75,7 +75,7 @@ def test_forgetting_leaves_a_complete_run_folder(trained: Path, tmp_path: Path) 
         (("--forget", "random:5", "--method", "luur"), "no method named"),
         (("--forget", "random:5", "--set", "beta=1"), "no setting 'beta'"),
         (("--forget", "random:5", "--set", "alpha"), "not NAME=VALUE"),
-        (("--forget", "random:5", "--train-batch-size", "1"), "train_batch_size is 1"),
+        (("--forget", "random:5", "--train-batch-size", "1"), "--train-batch-size is 1"),
         ((), "--forget is missing"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("methods", "setting", "said"),
     [
-        ("ft,lur", "lur.schedule=steep", "schedule is 'steep'"),
+        ("ft,lur", "lur.lr_scheduler=steep", "lr_scheduler is 'steep'"),
         ("ft,lur", "lur.alpha=-1", "alpha is -1"),
         ("ft,lur", "lur.epochs=-1", "epochs is -1"),
         ("ft,lur", "retrain.train_batch_size=1", "train_batch_size is 1"),
@@ -174,16 +174,24 @@ def test_two_processes_find_what_one_finds(trained: Path, tmp_path: Path) -> Non
     assert results[0] == results[1]
 
 
-def test_a_process_that_fails_says_why(trained: Path, tmp_path: Path) -> None:
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    """A search needs a validation split, which only the processes that search look for."""
+    original = tmp_path / "original"
+    ok("train", "classifier", "--epochs", "0", "--limit", "50", "--validation-share", "0",
+       "--output", original)  # fmt: skip
+    common = ("compare", "classifier", "--model", original, "--methods", "ga", "--trials", "1")
     result = erase(
-        "compare", "classifier", "--model", trained, "--forget", "random:100000",
-        "--methods", "ga", "--trials", "1", "--jobs", "2", "--output", tmp_path / "x",
-    )  # fmt: skip
-    assert result.exit_code == 2
-    assert "100000 of" in result.output
+        *common, "--forget", "random:5", "--search", "1", "--jobs", "2", "--output", tmp_path / "x"
+    )
+    assert result.exit_code == 2, result.output
+    assert "without a validation split" in result.output
     record = json.loads((tmp_path / "x" / "record.json").read_text())
     assert record["status"] == "failed"
-    assert "100000 of" in record["error"]
+    assert "without a validation split" in record["error"]
+    refused = erase(*common, "--forget", "random:100000", "--output", tmp_path / "y")
+    assert refused.exit_code == 2
+    assert "100000 of" in refused.output
+    assert not (tmp_path / "y").exists()
 
 
 def test_imagenets_normalization_for_imported_weights(tmp_path: Path) -> None:

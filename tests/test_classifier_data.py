@@ -213,8 +213,8 @@ def test_another_programs_weights(tmp_path: Path) -> None:
         if not k.endswith("num_batches_tracked")  # as in old files
     }
     torch.save({"state_dict": state, "best_prec1": 1.0}, tmp_path / "w.th")
-    import_weights(target, tmp_path / "w.th")
+    assert import_weights(target, described("resnet20"), tmp_path / "w.th") == described("resnet20")
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(source.eval()(images), target.eval()(images))
     with pytest.raises(InputError, match="does not fit"):
-        import_weights(build(described("cnn")), tmp_path / "w.th")
+        import_weights(build(described("cnn")), described("cnn"), tmp_path / "w.th")

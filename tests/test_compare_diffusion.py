@@ -1,7 +1,6 @@
 """`erase compare diffusion`: the lines asked for, the table, and a comparison that is resumed."""
 
 import json
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.comparison import diffusion
+from erase.comparison import diffusion, diffusion_run
 from erase.comparison.diffusion_report import comma_separated, markdown, ranks, summarise
 from erase.comparison.entries import diffusion_entries
 from erase.errors import InputError
+from erase.runs.signals import run_child
 
 
 def row(method: str, concept: str = "three", **changes: Any) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def test_what_cannot_be_compared_is_refused(
         (("--concept", "three", "--set", "esd.lr_scheduler=steep"), "lr_scheduler is"),
         (("--concept", "three", "--set", "esd.seed=1"), "no setting 'seed'"),
         (("--concept", "three", "--set", "lur.filter_forget=classifier"), "--filter-forget"),
-        (("--concept", "three", "--num-anchor-images", "0"), "num_anchor_images is 0"),
-        (("--concept", "three", "--images-per-class", "0"), "images_per_class is 0"),
+        (("--concept", "three", "--num-anchor-images", "0"), "--num-anchor-images is 0"),
+        (("--concept", "three", "--images-per-class", "0"), "--images-per-class is 0"),
         (("--concept", "three", "--concept", "dog"), "dog"),
     ],
 )
@@ -153,14 +153,12 @@ def test_a_comparison_and_its_resumption(tmp_path: Path, monkeypatch: pytest.Mon
 
     table = (tmp_path / "table.md").read_bytes()
     ran: list[str] = []
-    run = subprocess.run
 
-    def watched(command: list[str], **options: Any) -> Any:
-        if "concept" in command:
-            ran.append(command[command.index("--output") + 1])
-        return run(command, **options)
+    def watched(command: list[str]) -> Any:
+        ran.append(command[command.index("--output") + 1])
+        return run_child(command)
 
-    monkeypatch.setattr(subprocess, "run", watched)
+    monkeypatch.setattr(diffusion_run, "run_child", watched)
     assert CliRunner().invoke(main, command).exit_code == 0
     assert ran == []
     assert (tmp_path / "table.md").read_bytes() == table

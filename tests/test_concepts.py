@@ -21,7 +21,9 @@ from erase.data.concept_files import read_concept_files
 from erase.data.concepts import Concept, find_classes, find_concept
 from erase.data.prompts import class_lists, prompts_root, read_class_list
 from erase.errors import InputError, RunError
-from erase.files import read_jsonl
+from erase.files import read_jsonl, write_json
+from erase.render.render import HASHED, STATE
+from erase.runs.manifest import note_files
 from erase.training import sets
 from erase.training.filters import check_filters, nudenet_filter
 
@@ -196,7 +198,9 @@ class Renders:
                 self.rendered += 1
                 white = self.white(int(sample.id))
                 Image.new("L", (4, 4), 255 if white else 0).save(file)
+                note_files(folder, f"images/{file.name}")
             files.append(file)
+        write_json(folder / STATE, {"fingerprint": "f", HASHED: True})
         return files
 
 

@@ -56,7 +56,7 @@ CLASSIFIERS = [
     ("lur", "epochs", "ten", "epochs is 'ten', which is no whole number."),
     ("lur", "learning_rate", "-1", "learning_rate is -1."),
     ("lur", "train_batch_size", "1", "train_batch_size is 1."),
-    ("lur", "schedule", "zigzag", "schedule is 'zigzag'."),
+    ("lur", "lr_scheduler", "zigzag", "lr_scheduler is 'zigzag'."),
     ("lur", "alpha", "x", "alpha is 'x', which is no number."),
     ("lur", "trim", "2", "trim is 2."),
     ("iu", "solver", "newton", "solver is 'newton'."),
@@ -114,7 +114,12 @@ def ways(
         ),
     }
     if field or name in OWN_OPTION:
-        answers["option"] = said(*of_method, f"--{name.replace('_', '-')}", text)
+        option = f"--{name.replace('_', '-')}"
+        answers["option"] = said(*of_method, option, text)
+        if answers["option"].startswith(option):  # a message names the option that was given
+            answers["option"] = name + answers["option"].removeprefix(option)
+        elif case[3].startswith(name):
+            answers["option"] = f"without the option's name: {answers['option']}"
     if not field:
         answers["--set"] = said(*of_method, "--set", f"{name.replace('_', '-')}={text}")
     assert not (folder / "out").exists()
@@ -179,9 +184,9 @@ def test_a_bad_value_of_a_classifiers_run_is_refused_alike(
         (("--methods", "lur@beta=1"), "lur has no setting 'beta'."),
         (("--methods", "lur+quad"), "There is no variant 'quad'."),
         (("--methods", "lur", "--set", "lur=1"), "--set lur=1 is not METHOD.NAME=VALUE."),
-        (("--methods", "lur", "--trials", "0"), "trials is 0."),
-        (("--methods", "lur", "--jobs", "x"), "jobs is 'x', which is no whole number."),
-        (("--methods", "lur", "--dataset", "mnist"), "dataset is 'mnist'."),
+        (("--methods", "lur", "--trials", "0"), "--trials is 0."),
+        (("--methods", "lur", "--jobs", "x"), "--jobs is 'x', which is no whole number."),
+        (("--methods", "lur", "--dataset", "mnist"), "--dataset is 'mnist'."),
     ],
 )
 def test_a_comparison_of_classifiers_refuses(
@@ -197,9 +202,9 @@ def test_a_comparison_of_classifiers_refuses(
     [
         (("--set", "fid=1"), "--set fid=1 is not METRIC.NAME=VALUE."),
         (("--set", "fid.features"), "--set fid.features is not METRIC.NAME=VALUE."),
-        (("--dtype", "fp8"), "dtype is 'fp8'."),
-        (("--batch-size", "many"), "batch_size is 'many', which is no whole number."),
-        (("--guidance", "inf"), "guidance is inf."),
+        (("--dtype", "fp8"), "--dtype is 'fp8'."),
+        (("--batch-size", "many"), "--render-batch-size is 'many', which is no whole number."),
+        (("--guidance", "inf"), "--guidance is inf."),
     ],
 )
 def test_an_evaluation_refuses(given: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -212,7 +217,7 @@ def test_lines_with_several_settings_and_texts_that_are_choices() -> None:
     assert (line.method, line.changes) == ("lur", {"dual_optim": True})
     assert line.settings == {"alpha": 0.01, "trim": 0.9}
     rate = entries.entry("lur+dual@learning-rate=1e-2@schedule=cosine")
-    assert rate.changes == {"dual_optim": True, "learning_rate": 0.01, "schedule": "cosine"}
+    assert rate.changes == {"dual_optim": True, "learning_rate": 0.01, "lr_scheduler": "cosine"}
     assert entries.entry("iu@solver=exact").settings == {"solver": "exact"}
     sweep = entries.entries("ft", "0, 1e-2")
     assert [item.label for item in sweep] == ["ft", "lur@alpha=0.0", "lur@alpha=0.01"]
@@ -323,17 +328,17 @@ def test_layers_say_where_a_value_is_from() -> None:
 
 def test_a_variant_comes_after_its_method_and_before_the_rest() -> None:
     spec = find_method("esd", "text-to-image")
-    config = ConceptConfig(method="esd", settings={"variant": "x"})
+    config = ConceptConfig(method="esd", settings={"variant": "sdxl"})
     layers = [
         Layer("method", {"max_train_steps": 5, "variant": "u", "guidance": 2.0}),
         Layer("concept", {"trainable": "full", "num_forget_images": 7}),
         Layer("size", {"learning_rate": 1.0, "lr_warmup_steps": 1}),
     ]
     filled = fill_run(config, spec, layers)
-    own = {"variant": "x", "guidance": 2.0, "start": "condition", "samples": "noised"}
+    own = {"variant": "sdxl", "guidance": 1.0, "start": "condition", "samples": "noised"}
     assert {name: filled.settings[name] for name in own} == own
     names = origins(run_layers(config, spec, layers))
-    variant = "esd, variant x"
+    variant = "esd, variant sdxl"
     assert names == {
         "max_train_steps": "method",
         "trainable": variant,

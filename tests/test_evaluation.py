@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from erase.cli.main import main
 from erase.config.evaluate import default_output
@@ -15,7 +16,6 @@ from erase.evaluation.run import EvaluationResult, evaluate
 from erase.evaluation.score import score_pipeline
 from erase.models.loading import ModelSource, load_pipeline, resolve
 from erase.report.data import number
-from erase.scoring.suite import load_suite
 from tests.evaluation_world import config, make_models
 from tests.report_world import Page
 
@@ -91,7 +91,7 @@ def test_other_settings_need_overwrite(
     folder = tmp_path / "other"
     shutil.copytree(result.folder, folder)
     kept = (folder / "metrics.json").read_bytes()
-    for changes in ({"steps": 2}, {"target": ("four",)}, {"model": str(models / "base")}):
+    for changes in ({"render_steps": 2}, {"target": ("four",)}, {"model": str(models / "base")}):
         with pytest.raises(InputError) as caught:
             evaluate(config(models, folder, **{"target": ("three",), **changes}))
         assert "--overwrite" in caught.value.remedy
@@ -119,15 +119,15 @@ def test_a_folder_with_something_else_is_left_alone(models: Path, tmp_path: Path
         ({"protocol": "paper"}, "default"),
         ({"suite": "digit"}, "digits"),
         ({"baseline": "no-such-model"}, "no-such-model"),
-        ({"steps": 0}, "steps"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": -1}, "batch_size is -1"),
+        ({"render_steps": 0}, "render_steps is 0"),
+        ({"render_batch_size": 0}, "render_batch_size is 0"),
+        ({"render_batch_size": -1}, "render_batch_size is -1"),
         ({"cache_dir": f"{__file__}/renders"}, "--cache-dir"),
         ({"output": f"{__file__}/out"}, "is a file"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"prompts": "no-such-folder"}, "no-such-folder"),
         ({"prompts": "no-such-table.csv"}, "no-such-table.csv"),
-        ({"suite": "coco"}, "--prompts FILE"),
+        ({"suite": "coco"}, "--prompt-table FILE"),
         ({"scheduler": "NoScheduler"}, "NoScheduler"),
         ({"metrics": ("uaa",)}, "ua"),
         ({"settings": ("fid.features=x",)}, "inception-2048"),
@@ -258,9 +258,12 @@ def test_what_a_killed_write_left_is_no_content(models: Path, tmp_path: Path) ->
 
 
 def test_a_failure_is_recorded(models: Path, tmp_path: Path) -> None:
-    every = load_suite("digits").classes(prompts_root(None))
-    with pytest.raises(RunError, match="nothing to measure"):
-        evaluate(config(models, tmp_path / "out", target=every, images_per_class=1))
+    broken = tmp_path / "broken"
+    shutil.copytree(models / "run", broken)
+    weights = next((broken / "vae").glob("*.safetensors"))
+    save_file({n: t * float("nan") for n, t in load_file(weights).items()}, weights)
+    with pytest.raises(RunError, match="rendered NaN"):
+        evaluate(config(models, tmp_path / "out", model=str(broken), images_per_class=1))
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["status"] == "failed"
 

@@ -177,7 +177,7 @@ def test_custom_table_against_the_baselines_images(
             classifier=str(trained_on(tmp_path, ("two", "three"))),
             target=("three",),
             images_per_class=2,
-            steps=1,
+            render_steps=1,
             guidance=3.0,
             baseline=str(models / "base"),
         )

@@ -1,13 +1,17 @@
 """`erase export`: single files that diffusers reads back bit for bit, LoRAs, differences."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,7 +19,8 @@ from transformers import CLIPTextModelWithProjection
 
 from erase.cli.main import main
 from erase.errors import InputError
-from erase.export.export import export, low_rank
+from erase.export.delta import low_rank
+from erase.export.export import FORMATS, export
 from erase.files import write_json
 from erase.models.loading import ModelSource, load_pipeline, save_pipeline
 from erase.models.lora import add_lora, fuse_lora, lora_weights, save_lora
@@ -96,17 +101,21 @@ def as_run(pipeline: Any, folder: Path, base: Path) -> Path:
         "target": {"suite": None, "concepts": ["red car"]},
     }
     write_json(folder / "record.json", record)
+    (folder / "README.md").write_text("---\nlicense: openrail++\n---\n# a card\n")
     return folder
+
+
+def changed_run(family: str, folder: Path) -> tuple[str, Path, Path]:
+    """(family, the run's folder, the base's folder); the run changed the whole UNet."""
+    pipeline = build(family)
+    save_pipeline(pipeline, folder / "base", torch.float32)
+    shaken(pipeline.unet, 99)
+    return family, as_run(pipeline, folder / "run", folder / "base"), folder / "base"
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(family, the run's folder, the base's folder); the run changed the whole UNet."""
-    folder = tmp_path_factory.mktemp(request.param)
-    pipeline = build(request.param)
-    save_pipeline(pipeline, folder / "base", torch.float32)
-    shaken(pipeline.unet, 99)
-    return request.param, as_run(pipeline, folder / "run", folder / "base"), folder / "base"
+    return changed_run(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def read_back(family: str, file: Path, config: Path) -> Any:
@@ -157,20 +166,44 @@ def test_the_layouts_have_their_own_names(world: Any, tmp_path: Path) -> None:
     assert "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight" in names
 
 
+def header_of(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def content_hash(path: Path) -> str:
+    content = path.read_bytes()
+    return "0x" + sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+
+
 def test_the_header_says_what_it_is(world: Any, tmp_path: Path) -> None:
     family, run, base = world
-    kinds = ("single-file", "lora", "diff")
-    for kind in kinds:
+    architecture = {
+        "sd1": "stable-diffusion-v1",
+        "sd2": "stable-diffusion-v2-768-v",
+        "sdxl": "stable-diffusion-xl-v1-base",
+    }[family]
+    for kind in FORMATS:
         path = export(run, tmp_path / f"{kind}.safetensors", kind=kind, rank=None).path
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
+        header = header_of(path)
         assert header["erase.erased"] == "red car"
         assert header["erase.method"] == "lur"
+        assert header["erase.base"] == "base"
         assert header["erase.base_fingerprint"] == ModelSource("", base).fingerprint()
+        assert str(tmp_path.parent) not in json.dumps(header)  # no path of this machine
         assert header["modelspec.title"].startswith("base without red car")
-        name = {"sd1": "-v1", "sd2": "-v2", "sdxl": "-xl-v1-base"}[family]
-        assert header["modelspec.architecture"].split("/")[0].endswith(name)
+        end = {"lora": "/lora", "diff": "/lora", "vae": "/vae"}.get(kind, "")
+        assert header["modelspec.architecture"] == architecture + end
+        diffusers_names = kind in ("lora", "diff") and family != "sdxl"
+        assert (header["modelspec.implementation"] == "diffusers") is diffusers_names
         assert (header["modelspec.prediction_type"] == "v") is (family == "sd2")
+        assert header["modelspec.hash_sha256"] == content_hash(path)
+        assert header["modelspec.license"] == "openrail++"  # the card's
+        adds = kind in ("lora", "diff")  # these A1111 sorts by what kohya's scripts write
+        sdxl = header.get("ss_base_model_version", "").startswith("sdxl_")
+        assert sdxl is (adds and family == "sdxl")
+        assert (header.get("ss_v2") == "True") is (adds and family == "sd2")
+        assert isinstance(json.loads(header["ss_network_args"]), dict) if adds else True
     again = export(run, tmp_path / "again.safetensors", kind="lora").path
     assert again.read_bytes() == (tmp_path / "lora.safetensors").read_bytes()
 
@@ -183,6 +216,10 @@ def test_the_difference_added_to_the_base_is_the_run(world: Any, tmp_path: Path)
     family, run, base = world
     change = load_file(export(run, tmp_path / "d.safetensors", kind="diff").path)
     assert sum(name.endswith((".diff", ".w_norm")) for name in change) > 50
+    if family != "sdxl":  # A1111 knows this layer by its original name alone
+        for end in ("w_norm", "b_norm"):
+            again = change.pop(f"lora_unet_out_0.{end}")
+            assert torch.equal(again, change[f"lora_unet_conv_norm_out.{end}"])
     before, after = unet_of(base), unet_of(run)
     total = sum(float((after[k] - before[k]).double().square().sum()) for k in after)
     assert sum(float(t.double().square().sum()) for t in change.values()) == pytest.approx(total)
@@ -288,6 +325,10 @@ def test_what_cannot_be_exported_is_refused(world: Any, tmp_path: Path) -> None:
         export(run, file, kind="lora", rank=0)
     with pytest.raises(InputError, match="not the base that the run started from"):
         export(run, file, kind="diff", base=str(run))
+    with pytest.raises(InputError, match="fp8 is for the weights of a UNet"):
+        export(run, file, kind="lora", dtype="fp8")
+    with pytest.raises(InputError, match="--common-layers is for"):
+        export(run, file, kind="unet", common_layers=True)
     with pytest.raises(InputError, match="base model is needed"):
         export(run, file, kind="lora", base=str(tmp_path / "gone"))
     assert not file.exists()

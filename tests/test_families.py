@@ -16,6 +16,7 @@ from erase.data.captioned import load_image
 from erase.errors import InputError
 from erase.files import read_json, write_json
 from erase.models.loading import ModelSource, load_pipeline, resolve, save_pipeline
+from erase.models.weights import part_variant
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, LatentCache
 from erase.tasks.families import FAMILIES, family_of
@@ -218,7 +219,8 @@ def test_half_precision_files_marked_as_such_load_in_float32(world: World, tmp_p
             part.half()
     pipeline.save_pretrained(tmp_path, variant="fp16")
     source = resolve(str(tmp_path))
-    assert source.variant() == "fp16"
+    networks = [name for name, part in pipeline.components.items() if hasattr(part, "parameters")]
+    assert {part_variant(tmp_path / name) for name in networks} == {"fp16"}
     loaded = load_pipeline(source)
     for name, part in loaded.components.items():
         if isinstance(part, torch.nn.Module):
@@ -226,7 +228,7 @@ def test_half_precision_files_marked_as_such_load_in_float32(world: World, tmp_p
             for key, tensor in part.state_dict().items():
                 assert tensor.dtype in (torch.float32, torch.int64), f"{name}.{key}"
                 torch.testing.assert_close(tensor, want[key].to(tensor.dtype), rtol=0, atol=0)
-    assert world.source.variant() is None
+    assert {part_variant(world.source.path / name) for name in networks} == {None}
 
 
 def test_an_unknown_pipeline_is_refused_naming_the_known_ones(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_scaling_the_retain_loss_scales_alpha_the_other_way(mode: Any) -> None:
 def test_measuring_leaves_the_gradient_as_it_is(kind: str, mode: Any) -> None:
     plain = problem(kind, 0).gradient(alpha=0.05, mode=mode)
     measured = problem(kind, 0).gradient(alpha=0.05, mode=mode, measure_curvature=True)
-    assert error(measured, plain) < (1e-9 if mode == "exact" else 5e-4)  # of float32
+    assert error(measured, plain) < (1e-6 if mode == "exact" else 5e-4)  # of float32
 
 
 def test_measuring_takes_no_further_evaluation() -> None:

@@ -36,6 +36,7 @@ STRONG: dict[str, dict[str, Any]] = {
     "munba": {"learning_rate": 0.05, "epochs": 3},
     "head": {"learning_rate": 0.05, "epochs": 3},
     "shs": {"learning_rate": 0.02, "epochs": 3},
+    "sfr-on": {"learning_rate": 0.02, "epochs": 4},
     "lur": {"learning_rate": 0.02, "epochs": 3},
     "lur-b": {"learning_rate": 0.02, "epochs": 3},
     "retrain": {"epochs": 8},

@@ -156,7 +156,7 @@ def a_classifier(folder: Path) -> None:
 def refused(output: Path, *arguments: str | Path) -> str:
     """Output of a command that must end before it has trained, or changed, anything."""
     before = sorted(output.parent.rglob("*"))
-    command = ["train", "mini-sd", "--output", output, "--steps", "1", "--vae-steps", "1"]
+    command = ["train", "mini-sd", "--output", output, "--max-train-steps", "1", "--vae-steps", "1"]
     result = CliRunner().invoke(main, [str(item) for item in (*command, *arguments)])
     assert result.exit_code == 2, result.output
     assert sorted(output.parent.rglob("*")) == before
@@ -166,7 +166,7 @@ def refused(output: Path, *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--steps", "0"),
+        ("--max-train-steps", "0"),
         ("--vae-steps", "0"),
         ("--images-per-class", "-1"),
         ("--seed", "-1"),

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from erase.data.pictures import unreadable
 from erase.data.prompts import prompts_root
 from erase.errors import InputError, RunError
 from erase.judges import clip, inception, lpips, zoo
 from erase.judges.classifier import NetworkJudge, load_judge
-from erase.judges.images import batches, square, to_bytes, to_unit, unreadable
+from erase.judges.images import batches, square, to_bytes, to_unit
 from erase.judges.zoo import Network, imagenet_classes, network_from
 from erase.models.classifiers import Description, build, save_classifier
 from erase.scoring.judge import View

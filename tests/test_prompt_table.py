@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from erase.data.prompt_table import (
-    hub_table,
     listed,
     prompt_source,
     read_table,
     source_hash,
+    suite_table,
     table_samples,
 )
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import InputError
 from erase.scoring.samples import Protocol
+from erase.scoring.suite import load_suite
 
 PROTOCOL = Protocol("default", "custom", 1, ("clip",), steps=5, guidance=7.5, images=1)
 PAPERS = ",prompt,categories,nudity_percentage,evaluation_seed,evaluation_guidance\n"
@@ -139,7 +140,10 @@ def test_samples_take_the_rows_own_seed_once(tmp_path: Path) -> None:
 
 
 def test_a_hub_table_that_is_not_here_names_the_command() -> None:
-    with pytest.raises(InputError, match=r"i2p_benchmark\.csv") as caught:
-        hub_table("nobody/nothing-at-all", "i2p_benchmark.csv")
-    assert "hf download --repo-type dataset nobody/nothing-at-all" in caught.value.remedy
-    assert "--prompts FILE" in caught.value.remedy
+    for name, said in (("i2p", "i2p_benchmark.csv"), ("coco", "a table"), ("custom", "a table")):
+        with pytest.raises(InputError) as caught:
+            suite_table(load_suite(name), prompts_root())
+        assert caught.value.message.startswith(f"The suite {name} needs")
+        assert said in caught.value.message
+        assert "--prompt-table FILE" in caught.value.remedy
+        assert (f"erase fetch --suite {name}" in caught.value.remedy) is (name == "i2p")

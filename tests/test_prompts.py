@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from erase.data.concepts import find_concept
-from erase.data.prompts import prompts_hash, prompts_root, read_class_list, read_prompts
+from erase.data.prompts import prompts_hash, prompts_root, read_class_list
+from erase.data.texts import read_prompts
 from erase.errors import InputError
 
 ROOT = prompts_root()

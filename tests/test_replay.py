@@ -160,8 +160,8 @@ def test_the_steps_of_a_class_follow_the_other_methods_batches(
     written(tmp_path, fresh("esd"))
     assert again("lur") == fresh("lur")
     written(tmp_path, fresh("lur", train_batch_size=4))
-    assert again("sa") == fresh("sa", train_batch_size=4)
-    assert again("sa").max_train_steps == 30
+    assert again("lur-b") == fresh("lur-b", train_batch_size=4)
+    assert again("lur-b").max_train_steps == 30
     # A method of captions alone leaves open how many images there are.
     written(tmp_path, fresh("uce"))
     assert again("uce") == fresh("uce")

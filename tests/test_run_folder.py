@@ -42,7 +42,7 @@ def test_a_new_folder_gets_config_and_record(tmp_path: Path) -> None:
         assert record
         record.finish(steps=5)
     assert read_json(tmp_path / "new" / "record.json")["status"] == "finished"
-    assert left_in(tmp_path / "new") == {".lock", "config.yaml", "record.json"}
+    assert left_in(tmp_path / "new") == {".lock", "config.yaml", "record.json", "manifest.jsonl"}
     assert run_folder(tmp_path / "new", resume="latest").state().finished
 
 
@@ -51,7 +51,8 @@ def test_whatever_ends_it_early_is_recorded(tmp_path: Path, error: BaseException
     with pytest.raises(type(error)), run_folder(tmp_path).hold():
         raise error
     content = read_json(tmp_path / "record.json")
-    assert content["status"] == "failed"
+    ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    assert content["status"] == ended
     assert content["error"] == (str(error) or type(error).__name__)
     with locked(tmp_path):  # the failed run holds the folder no longer
         assert not run_folder(tmp_path, resume="latest").state().finished

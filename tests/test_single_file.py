@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from erase.config.concept import ConceptConfig
 from erase.errors import InputError
 from erase.export.export import export
+from erase.models.file_layout import KINDS
 from erase.models.loading import load_pipeline, resolve, save_pipeline
-from erase.models.single_file import KINDS
 from erase.training.plan import plan
 from tests.test_export import as_run, build, parts
 
@@ -71,12 +71,26 @@ def test_a_plan_is_made_of_it(world: Any) -> None:
 def test_finetunes_that_say_they_predict_v(world: Any, tmp_path: Path) -> None:
     family, file, base = world
     marked = tmp_path / "marked.safetensors"
-    save_file({**load_file(file), "v_pred": torch.ones(1), "ztsnr": torch.ones(1)}, marked)
+    # ComfyUI and `erase export` write them empty, others with a value.
+    marks = {"v_pred": torch.empty(0), "ztsnr": torch.ones(1)}
+    save_file(load_file(file) | marks, marked)
     scheduler = load_pipeline(resolve(str(marked), config_from=str(base))).scheduler
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.config.rescale_betas_zero_snr
     if family == "sdxl":
         assert isinstance(scheduler, EulerDiscreteScheduler)
+
+
+@pytest.mark.fault("damaged single file")
+def test_a_text_encoder_with_a_tensor_missing_is_refused(world: Any, tmp_path: Path) -> None:
+    _, file, base = world
+    content = load_file(file)
+    name = next(n for n in content if "final_layer_norm.bias" in n or "ln_final.bias" in n)
+    del content[name]
+    save_file(content, tmp_path / "cut.safetensors")
+    with pytest.raises(InputError, match=r"lacks cond.*(final_layer_norm|ln_final).bias"):
+        resolve(str(tmp_path / "cut.safetensors"), config_from=str(base))
+    assert not list((tmp_path / "cache").glob("unpacked/*"))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -96,7 +110,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         stored("lora.safetensors", **{"lora_unet_x.lora_down.weight": [4, 4]}): "holds no UNet",
         stored("inpaint.safetensors", **{unet: [8, 9, 3, 3]}): "takes 9 channels",
         stored("unet.safetensors", **{unet: [8, 4, 3, 3]}): "holds no VAE",
-        str(tmp_path / "missing.safetensors"): "There is no model",
+        str(tmp_path / "missing.safetensors"): "There is no file",
     }
     for model, said in cases.items():
         with pytest.raises(InputError, match=said):

@@ -74,7 +74,7 @@ def test_suites_that_need_a_table_say_so(suite: Suite) -> None:
         return
     with pytest.raises(InputError) as caught:
         suite.samples(protocol, PROMPTS)
-    assert "--prompts FILE" in caught.value.remedy
+    assert "--prompt-table FILE" in caught.value.remedy
 
 
 def test_no_row_of_a_table_vanishes(suite: Suite, table: Path) -> None:

@@ -107,7 +107,7 @@ def test_only_some_classes_are_numbered_as_they_are_named() -> None:
         ({"classes": "three,nine", "without": "three,nine"}, "No image is left"),
         ({"multipliers": "1,x"}, "--multipliers is '1,x'"),
         ({"multipliers": "1,1,1,1,1"}, "cannot halve 8 pixels"),
-        ({"image_size": 12}, "--image-size is 12"),
+        ({"resolution": 12}, "--resolution is 12"),
         ({"dropout": 1.0}, "^dropout is 1"),
         ({"label_dropout": -0.1}, "^label_dropout is -0.1"),
         ({"dataset": "cifar10", "data_dir": "nowhere"}, "cifar"),

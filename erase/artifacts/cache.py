@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
+RENDER_STATE = "render.json"
+"""In a folder of rendered images: the fingerprint of all that they depend on."""
 Part = Literal["weights", "datasets", "models", "renders", "unpacked"]
 
 

@@ -48,7 +48,7 @@ def check_system() -> Iterator[Finding]:
     yield Finding("system", "memory", OK, used)
     yield _check_devices()
     yield _check_cache(cache_root())
-    offline = "offline (HF_HUB_OFFLINE)" if hub.is_offline() else "online"
+    offline = "offline (HF_HUB_OFFLINE)" if hub.is_offline() else "may be asked; not tried"
     yield Finding("system", "hub", NOTE, f"{offline}, cache {hub.hub_cache()}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from erase.artifacts.cache import cache_folder
 from erase.artifacts.download import Progress, download, unpack
-from erase.errors import InputError
+from erase.errors import MissingError
 
 CIFAR_SITE = "https://www.cs.toronto.edu/~kriz/"
 
@@ -65,7 +65,7 @@ def find_dataset(name: str) -> Path:
     archive = ARCHIVES[name]
     folder = cache_folder("datasets") / archive.folder
     if missing := [file for file in archive.files if not (folder / file).is_file()]:
-        raise InputError(
+        raise MissingError(
             f"{archive.title} is not on this machine: {folder / missing[0]} is missing."
         )
     return folder

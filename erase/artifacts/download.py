@@ -1,13 +1,13 @@
 """Downloads that resume, are checked before they get their name, and never leave half a file."""
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import io
 import os
 import shutil
 import tarfile
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,11 +16,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from erase.artifacts import network
 from erase.errors import RunError
+from erase.files import atomic_directory
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3
+LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""Errors of this machine's disk: another try does not help."""
 Progress = Callable[[int, int | None], None]
 
 
@@ -75,15 +79,18 @@ def unpack(archive: Path, folder: str) -> None:
     RunError for an archive that is broken or holds no such folder.
     """
     target = archive.parent / folder
-    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as aside:
+    with atomic_directory(target) as aside:
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(aside, filter="data")
-            if target.exists():
-                shutil.rmtree(target)
-            (Path(aside) / folder).rename(target)
+            outer = (aside / folder).rename(aside / ".outer")
         except (tarfile.TarError, OSError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno in LOCAL:
+                raise
             raise RunError(f"{archive} cannot be unpacked ({error}).", "Delete it.") from error
+        for item in outer.iterdir():
+            item.rename(aside / item.name)
+        outer.rmdir()
 
 
 @contextlib.contextmanager
@@ -107,6 +114,11 @@ def _locked(aside: Path) -> Iterator[None]:
 def _fill(
     file: io.BufferedRandom, url: str, target: Path, progress: Progress | None, pause: float
 ) -> None:
+    if why := network.connection_failure(url):
+        raise UnreachableError(
+            f"{target.name} was not fetched: {why}.",
+            "Check the network, or fetch the file elsewhere and copy it.",
+        )
     for attempt in range(1, TRIES + 1):
         try:
             _receive(file, url, target, progress)
@@ -119,8 +131,8 @@ def _fill(
                 ) from error
             return
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno == 28:
-                raise RunError(f"{target.name} was not fetched: the disk is full.") from error
+            if isinstance(error, OSError) and error.errno in LOCAL:
+                raise OSError(error.errno, error.strerror, str(target)) from error
             if attempt == TRIES:
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
                 raise UnreachableError(

@@ -194,7 +194,7 @@ def _table(repository: str, file: str, command: str) -> Item:
         find,
         command,
         fetch,
-        place=f"any folder, and give --prompts FILE; or {hub.hub_cache()}",
+        place=f"any folder, and give --prompt-table FILE; or {hub.hub_cache()}",
     )
 
 

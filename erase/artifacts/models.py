@@ -1,9 +1,12 @@
 """Diffusion models by alias: their hub ids, the commits that are meant, and the files wanted."""
 
+import difflib
 from pathlib import Path
 
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
+from erase.artifacts.packaged import EMBEDDED
+from erase.errors import InputError, likely
 from erase.files import read_json
 
 HUB = {
@@ -26,7 +29,9 @@ REVISIONS = {
 """Commits that are meant when none is given, so that everybody's base is the same."""
 OWN = ("cifar10-ddpm",)
 """Models that nobody publishes: trained once by the user, then known by name."""
-PATTERNS = ["*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
+SINGLE_FILE = ".safetensors"
+"""How the name of a single-file checkpoint ends."""
+PATTERNS = ["README.md", "*.json", "*.txt", "*.model", "*/*.json", "*/*.txt", "*/*.safetensors"]
 CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 """Files of a diffusers folder without its weights."""
 UNUSED = ["*non_ema*", "safety_checker/*"]
@@ -34,6 +39,57 @@ IGNORED = ["*.fp16.safetensors", *UNUSED]
 NETWORKS = ("unet", "transformer")
 """Names of the part that denoises."""
 LEARNED = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
+
+
+def check_model(name: str) -> None:
+    """Raise InputError for what names no model: no alias, folder, single file or hub id."""
+    path = Path(name).expanduser()
+    if name in (*EMBEDDED, *HUB, *OWN):
+        return
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise InputError(
+                f"{name} is not a diffusers folder: it holds no model_index.json.",
+                "Give the folder that save_pretrained or an erase run wrote.",
+            )
+        return
+    if path.is_file():
+        if path.suffix.lower() != SINGLE_FILE:
+            raise InputError(
+                f"{name} is no {SINGLE_FILE} file; other formats can run code when they are read.",
+                "Convert it to safetensors first.",
+            )
+        return
+    check_path(name, path)
+    if name.count("/") != 1:
+        aliases = [*EMBEDDED, *HUB, *OWN]
+        raise InputError(
+            f"There is no model {name!r}.",
+            f"{likely(name, aliases)}Use an alias ({', '.join(aliases)}), a folder, a {SINGLE_FILE}"
+            " file or a hub id (owner/name).",
+        )
+
+
+def check_path(model: str, folder: Path) -> None:
+    """InputError for a text that can only be meant as a path, and where nothing is.
+
+    A text of the form owner/name may be a hub id too. It is a path if there is a folder of the
+    owner's name here, for example `runs`, and the hub's cache has no such model.
+    """
+    what = "file" if folder.suffix.lower() == SINGLE_FILE else "folder"
+    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or what == "file"
+    owner = folder.parent
+    if not is_path and "/" in model and owner.is_dir():
+        is_path = hub.local_snapshot(model, None) is None
+    if not is_path:
+        return
+    found = sorted(owner.iterdir()) if owner.is_dir() else []
+    others = [path.name for path in found if path.is_dir() or path.suffix.lower() == SINGLE_FILE]
+    close = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.3) or others[:3]
+    raise InputError(
+        f"There is no {what} {model}.",
+        f"In {owner} there are: {', '.join(close)}." if close else "Check the path.",
+    )
 
 
 def own_model_folder(name: str) -> Path:

@@ -11,7 +11,7 @@ EMBEDDED = {"mini-sd": ASSETS / "mini-sd"}
 """Models inside the package, by alias."""
 NUDENET_FILE = "320n.onnx"
 PACKAGED_SHA256 = {
-    "mini-sd": "31418554c9e2b61d08464ccd1d8970c99e87507cadad60ab91aea33edc820193",
+    "mini-sd": "e9395442c9385b4b8b46617e66bd50472b8109646a4a48fe17169d90479c9d94",
     "digits-classifier": "5e2efadf91e8c197ace792c46a004b3ac91723039fb506bb913f54f20c8af9d9",
     "nudenet": "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f",
 }
@@ -23,7 +23,7 @@ def packaged_sha256(name: str) -> str:
     if name == "nudenet":
         return hash_file(nudenet_file())
     folder = ASSETS / name
-    files = [file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors")]
+    files = [file for file in folder.rglob("*") if file.suffix in (".json", ".txt", ".safetensors")]
     return hash_files(files, folder)
 
 

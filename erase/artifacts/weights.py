@@ -14,7 +14,7 @@ from typing import Any
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder, torch_checkpoints
 from erase.artifacts.download import Progress, download
-from erase.errors import InputError, RunError
+from erase.errors import InputError, MissingError, RunError
 from erase.files import hash_file
 
 
@@ -119,7 +119,7 @@ def find_weights(name: str) -> Path:
         if file.is_file():
             check_sha256(file, spec.sha256)
             return file
-    raise InputError(
+    raise MissingError(
         f"{spec.file} ({spec.use}) is not on this machine.",
         f"With network: erase fetch --weights {name}; or copy it to {candidates[0].parent}.",
     )
@@ -192,7 +192,7 @@ def find_clip(name: str) -> Path:
         folder = hub.local_snapshot(CLIP[name], revision)
         if folder and all((folder / file).is_file() for file in CLIP_FILES):
             return folder
-    raise InputError(
+    raise MissingError(
         f"The CLIP model {CLIP[name]} is not on this machine.",
         f"With network: erase fetch --weights clip-{name}; or give its folder as the CLIP model.",
     )

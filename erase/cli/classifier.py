@@ -5,13 +5,15 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command
+from erase.cli.early import check_classifier, check_output
 from erase.cli.options import config_options, methods_epilog, run_options, settings_options
 from erase.config.classifier import ClassifierConfig
 from erase.config.families import CLASSIFIER
 from erase.config.resolve import given_settings, resolve_run
 
 
-@click.command(epilog=methods_epilog(CLASSIFIER))
+@command(epilog=methods_epilog(CLASSIFIER))
 @run_options
 @config_options(ClassifierConfig)
 @settings_options(
@@ -42,6 +44,8 @@ def classifier(
     options = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
     pairs = given_settings(settings, options)
     resolved, replay = resolve_run(ClassifierConfig, given, pairs, config)
+    check_classifier(resolved, device)
+    check_output("classifier", output, resolved, overwrite=overwrite, resume=resume)
     from erase.training.classifier_runs import erase_classifier
 
     folder, scores = erase_classifier(

@@ -6,23 +6,25 @@ from typing import Any
 
 import click
 
+from erase.cli.command import Group, option
+from erase.cli.completion import complete
+from erase.cli.early import check_device_name, check_methods, check_model
 from erase.cli.options import config_options, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
+from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.resolve import resolve
 
-OUTPUT = click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Result folder."
-)
+OUTPUT = option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
 
 
-@click.group()
+@click.group(cls=Group)
 def compare() -> None:
     """Compare unlearning methods on the same model and the same forget sets."""
 
 
 @compare.command()
 @OUTPUT
-@click.option(
+@option(
     "--forget",
     "specs",
     multiple=True,
@@ -30,20 +32,26 @@ def compare() -> None:
     metavar="SPEC",
     help="What to forget (see `erase classifier`); may be given several times.",
 )
-@click.option(
+@option(
     "--methods",
     default="all",
-    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim, lur+trim trimming,"
-    " METHOD@NAME=VALUE@… fixes settings for one line.",
+    help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim (an optimizer for each"
+    " loss), lur+trim trimming (small weights are dropped first), METHOD@NAME=VALUE@… fixes"
+    " settings for one line.",
+    shell_complete=complete("methods", CompareConfig),
 )
-@click.option(
-    "--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them."
+@option("--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them.")
+@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the runs, what is there of them, time and disk, and what is missing; touch"
+    " nothing.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
 @config_options(CompareConfig)
 @settings_option(
     "METHOD.NAME=VALUE",
-    "A setting of one method, or of its run (retrain.schedule=cosine); it is not searched.",
+    "A setting of one method, or of its run (retrain.lr_scheduler=cosine); it is not searched.",
 )
 def classifier(
     output: Path,
@@ -51,6 +59,7 @@ def classifier(
     methods: str,
     alphas: str | None,
     device: str | None,
+    dry_run: bool,
     settings: tuple[str, ...],
     **given: Any,
 ) -> None:
@@ -64,9 +73,20 @@ def classifier(
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
+    check_methods(methods, {CLASSIFIER})
+    check_device_name(device)
+    if dry_run:
+        from erase.comparison.dry_run import plan_classifier
+
+        lines = plan_classifier(
+            config, output, specs, methods=methods, alphas=alphas, device=device
+        )
+        click.echo("\n".join(lines))
+        return
     from rich.console import Console
 
     from erase.comparison.classifier import compare_classifier
+    from erase.comparison.entries import slug
 
     compare_classifier(
         config,
@@ -78,23 +98,39 @@ def classifier(
         progress=partial(click.echo, err=True),
         show=Console().print,
     )
-    click.echo(f"Saved {output}: table.csv, table.md, results.json and plots for each forget set.")
+    for spec in specs:
+        folder = output / slug(spec)
+        click.echo(
+            f"Report: {folder / 'report.html'} (table.csv, table.md, results.json beside it)"
+        )
 
 
 @compare.command()
 @OUTPUT
-@click.option(
+@option(
     "--methods",
     default="all",
     help="Comma-separated methods, or `all`; METHOD@NAME=VALUE@… fixes settings for one line.",
+    shell_complete=complete("methods", CompareDiffusionConfig),
 )
 @settings_option(
     "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
-@click.option("--device", default="cpu", help="cpu, cuda, cuda:1, …", show_default=True)
-@config_options(CompareDiffusionConfig)
+@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the runs, what is there of them, time and disk, and what is missing; touch"
+    " nothing.",
+)
+@config_options(CompareDiffusionConfig, required=frozenset({"model", "concept"}))
 def diffusion(
-    output: Path, methods: str, settings: tuple[str, ...], device: str, **given: Any
+    output: Path,
+    methods: str,
+    settings: tuple[str, ...],
+    device: str | None,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     """Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
 
@@ -107,6 +143,15 @@ def diffusion(
         --methods lur,lur-b,salun --output runs/compare
     """
     config = resolve(CompareDiffusionConfig, given, None)
+    check_methods(methods, {TEXT_TO_IMAGE})
+    check_device_name(device)
+    check_model(config.model)
+    if dry_run:
+        from erase.comparison.dry_run import plan_diffusion
+
+        chosen = plan_diffusion(config, output, methods=methods, settings=settings, device=device)
+        click.echo("\n".join(chosen))
+        return
     from rich.console import Console
 
     from erase.comparison.diffusion import compare_diffusion
@@ -120,4 +165,4 @@ def diffusion(
         progress=partial(click.echo, err=True),
         show=Console().print,
     )
-    click.echo(f"Saved {output}: table.csv, table.md, results.json.")
+    click.echo(f"Report: {output / 'report.html'}; beside it table.csv, table.md, results.json")

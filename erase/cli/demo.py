@@ -4,37 +4,46 @@ from pathlib import Path
 
 import click
 
+from erase.cli.command import command, option
+from erase.cli.completion import complete
 from erase.errors import InputError
 
 
-@click.command()
-@click.option("--concept", default="three", show_default=True, help="Digit to erase.")
-@click.option(
+@command()
+@option(
+    "--concept",
+    default="three",
+    show_default=True,
+    help="Digit to erase.",
+    shell_complete=complete("concept"),
+)
+@option(
     "--output",
     type=click.Path(path_type=Path),
     default=Path("runs/demo"),
     show_default=True,
     help="Run folder.",
 )
-@click.option(
+@option(
     "--images-per-class",
     type=int,
     default=20,
     show_default=True,
     help="Images a digit to judge by.",
 )
-@click.option(
+@option(
     "--quick",
     is_flag=True,
     help="Two steps and few images: it shows that all runs.",
 )
-@click.option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
+@option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
 def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwrite: bool) -> None:
     """Erase "three" from mini-sd, evaluate it, and name the report.
 
     Takes a few minutes on two CPU cores. Run again, it goes on where it stopped. It judges fewer
     images than `erase evaluate` does by default, so its intervals are wider.
     """
+    from erase.cli.early import check_denoiser
     from erase.cli.evaluate import print_summary
     from erase.cli.progress import stages
     from erase.config.concept import ConceptConfig
@@ -51,10 +60,13 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
             num_retain_images=9,
             render_steps=2,
         )
+    check_denoiser(config, None)
     resume = None if overwrite else "latest"
     try:
-        erase_concept(config, output, overwrite=overwrite, resume=resume, device="cpu")
+        erase_concept(config, output, overwrite=overwrite, resume=resume)
     except InputError as error:
+        if not any(option in error.remedy for option in ("--resume-from", "--config", "--output")):
+            raise
         remedy = "Give --overwrite to start again, or another --output."
         raise InputError(error.message, remedy) from error
     action = "Took two steps to erase" if quick else "Erased"
@@ -63,7 +75,7 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
         model=str(output),
         output=default_output(str(output), "digits"),
         images_per_class=min(images_per_class, 2) if quick else images_per_class,
-        steps=2 if quick else None,
+        render_steps=2 if quick else None,
         overwrite=overwrite,
     )
     with stages() as progress:

@@ -8,18 +8,39 @@ from typing import TYPE_CHECKING
 
 import click
 
+from erase.cli.command import command, option
+from erase.cli.completion import complete
+
 if TYPE_CHECKING:
     from erase.artifacts.checks import Finding
 
 MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "broken": "[red]broken[/]"}
 
 
-@click.command()
-@click.option("--suite", "suites", multiple=True, help="Check what a suite needs.")
-@click.option("--model", "models", multiple=True, help="Check a model: alias, hub id or folder.")
-@click.option("--metric", "metrics", multiple=True, help="Check what a metric needs.")
-@click.option("--weights", multiple=True, metavar="NAME", help="Check a weight file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@command()
+@option(
+    "--suite",
+    "suites",
+    multiple=True,
+    shell_complete=complete("suite"),
+    help="Check what a suite needs.",
+)
+@option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=complete("model"),
+    help="Check a model: alias, hub id or folder.",
+)
+@option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    shell_complete=complete("metric"),
+    help="Check what a metric needs.",
+)
+@option("--weights", multiple=True, metavar="NAME", help="Check a weight file.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(
     suites: tuple[str, ...],
     models: tuple[str, ...],

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from erase.cli.command import command
+from erase.cli.early import check_evaluation
 from erase.cli.options import config_options
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from erase.evaluation.run import EvaluationResult
 
 
-@click.command()
+@command()
 @config_options(
     EvaluateConfig,
     flags={
@@ -26,7 +28,13 @@ if TYPE_CHECKING:
     listed=frozenset({"metrics"}),
     required=frozenset({"model"}),
 )
-def evaluate(**options: Any) -> None:
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the protocol, the images to render, time and disk, and what is missing; touch"
+    " nothing.",
+)
+def evaluate(dry_run: bool, **options: Any) -> None:
     """Render fixed-seed images from captions, and measure them and the base model's.
 
     Suite and protocol say what is rendered, how, and what is measured: for the digits, how often
@@ -40,7 +48,14 @@ def evaluate(**options: Any) -> None:
     config = resolve(EvaluateConfig, options, None)
     if not config.output:
         config = config.replace(output=default_output(config.model, config.suite))
+    check_evaluation(config)
 
+    if dry_run:
+        from erase.evaluation import dry_run as planning
+
+        for line in planning.dry_run(config):
+            click.echo(line)
+        return
     from erase.cli.progress import stages
     from erase.evaluation.run import evaluate as run
     from erase.runs.processes import Distributed

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from erase import registry
+from erase.cli.command import command, option
+from erase.cli.completion import complete
 from erase.errors import EraseError
 
 if TYPE_CHECKING:
@@ -16,22 +18,30 @@ if TYPE_CHECKING:
     from erase.artifacts.inventory import Item
 
 
-@click.command()
-@click.option(
+@command()
+@option(
     "--suite",
     "suites",
     multiple=True,
+    shell_complete=complete("suite"),
     help=f"Prompts, data and weights of a suite: {', '.join(registry.names('suites'))}.",
 )
-@click.option("--model", "models", multiple=True, help="Alias or hub id of a model.")
-@click.option(
+@option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=complete("model"),
+    help="Alias or hub id of a model.",
+)
+@option(
     "--metric",
     "metrics",
     multiple=True,
+    shell_complete=complete("metric"),
     help=f"Weights of a metric: {', '.join(registry.names('metrics'))}.",
 )
-@click.option("--weights", multiple=True, metavar="NAME", help="A file by the name doctor gives.")
-@click.option("--dry-run", is_flag=True, help="Say what would be fetched, and fetch nothing.")
+@option("--weights", multiple=True, metavar="NAME", help="A file by the name doctor gives.")
+@option("--dry-run", is_flag=True, help="Say what would be fetched, and fetch nothing.")
 def fetch(
     suites: tuple[str, ...],
     models: tuple[str, ...],
@@ -121,8 +131,8 @@ def _print_available() -> None:
     click.echo("  --weights")
     for item in list_items(weights=weight_names()):
         click.echo(line(item))
-    for option, kind in (("--suite", "suites"), ("--metric", "metrics")):
-        click.echo(f"  {option}: all of its own")
+    for flag, kind in (("--suite", "suites"), ("--metric", "metrics")):
+        click.echo(f"  {flag}: all of its own")
         for name in registry.names(kind):
             items = list_items(**{kind: [name]})
             needs = ", ".join(item.name for item in items if item.fetch) or "nothing"

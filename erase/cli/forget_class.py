@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import click
-
+from erase.cli.command import command
 from erase.cli.concept import METHODS, denoiser_options, run
 from erase.config.concept import ClassConfig
 
@@ -11,7 +10,7 @@ PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
 IMAGES = frozenset({"forget_images", "retain_images", "anchor_images"})
 
 
-@click.command("class", epilog=METHODS)
+@command("class", epilog=METHODS)
 @denoiser_options(ClassConfig, "captions", skip=PROMPTS | IMAGES)
 def forget_class(**given: Any) -> None:
     """Make a diffusion model forget a class of images.

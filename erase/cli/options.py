@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from erase import registry
+from erase.cli.command import option
+from erase.cli.completion import complete
 from erase.config.base import META_MODES, Config
 from erase.config.families import methods_for
 from erase.config.fields import FieldSpec, field_specs
@@ -18,6 +20,10 @@ METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", tuple: "TEXT"}
 
 class Possible(click.Choice[str]):
     """Possible values for the help and for completion; the configuration checks what is given."""
+
+    def normalize_choice(self, choice: object, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """The value itself: its underscores are no dashes."""
+        return str(choice)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
         """The value as it was given."""
@@ -37,7 +43,7 @@ def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 def settings_option(metavar: str, text: str) -> Callable[[Command], Command]:
     """`--set`, which may be given several times."""
-    return click.option("--set", "settings", multiple=True, metavar=metavar, help=text)
+    return option("--set", "settings", multiple=True, metavar=metavar, help=text)
 
 
 def config_options(
@@ -67,22 +73,29 @@ def config_options(
     for item in _ordered_fields(config):
         if item.name in skip or not item.metadata.get("option", True):
             continue
-        name, keywords = _option(item, specs[item.name], flags or {})
+        name, keywords = _option(config, item, specs[item.name], flags or {})
         name = (spellings or {}).get(item.name, name)
         if item.name in listed:
             keywords["multiple"] = False
         if item.name in required:
             keywords["required"] = True
-        options.append(click.option(name, item.name, **keywords))
+        elif item.metadata.get("required"):
+            keywords["help"] += "  [required, here or in --config]"
+        options.append(option(name, item.name, **keywords))
     return together(*options)
 
 
 def _option(
-    item: "dataclasses.Field[Any]", spec: FieldSpec, flags: Mapping[str, str]
+    config: type[Config], item: "dataclasses.Field[Any]", spec: FieldSpec, flags: Mapping[str, str]
 ) -> tuple[str, dict[str, Any]]:
     """Spelling and keywords of a field's option."""
     dashed = item.name.replace("_", "-")
-    keywords: dict[str, Any] = {"default": None, "help": _help(item)}
+    keywords: dict[str, Any] = {
+        "default": None,
+        "help": _help(config, item),
+        "former": item.metadata.get("former", ()),
+        "shell_complete": complete(item.name, config),
+    }
     if spec.kind is bool:
         return flags.get(item.name, f"--{dashed}/--no-{dashed}"), {**keywords, "is_flag": True}
     if spec.choices:
@@ -100,29 +113,32 @@ def _ordered_fields(config: type[Config]) -> "list[dataclasses.Field[Any]]":
     return sorted(fields, key=lambda item: [item.name in names for names in owners].index(True))
 
 
-def _help(item: "dataclasses.Field[Any]") -> str:
+def _help(config: type[Config], item: "dataclasses.Field[Any]") -> str:
     text = str(item.metadata.get("help", ""))
+    if item.name in config.recipe_help:
+        return f"{text}  [{config.recipe_help[item.name]}]"
     if item.default in (None, "", ()) or isinstance(item.default, bool):
         return text
     return f"{text}  [default: {item.default}]"
 
 
 run_options = together(
-    click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
-    click.option(
+    option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
+    option(
         "--config",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         help="Replay a run's config.yaml; options given here win over it. With another"
         " --method, what came from the run's own method is left out.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds."),
-    click.option(
+    option("--overwrite", is_flag=True, help="Replace the run that the folder holds."),
+    option(
         "--resume-from-checkpoint",
         "resume",
-        metavar="latest|PATH",
-        help="Continue the run that the folder holds.",
+        metavar="latest|latest-whole|PATH",
+        help="Continue the run that the folder holds; latest-whole passes over damaged checkpoints"
+        " and makes a damaged result again.",
     ),
-    click.option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
+    option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
 )
 """The options of every command that fills a run folder."""
 
@@ -140,7 +156,8 @@ def settings_options(**helps: str) -> Callable[[Command], Command]:
         kind: dict[str, Any] = {"metavar": "FLOAT"}
         if name == "meta_mode":
             kind = {"type": Possible(list(META_MODES))}
-        options.append(click.option(f"--{name.replace('_', '-')}", **kind, help=text))
+        text = f"{text}  [default: the method's]"
+        options.append(option(f"--{name.replace('_', '-')}", **kind, help=text))
     return together(*options, settings_option("NAME=VALUE", "Any setting of the method."))
 
 

@@ -6,27 +6,26 @@ from pathlib import Path
 
 import click
 
+from erase.cli.command import command, option
 from erase.errors import InputError
 
 
-@click.command()
+@command()
 @click.argument(
     "folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER…"
 )
-@click.option(
+@option(
     "--output",
     type=click.Path(path_type=Path),
     help="Folder for the comparison; needed for several evaluations.",
 )
-@click.option("--label", "labels", multiple=True, help="Name of a model, once for each folder.")
-@click.option(
+@option("--label", "labels", multiple=True, help="Name of a model, once for each folder.")
+@option(
     "--allow-different",
     is_flag=True,
     help="Compare evaluations that were not made alike, and say in what they differ.",
 )
-@click.option(
-    "--show-explicit", is_flag=True, help="Do not pixelate the regions that NudeNet flags."
-)
+@option("--show-explicit", is_flag=True, help="Do not pixelate the regions that NudeNet flags.")
 def report(
     folders: tuple[Path, ...],
     output: Path | None,

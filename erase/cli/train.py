@@ -1,11 +1,10 @@
 """`erase train`: make the models that ship with erase, or that its experiments start from."""
 
-import click
-
+from erase.cli.command import command
 from erase.cli.main import LazyGroup
 
 
-@click.command(
+@command(
     cls=LazyGroup,
     lazy={
         "classifier": "erase.cli.train_classifier:classifier",

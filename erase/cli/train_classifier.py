@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command
+from erase.cli.early import check_device_name, check_output
 from erase.cli.options import config_options, run_options
 from erase.config.classifier import TrainConfig
 from erase.config.resolve import resolve
 
 
-@click.command(name="classifier")
+@command(name="classifier")
 @run_options
 @config_options(TrainConfig)
 def classifier(
@@ -30,6 +32,8 @@ def classifier(
         --weights resnet20.th --output runs/r20
     """
     resolved = resolve(TrainConfig, given, config)
+    check_device_name(device)
+    check_output("train classifier", output, resolved, overwrite=overwrite, resume=resume)
     from erase.files import read_json
     from erase.training.classifier_runs import train_original
 

@@ -5,13 +5,15 @@ from typing import Any
 
 import click
 
+from erase.cli.command import command
+from erase.cli.early import check_device_name, check_output
 from erase.cli.options import config_options, run_options
 from erase.config.ddpm import DDPMConfig
 from erase.config.resolve import resolve
 from erase.runs.processes import Distributed
 
 
-@click.command("ddpm")
+@command("ddpm")
 @run_options
 @config_options(DDPMConfig, skip=frozenset({"method"}))
 def ddpm(
@@ -32,9 +34,11 @@ def ddpm(
     erase train ddpm --dataset cifar10 --data-dir DATA --mixed-precision bf16 --output runs/ddpm
     erase train ddpm --dataset cifar10 --data-dir DATA --without dog --output runs/ddpm-no-dog
     """
+    resolved = resolve(DDPMConfig, given, config)
+    check_device_name(device)
+    check_output("train ddpm", output, resolved, overwrite=overwrite, resume=resume)
     from erase.training.ddpm import train_ddpm
 
-    resolved = resolve(DDPMConfig, given, config)
     folder = train_ddpm(resolved, output, overwrite=overwrite, resume=resume, device=device)
     if Distributed.launched().is_main:
         click.echo(f"Saved {folder}: a diffusers-style folder that renders by class name.")

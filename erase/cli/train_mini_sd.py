@@ -4,42 +4,44 @@ from pathlib import Path
 
 import click
 
+from erase.cli.command import command, option
 
-@click.command("mini-sd")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pipeline."
-)
-@click.option(
+
+@command("mini-sd")
+@option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the pipeline.")
+@option(
     "--classifier-output",
     type=click.Path(path_type=Path),
     help="Also train the digit classifier, into this folder.",
 )
-@click.option(
+@option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Seed of everything random.",
 )
-@click.option(
-    "--steps",
+@option(
+    "--max-train-steps",
+    "steps",
+    former=("steps",),
     type=click.IntRange(min=1),
     help="Steps of the denoiser; default: the shipped model's.",
 )
-@click.option(
+@option(
     "--vae-steps",
     type=click.IntRange(min=1),
     help="Steps of the autoencoder; default: the shipped model's.",
 )
-@click.option(
+@option(
     "--images-per-class",
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
     help="Images a digit rendered to measure the quality for the model card; 0: do not.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--overwrite", is_flag=True, help="Replace the models that the folders hold.")
+@option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@option("--overwrite", is_flag=True, help="Replace the models that the folders hold.")
 def mini_sd(
     output: Path,
     classifier_output: Path | None,

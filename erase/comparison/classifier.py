@@ -12,9 +12,10 @@ from erase.comparison.classifier_problem import check_entries
 from erase.comparison.classifier_report import terminal, write_report
 from erase.comparison.entries import entries as parse_entries
 from erase.comparison.jobs import run_ahead
+from erase.comparison.store import check_alone
 from erase.config.compare import CompareConfig
+from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
-from erase.training.classifier_runs import pick_device
 
 
 def compare_classifier(
@@ -47,11 +48,13 @@ def compare_classifier(
         InputError: settings that no run can use; then nothing was trained.
     """
     began = time.perf_counter()
+    check_alone()
     entries = parse_entries(methods, alphas)
-    where = str(pick_device(device))
+    where = choose_device(device)
     check_entries(config, specs, entries)
     tables = {}
     folder = ComparisonFolder(output, "compare classifier", config=config)
+    say_device(where, device)
     with folder.hold(config=config.to_dict(), device=where) as record:
         plan = ComparePlan(config, output, where, specs, entries)
         parts = comparisons(plan, progress)

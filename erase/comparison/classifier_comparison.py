@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from erase.comparison.classifier_problem import ClassifierProblem, prepare_original
@@ -18,7 +19,6 @@ from erase.config.compare import CompareConfig
 from erase.errors import RunError
 from erase.files import write_jsonl
 from erase.training.classifier import run_method
-from erase.training.classifier_runs import pick_device
 
 Progress = Callable[[str], None]
 
@@ -123,7 +123,7 @@ class ComparePlan:
 def comparisons(plan: ComparePlan, progress: Progress) -> dict[str, ClassifierComparison]:
     """The comparison of each forget specification, all with one original, trained if need be."""
     config, output = plan.config, plan.output
-    original, sha256 = prepare_original(config, output, pick_device(plan.device))
+    original, sha256 = prepare_original(config, output, torch.device(plan.device))
     return {
         spec: ClassifierComparison(
             ClassifierProblem(config, original, sha256, spec),

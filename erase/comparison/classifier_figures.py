@@ -101,7 +101,8 @@ def plot_alpha(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> bool:
         return False
     alphas, means, deviations = zip(*positive, strict=True)
     drawn, (axis,) = figure(WIDTH, HEIGHT)
-    axis.errorbar(alphas, means, deviations, marker="o", capsize=3, label="LUR")
+    bars = None if None in deviations else deviations  # one trial has no deviation
+    axis.errorbar(alphas, means, bars, marker="o", capsize=3, label="LUR")
     if points[0][0] == 0:
         axis.axhline(points[0][1], color="grey", linestyle="--", label="α = 0 (LUR-b)")
     if "gap" in table.get(AUTO, {}):

@@ -19,6 +19,7 @@ from erase.comparison.store import library_versions
 from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_module
 from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator
+from erase.data.classification import load_dataset, validation_indices
 from erase.data.forget import forget_indices
 from erase.files import fingerprint, hash_file
 from erase.judges.classifier_scores import attack_auc, confidence, predict, rmia_scores
@@ -77,12 +78,23 @@ def entry_configuration(
     return fill(given, recipe, share)
 
 
-def check_entries(config: CompareConfig, specs: Sequence[str], entries: Sequence[Entry]) -> None:
+def check_entries(
+    config: CompareConfig,
+    specs: Sequence[str],
+    entries: Sequence[Entry],
+    *,
+    read_data: bool = True,
+) -> None:
     """Resolve every entry's configuration and build its method, before anything is trained.
 
+    With `read_data` the forget sets of all trials are drawn too, from the data.
+
     Raises:
-        InputError: a setting or value that a method cannot use.
+        InputError: a setting or value that a method cannot use, or a forget specification that
+            fits no forget set of the data.
     """
+    if read_data:
+        _check_specs(config, specs)
     for spec in specs:
         for item in (entry("retrain"), *entries):
             resolved = entry_configuration(
@@ -95,6 +107,29 @@ def check_entries(config: CompareConfig, specs: Sequence[str], entries: Sequence
                 searched={},
             )
             classifier_method(resolved)
+
+
+def _check_specs(config: CompareConfig, specs: Sequence[str]) -> None:
+    if config.model:
+        original = open_original(Path(config.model), torch.device("cpu"), config.data_dir)
+        data, trained_on = original.data, original.trained_on
+    else:
+        data = load_dataset(
+            config.dataset, Path(config.data_dir) if config.data_dir else None, limit=config.limit
+        )
+        share = TrainConfig().validation_share
+        held_out = validation_indices(data.train.labels, share, 0)
+        everything = torch.arange(len(data.train))
+        trained_on = everything[~torch.isin(everything, held_out)]
+    for spec in specs:
+        for trial in range(config.trials):
+            forget_indices(
+                spec,
+                data.train.labels,
+                data.classes,
+                trained_on=trained_on,
+                seed=config.seed + trial,
+            )
 
 
 @dataclass(frozen=True)
@@ -193,13 +228,14 @@ def prepare_original(
                 data_dir=config.data_dir,
                 arch=config.arch,
                 limit=config.limit,
+                follow_links=config.follow_links,
                 epochs=config.retrain_epochs,
                 mixed_precision=config.mixed_precision,
                 seed=config.seed,
             )
             # As Retrain is trained, so is the original.
             likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
-            likewise |= {"schedule", "max_grad_norm"}
+            likewise |= {"lr_scheduler", "max_grad_norm"}
             given = config.settings.get("retrain", {})
             train = train.replace(**{k: v for k, v in given.items() if k in likewise})
             train_original(train, folder, overwrite=True, device=str(device), show=False)

@@ -13,6 +13,7 @@ from erase.comparison.classifier_figures import JOINT, cosines, plot_alpha, plot
 from erase.comparison.store import write_tables
 from erase.judges.classifier_scores import GAP_METRICS, average_gap, tow
 from erase.report import tables
+from erase.report.methods_page import PAGE, Section, write_methods_page
 from erase.report.tables import MISSING, Cell
 
 COLUMNS = {
@@ -58,8 +59,9 @@ def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, A
     return table
 
 
-def _mean_std(values: list[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _mean_std(values: list[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation; one value has no deviation."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def ranked(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -73,7 +75,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
         return MISSING
     mean, std = row[name]
     digits = DIGITS.get(name, 2)
-    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
 
 
 def _columns(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -146,4 +148,16 @@ def write_report(folder: Path, content: dict[str, Any], facts: Mapping[str, Any]
     write_tables(folder, _csv(table), markdown(table), results)
     plot_cosine(folder, curves)
     plot_alpha(folder, table)
+    write_methods_page(
+        folder / PAGE,
+        f"Unlearning methods on {content['forget']}",
+        "Means over the trials; best values against Retrain are marked. UA, RA, TA and MIA in"
+        " percent.",
+        [Section("All methods", _heads(table), _rows(table, ("method", *COLUMNS)))],
+        facts.get("config", {}),
+        {
+            "Cosine of both gradients": folder / "cosine.png",
+            "Gap over α": folder / "alpha.png",
+        },
+    )
     return table

@@ -17,19 +17,25 @@ from accelerate import Accelerator
 from erase.comparison.diffusion_report import terminal, write_report
 from erase.comparison.diffusion_run import measure
 from erase.comparison.entries import Entry, diffusion_entries, slug
-from erase.comparison.store import Result, cached, library_versions, stored
+from erase.comparison.store import Result, cached, check_alone, library_versions, store, stored
 from erase.config.compare import CompareDiffusionConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import TEXT_TO_IMAGE
 from erase.config.methods import find_method
+from erase.data.prompt_table import prompt_source
 from erase.errors import EraseError, InputError
-from erase.files import fingerprint, write_json
+from erase.evaluation.checks import check_metrics, check_model
+from erase.evaluation.protocols import find_protocol
+from erase.evaluation.score import choose_samples
+from erase.files import fingerprint
 from erase.models.loading import load_pipeline
-from erase.runs.checks import check_device
+from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
+from erase.runs.manifest import check
 from erase.runs.run_folder import deciding
+from erase.scoring.suite import load_suite
 from erase.training.filters import check_filters
-from erase.training.plan import plan
+from erase.training.plan import ConceptPlan, plan
 from erase.training.sets import render_set
 
 SETS = ("forget", "retain", "anchor")
@@ -44,7 +50,8 @@ SAME = (
     "mixed_precision",
 )
 """Settings that are the same for every method, where the comparison is given them."""
-JUDGED = ("images_per_class", "steps")
+JUDGED = {"images_per_class": "images_per_class", "steps": "evaluation_steps"}
+"""How models are judged, by the names that fingerprints have had from the first version on."""
 LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
 SHARING = Entry("ca", "ca", {}, {})
 """A method that looks at all three sets; the shared images are rendered as planned for it."""
@@ -62,11 +69,22 @@ class DiffusionComparison:
     progress: Callable[[str], None]
     """Called with a line of text as things finish."""
 
-    def check(self) -> None:
-        """Plan every run, so that what cannot be used is refused before anything is rendered."""
+    def check(self, *, fetch: bool = True) -> dict[tuple[str, str], ConceptPlan]:
+        """Plan every run, so that what cannot be used is refused before anything is rendered.
+
+        `fetch` allows a hub model to be downloaded. Returns the plans by concept and line; the
+        shared images have no line's name.
+        """
+        plans = {}
+        for name in ("model", "concept"):
+            if not getattr(self.config, name):
+                raise InputError(f"--{name} is missing.", f"Give --{name}.")
         for concept in self.config.concept:
             for entry in (SHARING, *self.entries):
-                planned = plan(self._config(entry, concept, 0, shared=False), device=self.device)
+                planned = plan(
+                    self._config(entry, concept, 0, shared=False), device=self.device, fetch=fetch
+                )
+                plans[concept, "" if entry is SHARING else entry.label] = planned
                 if planned.family.task.family != TEXT_TO_IMAGE:
                     raise InputError(
                         f"{self.config.model} is no text-to-image model.",
@@ -80,6 +98,8 @@ class DiffusionComparison:
                 # The shared images are given to the run: nothing is left for it to filter.
                 method = find_method(entry.method, TEXT_TO_IMAGE).method
                 check_filters(planned.config, planned.concept, method.sets)
+                _check_judged(self.config, planned)
+        return plans
 
     def run(self) -> list[Result]:
         """Do what is missing; one row per concept, entry and trial."""
@@ -92,6 +112,15 @@ class DiffusionComparison:
 
     def _folder(self, concept: str) -> Path:
         return self.output / concept.replace(" ", "-").replace("/", "-")
+
+    def _run_folder(self, trial: int, entry: Entry, concept: str) -> Path:
+        name = slug(entry.label)
+        return self._folder(concept) / (name if trial == 0 else f"{name}-trial-{trial}")
+
+    def result_file(self, trial: int, entry: Entry, concept: str) -> Path:
+        """Where the result of a run lies, beside its folder."""
+        folder = self._run_folder(trial, entry, concept)
+        return folder.with_name(f"{folder.name}.json")
 
     def _config(self, entry: Entry, concept: str, trial: int, *, shared: bool) -> ConceptConfig:
         """The configuration of a run, as `erase concept` would be given it."""
@@ -115,6 +144,8 @@ class DiffusionComparison:
         planned = plan(self._config(SHARING, concept, 0, shared=False), device=self.device)
         key = fingerprint([deciding(planned.config), planned.facts, self.device])
         if stored(folder / SHARED, key):
+            for name in SETS:
+                check(folder / name)
             return
         _remove(folder)
         self.progress(f"{concept}: rendering the images that all methods share")
@@ -131,12 +162,11 @@ class DiffusionComparison:
                 accelerator,
                 fingerprint=fingerprint([key, name]),
             )
-        write_json(folder / SHARED, {"fingerprint": key})
+        store(folder / SHARED, {"fingerprint": key})
 
     def run_entry(self, trial: int, entry: Entry, concept: str) -> Result:
         """Run and judge an entry in a trial, unless its result is there already."""
-        name = slug(entry.label)
-        folder = self._folder(concept) / (name if trial == 0 else f"{name}-trial-{trial}")
+        folder = self._run_folder(trial, entry, concept)
         planned = plan(self._config(entry, concept, trial, shared=True), device=self.device)
         key = fingerprint(
             [
@@ -144,7 +174,7 @@ class DiffusionComparison:
                 planned.config.replace(**{f"{s}_images": None for s in planned.sets}).to_dict(),
                 planned.facts,
                 self.device,
-                {name: getattr(self.config, name) for name in JUDGED},
+                {key: getattr(self.config, name) for key, name in JUDGED.items()},
                 library_versions(LIBRARIES),
             ]
         )
@@ -156,12 +186,24 @@ class DiffusionComparison:
             except EraseError as error:
                 return row | {"failed": error.message}
 
-        row = cached(folder.with_name(f"{folder.name}.json"), key, make)
+        row = cached(self.result_file(trial, entry, concept), key, make)
         outcome = row.get("failed") or ", ".join(
             f"{name} {row[name]:.4g}" for name in ("ua", "ra", "fid", "seconds")
         )
         self.progress(f"{concept}  {entry.label}  trial {trial}: {outcome}")
         return row
+
+
+def _check_judged(config: CompareDiffusionConfig, planned: ConceptPlan) -> None:
+    """InputError for settings with which the run's model could not be judged afterwards."""
+    suite = load_suite(str(planned.concept.suite))
+    protocol = find_protocol(suite, "default").replace(
+        images=config.images_per_class, steps=config.render_steps
+    )
+    targets = frozenset(planned.concept.names)
+    samples = choose_samples(suite, protocol, prompt_source(None), targets)
+    check_model(planned.source, protocol, samples)
+    check_metrics(protocol, samples, targets)
 
 
 def _remove(folder: Path) -> None:
@@ -177,7 +219,7 @@ def compare_diffusion(
     *,
     methods: str = "all",
     settings: tuple[str, ...] = (),
-    device: str = "cpu",
+    device: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
     show: Callable[[Any], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -188,7 +230,7 @@ def compare_diffusion(
         output: of `table.csv`, `table.md`, `results.json`, and a folder a concept.
         methods: METHOD[@NAME=VALUE…] with commas between, or `all`.
         settings: METHOD.NAME=VALUE, a setting of a method or of its run.
-        device: where to train and to render.
+        device: where to train and to render; None is a GPU if there is one, else the CPU.
         progress: called with a line of text as things finish.
         show: called with the finished table, for rich to print.
 
@@ -198,19 +240,18 @@ def compare_diffusion(
     Raises:
         InputError: settings that no run can use; then nothing was rendered.
     """
-    for name in ("model", "concept"):
-        if not getattr(config, name):
-            raise InputError(f"--{name} is missing.", f"Give --{name}.")
-    check_device(device)
+    check_alone()
+    where = choose_device(device)
     folder = ComparisonFolder(output, "compare diffusion", config=config)
     folder.check()
     entries = diffusion_entries(methods, settings)
-    comparison = DiffusionComparison(config, entries, output, device, progress)
+    comparison = DiffusionComparison(config, entries, output, where, progress)
     comparison.check()
-    with folder.hold(config=config.to_dict(), device=device) as record:
+    say_device(where, device)
+    with folder.hold(config=config.to_dict(), device=where) as record:
         rows = comparison.run()
         facts = {"config": config.to_dict(), "methods": methods, "set": list(settings)}
-        means = write_report(output, rows, {**facts, "device": device})
+        means = write_report(output, rows, {**facts, "device": where})
         if record:
             record.finish()
     show(terminal(means, f"{config.model}: {', '.join(config.concept)}"))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from erase.comparison.store import write_tables
 from erase.report import tables
+from erase.report.methods_page import PAGE, Section, write_methods_page
 from erase.report.tables import MISSING, Cell
 
 Rows = Sequence[Mapping[str, Any]]
@@ -36,6 +37,7 @@ COLUMNS = (
     Column("memory_bytes", "memory MiB", 2**-20, 0, False),
 )
 HEADS = ("method", *(column.title for column in COLUMNS))
+RUN_HEADS = ("concept", "trial", *HEADS)
 ORIGINAL = "original"
 
 
@@ -94,14 +96,18 @@ def _mean_rows(lines: Rows) -> list[list[Cell | str]]:
 
 def markdown(lines: Sequence[Mapping[str, Any]], rows: Rows) -> str:
     """Means with the best bold and the second best in italics, then every run."""
+    means = tables.markdown(HEADS, _mean_rows(lines), "lr")
+    return means + "\n" + tables.markdown(RUN_HEADS, _run_rows(rows), "lrlr")
+
+
+def _run_rows(rows: Rows) -> list[list[str]]:
     runs = []
     for row in rows:
         texts = [_text(row, column) for column in COLUMNS]
         if "failed" in row:
             texts = [row["failed"], *[""] * (len(COLUMNS) - 1)]
         runs.append([row["concept"], str(row["trial"]), row["method"], *texts])
-    means = tables.markdown(HEADS, _mean_rows(lines), "lr")
-    return means + "\n" + tables.markdown(("concept", "trial", *HEADS), runs, "lrlr")
+    return runs
 
 
 def terminal(lines: Sequence[Mapping[str, Any]], title: str) -> Table:
@@ -120,4 +126,16 @@ def write_report(folder: Path, rows: Rows, facts: Mapping[str, Any]) -> list[dic
     lines = summarise(rows)
     results = {**facts, "means": lines, "rows": list(rows)}
     write_tables(folder, comma_separated(rows), markdown(lines, rows), results)
+    config = facts.get("config", {})
+    concepts = ", ".join(config.get("concept", ())) or "all concepts"
+    write_methods_page(
+        folder / PAGE,
+        f"Unlearning methods on {concepts}",
+        "Means over concepts and trials; the best value of each column is marked.",
+        [
+            Section("Means", HEADS, _mean_rows(lines)),
+            Section("Every run", RUN_HEADS, _run_rows(rows)),
+        ],
+        config,
+    )
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from erase.errors import RunError
 from erase.evaluation.run import evaluate
 from erase.files import read_json
 from erase.runs.record import RECORD
+from erase.runs.signals import run_child
 from erase.training.plan import ConceptPlan
 
 
@@ -33,14 +33,11 @@ def measure(
     """
     given = folder.with_name(f"{folder.name}.yaml")
     planned.config.write(given)
-    done = subprocess.run(
+    done = run_child(
         [
             *(sys.executable, "-m", "erase", "concept", "--config", str(given)),
             *("--output", str(folder), "--device", device, "--overwrite"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+        ]
     )
     if done.returncode:
         errors = [text for text in done.stderr.splitlines() if text.startswith("Error")]
@@ -55,7 +52,7 @@ def measure(
             suite=str(planned.concept.suite),
             output=str(folder / "evaluation"),
             images_per_class=config.images_per_class,
-            steps=config.steps,
+            render_steps=config.evaluation_steps,
             device=device,
             cache_dir=str(output / "originals"),
             overwrite=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -51,7 +52,10 @@ def run_ahead(plan: ComparePlan) -> None:
                     if error is not None:
                         kind, message, remedy = error
                         raise kind(message, remedy)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()  # what it was writing is swept by the next command
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -81,6 +85,7 @@ def _say(text: str) -> None:
 
 
 def _start(plan: ComparePlan) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the parent ends us
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.config.jobs))
     _comparisons.update(comparisons(plan, _say))
 

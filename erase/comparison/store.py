@@ -7,18 +7,45 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erase.files import read_json, write_json, write_text
+from erase.errors import InputError
+from erase.files import fingerprint, read_json, write_json, write_text
+from erase.runs.processes import Distributed
 from erase.runs.record import versions
 
 Result = dict[str, Any]
+SHA256 = "sha256"
+
+
+def check_alone() -> None:
+    """InputError under `accelerate launch` with several processes: a comparison is one."""
+    if Distributed.launched().count > 1:
+        raise InputError(
+            "erase compare is one process, which starts others itself.",
+            "Run it without accelerate launch; --jobs N runs several classifiers at a time.",
+        )
 
 
 def stored(path: Path, key: str) -> Result | None:
-    """The result in a file; None when there is none, or one of another fingerprint."""
+    """The result in a file; None when there is none, or one of another fingerprint.
+
+    Raises InputError for a result that was changed: it no longer has the hash in the file.
+    """
     if not path.is_file():
         return None
     content: Result = read_json(path)
-    return content if content.get("fingerprint") == key else None
+    if content.get("fingerprint") != key:
+        return None
+    sha256 = content.pop(SHA256, None)  # results of earlier versions have none
+    if sha256 not in (None, fingerprint(content)):
+        raise InputError(
+            f"{path} was changed after it was written.", "Delete it: its run is then repeated."
+        )
+    return content
+
+
+def store(path: Path, content: Result) -> None:
+    """Write a result with its own hash, for `stored`."""
+    write_json(path, {**content, SHA256: fingerprint(content)})
 
 
 def cached(path: Path, key: str, make: Callable[[], Result]) -> Result:
@@ -26,7 +53,7 @@ def cached(path: Path, key: str, make: Callable[[], Result]) -> Result:
     content = stored(path, key)
     if content is None:
         content = {"fingerprint": key, **make()}
-        write_json(path, content)
+        store(path, content)
     return content
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -23,13 +23,22 @@ SCHEDULERS = (
 )
 """Learning-rate schedules of diffusers."""
 PRECISIONS = ("no", "bf16")
+NO_FP16 = {
+    "fp16": "In fp16 losses have to be scaled up, which LUR's three gradients a step do not do."
+    " Give no (float32), or bf16 where the card has it."
+}
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 """Labelled images that classifiers and class-conditional models are trained on."""
+FORMER_SIDE = ("size", "image_size")
+"""Names that `resolution`, pixels a side, had in earlier versions."""
 META_MODES = ("hvp", "exact", "first-order", "joint")
 
 
 class Config:
     """What every dataclass of values can do; making one raises InputError for a bad value."""
+
+    recipe_help: ClassVar[Mapping[str, str]] = {}
+    """What `--help` says of the defaults that a recipe fills in, by field."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -44,6 +53,28 @@ class Config:
     def write(self, path: Path) -> None:
         """Write as YAML, atomically."""
         write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+    @classmethod
+    def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by today's names of their settings (`former` of `erase.config.fields.option`).
+
+        InputError for a setting that two of its names give different values.
+        """
+        today = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+        names = {
+            former: name
+            for name, item in today.items()
+            for former in item.metadata.get("former", ())
+            if former not in today
+        }
+        current: dict[str, Any] = {}
+        for name, value in values.items():
+            now = names.get(name, name)
+            if current.setdefault(now, value) != value:
+                raise InputError(
+                    f"{now} is given twice, also by its former name.", f"Give it once, as {now}."
+                )
+        return current
 
     @classmethod
     def check_names(cls, values: Mapping[str, Any], where: str) -> None:
@@ -103,7 +134,7 @@ class LoopConfig(MethodConfig):
     )
     use_8bit_adam: bool = option(False, "8-bit AdamW (needs bitsandbytes and a GPU).")
     mixed_precision: str = option(
-        "no", "Autocast to bf16, or not; trained weights stay fp32.", PRECISIONS
+        "no", "Autocast to bf16, or not; trained weights stay fp32.", PRECISIONS, advice=NO_FP16
     )
     gradient_checkpointing: bool = option(False, "Recompute activations to save memory.")
     seed: int = option(0, "Seed of rendering, batches, noise and timesteps.", least=0)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
-from erase.config.base import DATASETS, PRECISIONS, Config, MethodConfig
+from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config, MethodConfig
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
@@ -20,10 +20,13 @@ SCHEDULES = ("constant", "multistep", "cosine")
 class RunSettings(Config):
     """How an optimizer goes over the data, whatever is trained."""
 
-    epochs: int | None = option(None, "Epochs; default: the source's for the data set.", least=0)
-    learning_rate: float | None = option(
-        None, "Learning rate of SGD; default: the source's.", least=0
+    recipe_help: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("epochs", "learning_rate", "train_batch_size", "lr_scheduler"),
+        "recipe: by method and data set; see the run's config.yaml",
     )
+
+    epochs: int | None = option(None, "Epochs.", least=0)
+    learning_rate: float | None = option(None, "Learning rate of SGD.", least=0)
     train_batch_size: int | None = option(
         None,
         "Images of each set in a step.",
@@ -31,13 +34,14 @@ class RunSettings(Config):
     )
     momentum: float = option(0.9, "Momentum of SGD.", least=0)
     weight_decay: float = option(5e-4, "Weight decay of SGD.", least=0)
-    schedule: str | None = option(
+    lr_scheduler: str | None = option(
         None,
-        "constant, multistep (×0.1 at 1/2 and 3/4) or cosine; default: the source's.",
+        "Learning-rate schedule: constant, multistep (×0.1 at 1/2 and 3/4) or cosine.",
         SCHEDULES,
+        former=("schedule",),
     )
     max_grad_norm: float = option(0.0, "Gradient clipping norm; 0 turns clipping off.", least=0)
-    mixed_precision: str = option("no", "no or bf16 (autocast).", PRECISIONS)
+    mixed_precision: str = option("no", "no or bf16 (autocast).", PRECISIONS, advice=NO_FP16)
     seed: int = option(0, "Seed of weights, batches and augmentation.", least=0)
     checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.", least=0)
     checkpoints_total_limit: int = option(2, "Checkpoints kept.", least=0)
@@ -51,11 +55,14 @@ class TrainConfig(RunSettings):
         "digits", "digits, cifar10, cifar100 or folder (one folder a class).", DATASETS
     )
     data_dir: str | None = option(None, "Folder that holds the data.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(
         None, "cnn, resnet20, resnet56 or any torchvision classifier; default: by data set."
     )
-    image_size: int = option(224, "Pixels a side that a folder's images are trained at.", least=1)
-    limit: int | None = option(None, "Use only the first N training images, to try things out.")
+    resolution: int = option(
+        224, "Pixels a side that a folder's images are trained at.", least=1, former=FORMER_SIDE
+    )
+    limit: int | None = option(None, "Use only N training images, to try things out.")
     validation_share: float = option(
         0.1, "Share of each class held out from training, for --search.", least=0, below=1
     )
@@ -73,15 +80,18 @@ class TrainConfig(RunSettings):
 class ClassifierConfig(RunSettings, MethodConfig):
     """`erase classifier`: make a classifier forget samples or classes."""
 
-    model: str = option("", "Folder of the original, from `erase train classifier`.")
+    model: str = option("", "Folder of the original, from `erase train classifier`.", required=True)
     forget: str = option(
-        "", "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE."
+        "",
+        "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE.",
+        required=True,
     )
     method: str = option("lur", "Unlearning method.")
     data_dir: str | None = option(None, "Folder that holds the data, if it has moved.")
     forget_seed: int | None = option(None, "Seed of a random forget set; default: --seed.")
     dual_optim: bool = option(
-        False, "DualOptim: AdamW on the forget gradient, SGD on the retain gradient."
+        False,
+        "DualOptim: two optimizers, AdamW on the forget gradient, SGD on the retain gradient.",
     )
     forget_learning_rate: float = option(1e-4, "Learning rate of DualOptim's AdamW.", least=0)
     forget_weight_decay: float = option(0.05, "Weight decay of DualOptim's AdamW.", least=0)
@@ -91,7 +101,9 @@ class ClassifierConfig(RunSettings, MethodConfig):
         " all probabilities; default: confidence alone.",
     )
     retain_limit: int | None = option(
-        None, "Unlearn with only N samples of D_r, drawn by --seed; default: all of them.", least=1
+        None,
+        "Unlearn with only N samples of the retain set D_r, drawn by --seed; default: all of them.",
+        least=1,
     )
     settings: Mapping[str, Any] = settings_field("The method's own settings, NAME=VALUE.")
 
@@ -105,7 +117,7 @@ def recipe_of(spec: MethodSpec, recipe: str, share: float) -> dict[str, Any]:
     """The method's settings for a data set, and for the share of it that is forgotten."""
     usual = recipe_for(spec, recipe) or recipe_for(spec, "cifar10")
     found = (recipe_for(spec, f"{recipe}:50") or usual) if share >= LARGE_SHARE else usual
-    return dict(found.values) if found else {}
+    return ClassifierConfig.renamed(found.values) if found else {}
 
 
 def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfig:
@@ -123,6 +135,6 @@ def fill(config: ClassifierConfig, recipe: str, share: float) -> ClassifierConfi
     layers = [
         Layer(f"{spec.name} on {recipe}", recipe_of(spec, recipe, share)),
         Layer(recipe, {"train_batch_size": BATCH.get(recipe, 256)}),
-        Layer("any", {"epochs": 1, "learning_rate": 0.01, "schedule": "constant"}),
+        Layer("any", {"epochs": 1, "learning_rate": 0.01, "lr_scheduler": "constant"}),
     ]
     return fill_run(config, spec, layers)

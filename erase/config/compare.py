@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.base import DATASETS, PRECISIONS, Config
+from erase.config.base import DATASETS, NO_FP16, PRECISIONS, Config
 from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
@@ -15,8 +15,8 @@ from erase.errors import InputError
 
 CLASSIFIER_RUN = frozenset(
     {
-        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay", "schedule"),
-        *("max_grad_norm", "forget_learning_rate"),
+        *("epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"),
+        *("lr_scheduler", "max_grad_norm", "forget_learning_rate"),
     }
 )
 """What a comparison may set of a classifier method's run; the rest is the same for all."""
@@ -32,9 +32,10 @@ class CompareConfig(Config):
 
     dataset: str = option("digits", "digits, cifar10, cifar100 or folder.", DATASETS)
     data_dir: str | None = option(None, "Folder that holds the data.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(None, "Architecture; default: by data set.")
     model: str | None = option(None, "An original to start from; default: one is trained.")
-    limit: int | None = option(None, "Use only the first N training images.")
+    limit: int | None = option(None, "Use only N training images.")
     trials: int = option(
         3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
     )
@@ -52,10 +53,12 @@ class CompareConfig(Config):
     shadow_models: int = option(
         0, "Reference models of the RMIA attack; 0 = no such attack.", least=0
     )
-    mixed_precision: str = option("no", "no or bf16.", PRECISIONS)
+    mixed_precision: str = option("no", "no or bf16.", PRECISIONS, advice=NO_FP16)
     jobs: int = option(1, "Runs at the same time, each in a process of its own.", least=1)
     retain_limit: int | None = option(
-        None, "Samples of D_r that every method but Retrain may use; default: all of them.", least=1
+        None,
+        "Samples of the retain set D_r that every method but Retrain may use; default: all.",
+        least=1,
     )
     seed: int = option(0, "First seed.", least=0)
     settings: Mapping[str, Mapping[str, Any]] = settings_field(
@@ -75,7 +78,9 @@ class CompareDiffusionConfig(Config):
     images_per_class: int | None = option(
         None, "Images a class that each model is judged by.", least=1
     )
-    steps: int | None = option(None, "Denoising steps of those; default: the protocol's.", least=1)
+    evaluation_steps: int | None = option(
+        None, "Denoising steps of those; default: the protocol's.", least=1, former=("steps",)
+    )
     max_train_steps: int | None = option(
         None, "Steps of every method; default: each its own.", least=0
     )
@@ -86,7 +91,7 @@ class CompareDiffusionConfig(Config):
         None, "Images to render of what is shown instead.", least=1
     )
     render_steps: int | None = option(None, "Sampling steps of those renders.", least=1)
-    mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS)
+    mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS, advice=NO_FP16)
     seed: int = option(0, "First seed.", least=0)
 
 
@@ -107,6 +112,7 @@ def classifier_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]
     InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, CLASSIFIER)
+    given = ClassifierConfig.renamed(given)
     for name in given:
         if name not in spec.names and name not in CLASSIFIER_RUN:
             raise InputError(
@@ -122,6 +128,7 @@ def diffusion_settings(method: str, given: Mapping[str, str]) -> dict[str, Any]:
     InputError for an unknown method, a setting that neither has, or a bad value.
     """
     spec = find_method(method, TEXT_TO_IMAGE)
+    given = ConceptConfig.renamed(given)
     for name in given:
         if name not in spec.names and name not in DIFFUSION_RUN:
             raise InputError(

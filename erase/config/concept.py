@@ -1,9 +1,12 @@
 """Configurations of `erase concept` and `erase class`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from erase.config.base import LoopConfig
 from erase.config.fields import option
+from erase.config.recipes import recipe_help
 
 FILTERS = ("nudenet", "classifier")
 
@@ -12,18 +15,23 @@ FILTERS = ("nudenet", "classifier")
 class ConceptConfig(LoopConfig):
     """`erase concept`: make a text-to-image model forget a concept."""
 
-    model: str = option("", "Alias, folder or hub id.")
+    recipe_help: ClassVar[Mapping[str, str]] = recipe_help()
+
+    model: str = option("", "Alias, folder or hub id.", required=True)
     revision: str | None = option(None, "Commit, branch or tag of a hub model.")
     config_from: str | None = option(
         None, "Diffusers folder with the configurations of a single-file --model."
     )
-    concept: tuple[str, ...] = option((), "What to forget; may be given several times.")
+    concept: tuple[str, ...] = option(
+        (), "What to forget; may be given several times.", former=("target",), required=True
+    )
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
-    forget_prompts: str | None = option(None, "File of forget prompts, one a line.")
-    retain_prompts: str | None = option(None, "File of retain prompts, one a line.")
+    forget_prompts: str | None = option(None, "File of forget prompts: one a line, or a CSV.")
+    retain_prompts: str | None = option(None, "File of retain prompts: one a line, or a CSV.")
     forget_images: str | None = option(None, "Folder of forget images instead of rendering.")
     retain_images: str | None = option(None, "Folder of retain images instead of rendering.")
     anchor_images: str | None = option(None, "Folder of anchor images instead of rendering.")
+    follow_links: bool | None = option(None, "Follow links that lead out of a folder of images.")
     prompts: str | None = option(None, "Folder that replaces the built-in prompts.")
     filter_forget: str | None = option(
         None, "Keep only forget renders that show the concept, by this judge.", FILTERS
@@ -49,8 +57,8 @@ class ConceptConfig(LoopConfig):
     )
     trainable: str | None = option(
         None,
-        "full, xattn, noxattn, selfattn, or a regular expression; default: the method's, mostly"
-        " full.",
+        "What is trained: full (everything), xattn (the cross-attention), noxattn (everything"
+        " else), selfattn (the self-attention), or a regular expression of names.",
     )
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
     frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")
@@ -73,8 +81,16 @@ class ConceptConfig(LoopConfig):
 class ClassConfig(ConceptConfig):
     """`erase class`: make a diffusion model forget a class of images."""
 
+    recipe_help: ClassVar[Mapping[str, str]] = {
+        name: text
+        for name, text in ConceptConfig.recipe_help.items()
+        if name not in ("num_forget_images", "num_retain_images")
+    } | {"max_train_steps": "recipe: five passes over real images; see --dry-run"}
+
     model: str = option("sd-1.4", "Alias, folder or hub id.")
-    target: tuple[str, ...] = option((), "Class to forget; may be given several times.")
+    target: tuple[str, ...] = option(
+        (), "Class to forget; may be given several times.", former=("concept",), required=True
+    )
     anchor: str | None = option(
         None, "Class to show instead: next (the default), random, a class's name, or a prompt."
     )

@@ -1,44 +1,14 @@
 """Settings of `erase train ddpm`, with their defaults by data set; imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from erase.config.base import DATASETS, LoopConfig
+from erase.config.base import DATASETS, FORMER_SIDE, LoopConfig
 from erase.config.fields import option
 
-
-@dataclass(frozen=True)
-class DDPMConfig(LoopConfig):
-    """`erase train ddpm`: a class-conditional denoiser of pixels."""
-
-    max_train_steps: int | None = option(None, "Optimizer steps.", least=1)
-    dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
-    data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
-    classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
-    without: str | None = option(
-        None, "Classes to leave out, comma-separated: the Retrain reference of forgetting them."
-    )
-    image_size: int | None = option(
-        None,
-        "Pixels a side: those of the data, or a divisor of them; of a folder's images, any.",
-        least=4,
-    )
-    limit: int | None = option(None, "Only the first N training images, to try things out.")
-    channels: int | None = option(None, "Channels of the UNet's first level.", least=1)
-    multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
-    blocks: int | None = option(None, "Residual blocks a level.", least=1)
-    attention: int | None = option(
-        None, "Pixels a side of the level that attends to itself.", least=0
-    )
-    dropout: float | None = option(None, "Dropout in the residual blocks.", least=0, below=1)
-    label_dropout: float = option(
-        0.1, "Share of labels replaced by the null class.", least=0, below=1
-    )
-    flip: bool | None = option(None, "Mirror every other image; default: not for digits.")
-
-
 SOURCES: dict[str, Any] = {
-    "image_size": 32,
+    "resolution": 32,
     # The CIFAR-10 DDPM of SalUn and SA, after Ho et al. 2020, appendix B.
     "channels": 128,
     "multipliers": "1,2,2,2",
@@ -57,7 +27,7 @@ SOURCES: dict[str, Any] = {
 }
 DIGITS: dict[str, Any] = {
     # The digits as scikit-learn has them, 0.7 M parameters: made to be trained on a CPU.
-    "image_size": 8,
+    "resolution": 8,
     "channels": 32,
     "multipliers": "1,2",
     "blocks": 1,
@@ -73,3 +43,40 @@ DIGITS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "ema_decay": 0.995,
 }
+
+
+@dataclass(frozen=True)
+class DDPMConfig(LoopConfig):
+    """`erase train ddpm`: a class-conditional denoiser of pixels."""
+
+    recipe_help: ClassVar[Mapping[str, str]] = {
+        name: f"recipe: {value} (digits: {DIGITS[name]})"
+        for name, value in (SOURCES | {"flip": "yes"}).items()
+    }
+
+    max_train_steps: int | None = option(None, "Optimizer steps.", least=1)
+    dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
+    data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
+    follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
+    classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
+    without: str | None = option(
+        None, "Classes to leave out, comma-separated: the Retrain reference of forgetting them."
+    )
+    resolution: int | None = option(
+        None,
+        "Pixels a side: those of the data, or a divisor of them; of a folder's images, any.",
+        least=4,
+        former=FORMER_SIDE,
+    )
+    limit: int | None = option(None, "Only N training images, to try things out.")
+    channels: int | None = option(None, "Channels of the UNet's first level.", least=1)
+    multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
+    blocks: int | None = option(None, "Residual blocks a level.", least=1)
+    attention: int | None = option(
+        None, "Pixels a side of the level that attends to itself.", least=0
+    )
+    dropout: float | None = option(None, "Dropout in the residual blocks.", least=0, below=1)
+    label_dropout: float = option(
+        0.1, "Share of labels replaced by the null class.", least=0, below=1
+    )
+    flip: bool | None = option(None, "Mirror every other image.")

@@ -1,11 +1,14 @@
 """What one evaluation is asked to do; importable without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from erase import registry
-from erase.config.base import Config
+from erase.config.base import FORMER_SIDE, Config
 from erase.config.fields import option
+from erase.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,33 @@ class EvaluateConfig(Config):
     )
     output: str = option("", "Evaluation folder. [default: evaluation-SUITE in the model's]")
     target: tuple[str, ...] = option(
-        (), "Forgotten concept; may be repeated. [default: what the model's record names]"
+        (),
+        "Forgotten concept; may be repeated. [default: what the model's record names]",
+        former=("concept",),
     )
     baseline: str | None = option(
-        None, "Baseline, rendered from the same seeds. [default: the base model of the record]"
+        None,
+        "Baseline, rendered from the same seeds. [default: the base model of the record]",
+        former=("base", "control"),
     )
     no_baseline: bool = option(False, "Evaluate without a baseline.")
     protocol: str = option("default", "Named settings of the suite.")
-    steps: int | None = option(None, "Denoising steps. [default: the protocol's]")
+    render_steps: int | None = option(
+        None,
+        "Denoising steps. [default: the protocol's]",
+        least=1,
+        former=("steps", "num_inference_steps"),
+    )
     guidance: float | None = option(None, "Guidance scale. [default: the protocol's]")
-    images_per_class: int | None = option(None, "Images a class. [default: the protocol's]")
+    images_per_class: int | None = option(
+        None, "Images a class. [default: the protocol's]", least=1
+    )
     seed: int | None = option(None, "Seed of all seeds. [default: the protocol's]")
-    limit: int | None = option(None, "At most N images, spread evenly over the classes.")
-    batch_size: int = option(50, "Images rendered at once.", least=1)
-    device: str = option("cpu", "cpu, cuda, cuda:N or mps.")
+    limit: int | None = option(None, "At most N images, spread evenly over the classes.", least=1)
+    render_batch_size: int = option(50, "Images rendered at once.", least=1, former=("batch_size",))
+    device: str | None = option(
+        None, "cpu, cuda, cuda:N or mps. [default: a GPU if there is one, else the CPU]"
+    )
     dtype: str = option(
         "fp32", "Precision to render in; another one gives other images.", ("fp32", "bf16", "fp16")
     )
@@ -45,14 +61,19 @@ class EvaluateConfig(Config):
         False, "Do not pixelate, in the report, the regions that NudeNet flags."
     )
     prompts: str | None = option(
+        None, "Folder that replaces the built-in prompts.", metavar="FOLDER"
+    )
+    prompt_table: str | None = option(
         None,
-        "CSV table of prompts (.csv, .csv.gz), or folder that replaces the built-in ones.",
-        metavar="FILE|FOLDER",
+        "CSV table of prompts (.csv, .csv.gz), for suites that render one.",
+        metavar="FILE",
     )
     scheduler: str | None = option(
         None, "Sampler, a diffusers class: DDIMScheduler. [default: the protocol's]"
     )
-    size: int | None = option(None, "Pixels a side. [default: the protocol's]")
+    resolution: int | None = option(
+        None, "Pixels a side. [default: the protocol's]", least=1, former=FORMER_SIDE
+    )
     metrics: tuple[str, ...] = option(
         (), f"With commas, of: {', '.join(registry.names('metrics'))}. [default: the protocol's]"
     )
@@ -68,6 +89,7 @@ class EvaluateConfig(Config):
         "Folder of real images that FID and KID compare with, classes as subfolders."
         " [default: the classifier's own, else the baseline's images]",
     )
+    follow_links: bool | None = option(None, "Follow links that lead out of --reference.")
     settings: tuple[str, ...] = option(
         (),
         "Any other setting: fid.features=inception-64, clip.model=vit-b-32; may be repeated.",
@@ -75,6 +97,23 @@ class EvaluateConfig(Config):
     )
     categories: str | None = option(None, "I2P's, with commas: sexual,violence. [default: all]")
     min_nudity: float | None = option(None, "Only I2P prompts of at least this nudity percentage.")
+
+    @classmethod
+    def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Config.renamed`; a file as `prompts` is the table, which it was in earlier versions.
+
+        InputError where both a folder and a table are given.
+        """
+        current = super().renamed(values)
+        prompts = current.get("prompts")
+        if prompts and (str(prompts).endswith((".csv", ".csv.gz")) or Path(prompts).is_file()):
+            current.setdefault("prompt_table", current.pop("prompts"))
+        if current.get("prompts") and current.get("prompt_table"):
+            raise InputError(
+                "--prompts and --prompt-table are given, and a suite reads one of them.",
+                "Leave one out.",
+            )
+        return current
 
 
 def default_output(model: str, suite: str) -> str:

@@ -16,12 +16,13 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import yaml
 
 from erase.config.values import read_value
-from erase.errors import InputError
+from erase.errors import InputError, SettingError
 
 NOUNS = {int: "whole number", float: "number", bool: "yes or no", str: "text"}
 
@@ -65,6 +66,9 @@ def option(
     most: float | None = None,
     below: float | None = None,
     metavar: str | None = None,
+    former: Iterable[str] = (),
+    required: bool = False,
+    advice: Mapping[str, str] | None = None,
     words: Iterable[str] = (),
 ) -> Any:
     """A dataclass field with its help text, and what its value may be.
@@ -78,6 +82,10 @@ def option(
         most: largest value.
         below: a number that the value must not reach.
         metavar: what `--help` shows in the place of the value.
+        former: names that the field had in earlier versions, or that other programs use; they are
+            read everywhere, and shown nowhere.
+        required: whether a command needs the value, for the help.
+        advice: what to do instead, for values that people expect among the choices.
         words: texts that a number's field may hold instead.
     """
     return field(
@@ -87,6 +95,9 @@ def option(
             "choices": tuple(choices),
             "range": Range(least, above, most, below),
             "metavar": metavar,
+            "former": tuple(former),
+            "required": required,
+            "advice": dict(advice or {}),
             "words": tuple(words),
         },
     )
@@ -108,6 +119,7 @@ class FieldSpec:
     choices: tuple[str, ...]
     range: Range
     words: tuple[str, ...] = ()
+    advice: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     def typed(self, value: Any) -> Any:
         """The value as the field holds it; InputError when the field cannot hold it."""
@@ -128,7 +140,8 @@ class FieldSpec:
         if self.choices:
             value = "no" if value is False and "no" in self.choices else value
             if value not in self.choices:
-                raise self.refusal(value, remedy=f"Possible: {', '.join(self.choices)}.")
+                possible = f"Possible: {', '.join(self.choices)}."
+                raise self.refusal(value, remedy=self.advice.get(str(value), possible))
             return value
         if self.kind not in NOUNS:
             return value
@@ -143,7 +156,7 @@ class FieldSpec:
         self, value: Any, reason: str = "", remedy: str = "Correct the value."
     ) -> InputError:
         """The error that says in one form, whoever gave the value, that it cannot be used."""
-        return InputError(f"{self.name} is {shown(value)}{reason and f', {reason}'}.", remedy)
+        return SettingError(self.name, f"is {shown(value)}{reason and f', {reason}'}.", remedy)
 
     def _words(self, value: Any) -> tuple[str, ...]:
         words = ([value] if value else []) if isinstance(value, str) else value
@@ -210,7 +223,11 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
         kind = Mapping
     else:
         kind = hint if hint in NOUNS else object
-    return FieldSpec(item.name, kind, optional, choices, item.metadata.get("range", Range()), words)
+    return FieldSpec(
+        *(item.name, kind, optional, choices, item.metadata.get("range", Range())),
+        words,
+        item.metadata.get("advice", {}),
+    )
 
 
 def _read(text: str) -> Any:
@@ -244,11 +261,14 @@ def _float(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number; another one is never cut short to fit."""
+    """A whole number; another one is never cut short, nor rounded, to fit."""
     number = _number(value)
-    if isinstance(number, float):
-        return int(number) if number.is_integer() else None
-    return number
+    if not isinstance(number, float):
+        return number
+    if not number.is_integer():
+        return None
+    exact = Decimal(value) if isinstance(value, str) else Decimal(number)
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def _answer(value: Any) -> bool | None:

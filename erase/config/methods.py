@@ -64,11 +64,16 @@ def find_method(name: str, family: str) -> MethodSpec:
     """A method for a family; InputError, naming those there are, when it is not defined for it."""
     classes = _classes(name, family)
     if classes is None:
-        raise InputError(
-            f"The method {name!r} is not defined for {family} models.",
-            f"Defined there: {', '.join(methods_for(family))}.",
-        )
+        raise undefined(name, family)
     return MethodSpec(name, registry.load("methods", name), *classes)
+
+
+def undefined(name: str, family: str) -> InputError:
+    """The refusal of a method that is not defined for a family."""
+    return InputError(
+        f"The method {name!r} is not defined for {family} models.",
+        f"Defined there: {', '.join(methods_for(family))}.",
+    )
 
 
 def _classes(name: str, family: str) -> tuple[Any, Any] | None:

@@ -89,6 +89,16 @@ LARGE: dict[str, Any] = {
 }
 
 
+def recipe_help() -> dict[str, str]:
+    """What `--help` says of each default in the recipes."""
+    return {
+        name: f"recipe: {large} ({small} up to 64 pixels); see --dry-run"
+        if (small := SMALL[name]) != large
+        else f"recipe: {large}; see --dry-run"
+        for name, large in LARGE.items()
+    }
+
+
 def recipe(resolution: int) -> dict[str, Any]:
     """Defaults for a model that renders `resolution` pixels a side."""
     return SMALL if resolution <= 64 else LARGE

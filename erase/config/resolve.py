@@ -23,10 +23,11 @@ def resolve(config: type[Resolved], given: Mapping[str, Any], file: Path | None)
     Raises InputError for an unknown setting, or a value that its field cannot hold.
     """
     options = {name: value for name, value in given.items() if value not in (None, ())}
+    options = config.renamed(options)
     config.check_names(options, config.__name__)
     layers = [Layer("given", options)]
     if file is not None:
-        values = read_yaml(file)
+        values = config.renamed(read_yaml(file))
         if issubclass(config, MethodConfig):
             values = upgraded(values, str(given.get("method") or "lur"))
         config.check_names(values, str(file))
@@ -68,7 +69,7 @@ def resolve_run(
         before = resolve(config, {}, file)
         before = before.replace(method=canonical(before.method))
         if canonical(resolved.method) != before.method:
-            chosen = {name for name, value in given.items() if value not in (None, ())}
-            replay = Replay(file, before, frozenset(chosen | set(settings)))
+            chosen = config.renamed({k: v for k, v in given.items() if v not in (None, ())})
+            replay = Replay(file, before, frozenset({*chosen, *settings}))
             return resolved.replace(settings=settings), replay
     return resolved.replace(settings={**resolved.settings, **settings}), None

@@ -44,7 +44,7 @@ def select_parameters(module: nn.Module, spec: str) -> dict[str, nn.Parameter]:
     if not selected:
         example = next((name for name, _ in module.named_parameters()), "(it has none)")
         raise InputError(
-            f"'{spec}' matches no parameter of this model",
+            f"'{spec}' matches no parameter of this model.",
             f"Use one of {', '.join(TRAINABLE)}, or a regular expression that matches names "
             f"such as '{example}'.",
         )

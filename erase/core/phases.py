@@ -233,7 +233,7 @@ def checked_norm(name: str, gradients: list[Tensor]) -> float:
 
 def _non_finite(problem: str) -> NonFiniteLossError:
     return NonFiniteLossError(
-        f"{problem}; the parameters are unchanged",
+        f"{problem}; the parameters are unchanged.",
         "Lower the learning rate or alpha, or check the data for broken samples.",
     )
 

@@ -8,7 +8,8 @@ import torch
 
 from erase.artifacts.cache import cache_folder
 from erase.core.rng import generator
-from erase.data.captioned import SUFFIXES, CaptionedImages
+from erase.data.captioned import CaptionedImages, no_image
+from erase.data.pictures import SUFFIXES, PictureFolder, hidden, list_pictures, named
 from erase.data.prompts import TEMPLATES, ClassList
 from erase.errors import InputError
 
@@ -24,6 +25,8 @@ class ClassImages:
 
     classes: ClassList
     files: tuple[tuple[Path, ...], ...]
+    notes: tuple[str, ...] = ()
+    """What was left out, for the user."""
 
 
 def plain_list(
@@ -34,7 +37,40 @@ def plain_list(
     return ClassList(suite, tuple({"name": name} for name in names), templates)
 
 
-def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
+def list_classes(
+    base: Path, *, root: Path | None = None, follow_links: bool | None = False
+) -> tuple[PictureFolder, ...]:
+    """The folders of a folder tree by name, one a class, with the pictures in each.
+
+    Raises InputError for fewer than two, for one without pictures, and for a link that leads out of
+    `root` (without one: `base`), unless `follow_links`.
+    """
+    folders = sorted(path for path in base.iterdir() if path.is_dir() and not hidden(path.name))
+    if len(folders) < 2:
+        raise InputError(
+            f"{base} holds {len(folders)} class folders.",
+            "Two or more are needed, each named by its class: the one to forget, and others.",
+        )
+    listings = tuple(
+        list_pictures(folder, root=root or base, follow_links=follow_links) for folder in folders
+    )
+    for listing in listings:
+        if not listing.pictures:
+            raise no_image(listing.folder, listing)
+    return listings
+
+
+def left_out(base: Path, listings: Sequence[PictureFolder]) -> tuple[str, ...]:
+    """A line for the user that names the files that no class has; none without any."""
+    beside = [f for f in sorted(base.iterdir()) if f.suffix.lower() in SUFFIXES and f.is_file()]
+    others = [*beside, *(file for listing in listings for file in listing.others)]
+    names = named([str(file.relative_to(base)) for file in others if not hidden(file.name)])
+    return (f"in {base}, left out: {names}",) if names else ()
+
+
+def read_class_folder(
+    folder: Path, lists: Sequence[ClassList], *, follow_links: bool | None = False
+) -> ClassImages:
     """Find the classes and images of a folder tree; a folder `train` in it is read alone.
 
     Args:
@@ -42,33 +78,23 @@ def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
             underscores for spaces, if need be) or by another of its spellings (`n03445777`).
         lists: if all folders are classes of one of these lists, its names, captions and order are
             used; else the classes are named after the folders.
+        follow_links: whether links may lead out of `folder`.
 
     Raises:
-        InputError: the folder is missing, it has fewer than two classes, a class has no images, or
-            two folders are of one class.
+        InputError: the folder is missing, it has fewer than two classes, a class has no images, a
+            link leads out of it, or two folders are of one class.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Give one with a folder for each class.")
     base = folder / "train" if (folder / "train").is_dir() else folder
-    folders = sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(folders) < 2:
-        raise InputError(
-            f"{base} holds {len(folders)} class folders.",
-            "Two or more are needed: the class to forget, and others to retain.",
-        )
-    files = {}
-    for item in folders:
-        files[item.name] = tuple(sorted(f for f in item.rglob("*") if f.suffix.lower() in SUFFIXES))
-        if not files[item.name]:
-            raise InputError(
-                f"{item} holds no image ({', '.join(sorted(SUFFIXES))}).",
-                "Put its images there, or remove the folder.",
-            )
+    listings = list_classes(base, root=folder, follow_links=follow_links)
+    notes = left_out(base, listings)
+    files = {listing.folder.name: listing.pictures for listing in listings}
     names = {name: name.replace("_", " ") for name in files}
     matching = next((c for c in lists if all(_label(c, n) is not None for n in files)), None)
     if matching is None:
         classes = plain_list(list(names.values()))
-        return ClassImages(classes, tuple(files.values()))
+        return ClassImages(classes, tuple(files.values()), notes)
     labels: dict[int, str] = {}
     for name in files:
         label = _label(matching, name)
@@ -84,6 +110,7 @@ def read_class_folder(folder: Path, lists: Sequence[ClassList]) -> ClassImages:
     return ClassImages(
         replace(matching, classes=tuple(matching.classes[label] for label in order)),
         tuple(files[labels[label]] for label in order),
+        notes,
     )
 
 
@@ -129,7 +156,8 @@ def with_captions(
     ]
     rows.sort(key=lambda row: row[:2])  # one of each class at a time
     rows = sorted(rows[:count], key=lambda row: row[2])
-    return CaptionedImages(tuple(row[2] for row in rows), tuple(row[3] for row in rows))
+    paths, texts = tuple(row[2] for row in rows), tuple(row[3] for row in rows)
+    return CaptionedImages(paths, texts, images.notes)
 
 
 def find_imagenette(data_dir: Path | None) -> Path:

@@ -8,12 +8,14 @@ set never holds samples that the model was not trained on.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,12 +24,14 @@ from erase.artifacts.datasets import ARCHIVES, fetch_dataset
 from erase.artifacts.download import UnreachableError
 from erase.config.base import DATASETS
 from erase.core.rng import generator
+from erase.data.classes import left_out, list_classes
 from erase.data.digits import split_digits
+from erase.data.pictures import PictureFolder, read_picture
 from erase.errors import InputError
+from erase.runs.processes import Distributed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of the images, if a folder has no test images of its own
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def load_dataset(
     *,
     image_size: int = 224,
     limit: int | None = None,
+    follow_links: bool | None = False,
 ) -> ClassificationData:
     """Load a data set by name.
 
@@ -94,8 +99,10 @@ def load_dataset(
         name: one of `DATASETS`.
         data_dir: folder that holds the data (for CIFAR: or its parent); digits need none.
         image_size: pixels a side that a `folder` is trained at; stored 8/7 larger for the crops.
-        limit: keep only the first N training images, and a fifth as many test images; for quick
-            trials.
+        limit: keep only N training images, and a fifth as many test images, for quick trials; of a
+            `folder` as many of each class as the numbers allow, of the others, which come in random
+            order, the first.
+        follow_links: whether links may lead out of a `folder`.
 
     Raises:
         InputError: unknown name, or missing or broken files.
@@ -105,7 +112,7 @@ def load_dataset(
     elif name in CIFAR:
         data = _cifar(name, data_dir)
     elif name == "folder":
-        data = _folder(data_dir, image_size)
+        data = _folder(data_dir, image_size, bool(follow_links))
     else:
         raise InputError(f"There is no data set {name!r}.", f"Known: {', '.join(DATASETS)}.")
     if limit is None:
@@ -114,11 +121,27 @@ def load_dataset(
         raise InputError(
             f"{limit} images cannot hold {len(data.classes)} classes.", "Raise --limit."
         )
-    return replace(
-        data,
-        train=data.train.subset(torch.arange(min(limit, len(data.train)))),
-        test=data.test.subset(torch.arange(min(max(limit // 5, 1), len(data.test)))),
+    sizes = (limit, max(limit // 5, len(data.classes) if name == "folder" else 1))
+    train, test = (
+        images.subset(_in_turns(images.labels)[:size].sort().values)
+        if name == "folder"
+        else images.subset(torch.arange(min(size, len(images))))
+        for images, size in zip((data.train, data.test), sizes, strict=True)
     )
+    if lacking := sorted(set(range(len(data.classes))) - set(train.labels.tolist())):
+        raise InputError(
+            f"The first {limit} images hold none of {data.classes[lacking[0]]!r}.", "Raise --limit."
+        )
+    return replace(data, train=train, test=test)
+
+
+def _in_turns(labels: Tensor) -> Tensor:
+    """All indices, the first of each class before the second of any."""
+    turns = torch.zeros_like(labels)
+    for label in labels.unique().tolist():
+        rows = labels == label
+        turns[rows] = torch.arange(int(rows.sum()))
+    return turns.argsort(stable=True)
 
 
 def validation_indices(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -274,22 +297,27 @@ def _fetch_cifar(name: str, root: Path) -> Path:
         ) from error
 
 
-def _folder(data_dir: Path | None, size: int) -> ClassificationData:
-    if data_dir is None or not data_dir.is_dir():
-        raise InputError(
-            f"There is no folder {data_dir}.", "Give --data-dir with one folder of images a class."
-        )
+def _folder(data_dir: Path | None, size: int, follow_links: bool) -> ClassificationData:
+    remedy = "Give --data-dir with one folder of images a class."
+    if data_dir is None:
+        raise InputError("--data-dir is missing.", remedy)
+    if not data_dir.is_dir():
+        raise InputError(f"There is no folder {data_dir}.", remedy)
     train_dir = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
     test_dir = next((data_dir / n for n in ("test", "val") if (data_dir / n).is_dir()), None)
-    classes = _class_names(train_dir)
+    folders = list_classes(train_dir, root=data_dir, follow_links=follow_links)
+    classes = tuple(listing.folder.name for listing in folders)
+    notes = left_out(train_dir, folders)
     stored = round(size * 8 / 7)
-    train = _read_tree(train_dir, classes, stored)
+    train = _read_images(folders, classes, stored)
     if test_dir is not None and train_dir != data_dir:
-        if set(_class_names(test_dir)) - set(classes):
+        tests = list_classes(test_dir, root=data_dir, follow_links=follow_links)
+        if {listing.folder.name for listing in tests} - set(classes):
             raise InputError(
                 f"{test_dir} has classes that {train_dir} has not.", "Make them agree."
             )
-        test = _read_tree(test_dir, classes, stored)
+        notes += left_out(test_dir, tests)
+        test = _read_images(tests, classes, stored)
     else:
         held_out = validation_indices(train.labels, TEST_SHARE, 0)
         if not len(held_out):
@@ -297,36 +325,23 @@ def _folder(data_dir: Path | None, size: int) -> ClassificationData:
         trained = torch.ones(len(train), dtype=torch.bool)
         trained[held_out] = False
         train, test = train.subset(trained.nonzero().flatten()), train.subset(held_out)
+    for note in notes if Distributed.launched().is_main else ():
+        click.echo(f"Warning: {note}", err=True)
     return ClassificationData(
         "folder", classes, train, test, IMAGENET_MEAN, IMAGENET_STD, Augmentation(size), "celeba"
     )
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(names) < 2:
-        raise InputError(f"{folder} holds {len(names)} class folders.", "Two or more are needed.")
-    return tuple(names)
-
-
-def _read_tree(folder: Path, classes: tuple[str, ...], size: int) -> LabelledSet:
+def _read_images(
+    folders: Sequence[PictureFolder], classes: tuple[str, ...], size: int
+) -> LabelledSet:
     images, labels = [], []
-    for label, name in enumerate(classes):
-        directory = folder / name
-        files = sorted(directory.iterdir()) if directory.is_dir() else []
-        for path in files:
-            if path.suffix.lower() in SUFFIXES:
-                images.append(_read_image(path, size))
-                labels.append(label)
-    if not images:
-        raise InputError(f"{folder} holds no images.", f"Known: {', '.join(sorted(SUFFIXES))}.")
+    for listing in folders:
+        images += [_read_image(path, size) for path in listing.pictures]
+        labels += [classes.index(listing.folder.name)] * len(listing.pictures)
     return LabelledSet(torch.stack(images), torch.tensor(labels))
 
 
 def _read_image(path: Path, size: int) -> Tensor:
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path} is not a readable image ({error}).", "Remove it.") from error
+    image = read_picture(path).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

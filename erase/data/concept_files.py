@@ -17,6 +17,7 @@ from erase.config.recipes import KINDS
 from erase.data.prompts import as_text
 from erase.errors import InputError
 from erase.files import read_yaml
+from erase.scoring.names import plain
 
 FOLDER = "concepts"
 TEMPLATE = "_word.yaml"
@@ -33,8 +34,7 @@ def read_concept_files(root: Path) -> list[dict[str, Any]]:
 
 def find_concept_file(contents: Sequence[Mapping[str, Any]], word: str) -> Mapping[str, Any] | None:
     """The concept file with this name or alias, in any case; None if there is none."""
-    name = word.strip().casefold()
-    return next((c for c in contents if name in {w.casefold() for w in spellings(c)}), None)
+    return next((c for c in contents if plain(word) in map(plain, spellings(c))), None)
 
 
 def spellings(content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -103,8 +103,8 @@ def concept_from_template(
     path = root / FOLDER / TEMPLATE
     if own_prompts:
         return {"name": word, "forget": {word: ("",)}, "retain": ()}
-    folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(word.strip().casefold(), folded, n=1, cutoff=CLOSE)
+    folded = {plain(name): name for name in names}
+    close = difflib.get_close_matches(plain(word), folded, n=1, cutoff=CLOSE)
     if close or not word.strip() or not path.is_file():
         hint = f"Did you mean {folded[close[0]]!r}? " if close else ""
         raise InputError(

@@ -3,7 +3,6 @@
 `erase.data.concept_files` reads the concept files.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,11 @@ from erase.data.concept_files import (
 )
 from erase.data.prompts import ClassList, class_lists
 from erase.errors import InputError
+from erase.scoring.names import plain, unknown_name
 
 Anchors = tuple[str, ...]
+SUITES_RENDERED = {"mini-sd": "digits"}
+"""The class list of models that render the classes of one list only."""
 
 
 @dataclass(frozen=True)
@@ -137,20 +139,10 @@ def find_classes(classes: ClassList, words: Sequence[str], anchor: str | None) -
     for word in words:
         label = classes.label(word)
         if label is None:
-            close = difflib.get_close_matches(
-                word.casefold(), _class_names(classes), n=1, cutoff=0.5
-            )
-            hint = f"Did you mean {_class_names(classes)[close[0]]!r}? " if close else ""
-            raise InputError(
-                f"There is no class {word!r}.", f"{hint}Known: {', '.join(classes.names)}."
-            )
+            spellings = {w: row["name"] for row in classes.classes for w in row.values()}
+            raise unknown_name(word, classes.names, spellings)
         labels.append(label)
     return _join([_part_of_class(classes, n, set(labels), anchor) for n in labels], None, None)
-
-
-def _class_names(classes: ClassList) -> dict[str, str]:
-    """Name of the class for each of its spellings, in lower case."""
-    return {text.casefold(): item["name"] for item in classes.classes for text in item.values()}
 
 
 def _part_of_class(
@@ -199,7 +191,7 @@ def _part_of_file(content: Mapping[str, Any], root: Path, anchor: str | None) ->
         for text in (shared_prompts(root, item) if item.startswith("_") else (item,))
     ]
     words = spellings(content)
-    if anchor is not None and anchor.strip().casefold() in {word.casefold() for word in words}:
+    if anchor is not None and plain(anchor) in map(plain, words):
         raise InputError(f"The anchor {anchor!r} is the concept itself.", "Give another prompt.")
     anchors = tuple(forget.values())
     if anchor == "random":
@@ -288,3 +280,20 @@ def _mentions(text: str, part: _Part, other: _Part) -> bool:
         re.search(rf"(?<!\w){re.escape(word)}(s|es)?(?!\w)", text, re.IGNORECASE)
         for word in other.words
     )
+
+
+def check_renderable(model: str, concept: Concept, *, own_prompts: bool) -> None:
+    """Raise InputError for a concept that the model never learned to render.
+
+    Args:
+        model: the user's name for it.
+        concept: what is to be forgotten.
+        own_prompts: whether the forget prompts are the user's, which are not checked.
+    """
+    suite = None if own_prompts else SUITES_RENDERED.get(model)
+    for name, own in zip(concept.names, concept.suites, strict=True):
+        if suite and own != suite:
+            raise InputError(
+                f"There is no concept {name!r} in {model}, which renders {suite} only.",
+                f"Give one of its {suite} ('three'), another --model, or your own prompts.",
+            )

@@ -11,6 +11,7 @@ from torch import Tensor
 from erase.core.rng import generator
 from erase.errors import InputError
 from erase.files import read_json
+from erase.scoring.names import find_names
 
 FORMS = "random:10%, random:N, class:NAME[,NAME], classes:10%, classes:N or indices:FILE"
 
@@ -44,7 +45,7 @@ def forget_indices(
         order = torch.randperm(len(trained_on), generator=generator(seed, "forget", "random"))
         chosen = trained_on[order[:count]]
     elif kind == "class" and value:
-        chosen = _samples_of([_label(n, classes) for n in value.split(",")], labels, trained_on)
+        chosen = _samples_of(find_names(value, classes), labels, trained_on)
     elif kind == "classes" and value:
         count = _count(value, len(classes), "classes")
         order = torch.randperm(len(classes), generator=generator(seed, "forget", "classes"))
@@ -75,13 +76,6 @@ def _count(value: str, available: int, what: str) -> int:
             f"{value} is {count} of {available} {what}.", f"Ask for 1 to {available - 1} {what}."
         )
     return count
-
-
-def _label(name: str, classes: Sequence[str]) -> int:
-    if name not in classes:
-        names = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
-        raise InputError(f"There is no class {name!r}.", f"Classes: {names}.")
-    return list(classes).index(name)
 
 
 def _samples_of(chosen: Sequence[int], labels: Tensor, trained_on: Tensor) -> Tensor:

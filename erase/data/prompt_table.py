@@ -1,16 +1,13 @@
 """Prompts as CSV tables, the usual format of public prompt sets: read, check, make samples.
 
 Public prompt sets belong to others and are never stored in the project: they are given as a file
-(`--prompts FILE.csv`, gzipped or not) or fetched from the hub into its cache.
+(`--prompt-table FILE.csv`, gzipped or not) or fetched from the hub into its cache.
 """
 
-import csv
-import gzip
-import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,11 @@ from typing import Any
 from erase.artifacts import hub
 from erase.core.rng import derive_seed
 from erase.data.prompts import prompts_hash, prompts_root
-from erase.errors import InputError
+from erase.data.texts import is_table, read_csv
+from erase.errors import InputError, MissingError
 from erase.files import hash_file
 from erase.scoring.samples import Protocol, Sample, Unusable
+from erase.scoring.suite import Suite
 
 COLUMNS = {
     "prompt": ("prompt",),
@@ -32,7 +31,8 @@ COLUMNS = {
     "nudity": ("nudity_percentage",),
 }
 """Spellings of each column: in this project, in the papers' CSV files, on the hub."""
-SUFFIXES = (".csv", ".csv.gz")
+NUMBERS = ("seed", "guidance", "nudity")
+"""Columns that hold numbers."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def prompt_source(override: str | None) -> Path:
     """
     if override is not None:
         path = Path(override)
-        if path.is_file() or path.name.endswith(SUFFIXES):
-            if not path.is_file() or not path.name.endswith(SUFFIXES):
+        if path.is_file() or is_table(path):
+            if not path.is_file() or not is_table(path):
                 why = "does not exist" if not path.exists() else "is no .csv or .csv.gz file"
                 raise InputError(f"{path} {why}.", "Give a CSV file with a column prompt.")
             return path
@@ -102,73 +102,72 @@ def built_in(source: Path) -> Path:
     return source if source.is_dir() else prompts_root()
 
 
-def hub_table(repository: str, file: str) -> Path:
-    """A CSV file of a hub data set, from the local cache, else downloaded into it.
+def suite_table(suite: Suite, prompts: Path, numbers: Sequence[str] = NUMBERS) -> PromptTable:
+    """The prompt table of a suite: the user's file, else the suite's own on the hub.
 
-    Raises InputError, with the command that fetches the file, when it cannot be downloaded.
+    The latter comes from the local cache, else it is downloaded. `numbers` are the columns of
+    numbers that the suite reads. Raises MissingError, with what to do, when there is neither.
     """
+    if prompts.is_file():
+        return read_table(prompts, numbers)
+    give = "--prompt-table FILE.csv, a table with a column prompt."
+    if suite.hub is None:
+        raise MissingError(f"The suite {suite.name} needs a table of prompts.", f"Give {give}")
+    repository, file = suite.hub
     try:
-        return hub.first_of(
+        path = hub.first_of(
             partial(hub.dataset_file, repository, file, local=local) for local in (True, False)
         )
     except hub.HubError as error:
-        raise InputError(
-            f"{file} of the hub data set {repository} is not on this machine and could not be"
-            f" fetched ({error.reason}).",
-            f"With network: hf download --repo-type dataset {repository} {file};"
-            " or give a CSV file with --prompts FILE.",
+        raise MissingError(
+            f"The suite {suite.name} needs the table {file} of the hub data set {repository}, which"
+            f" is not on this machine and could not be fetched ({error.reason}).",
+            f"With network: erase fetch --suite {suite.name}; or give {give}",
         ) from error
+    return read_table(path, numbers)
 
 
-def read_table(file: Path) -> PromptTable:
+def read_table(file: Path, numbers: Sequence[str] = NUMBERS) -> PromptTable:
     """Read a prompt table, `.csv` or `.csv.gz`, with or without a byte-order mark.
 
     `unusable` lists rows without a prompt, of another length than the header, or whose numbers
     cannot be read. Raises InputError when the file is missing, empty, no CSV, or has no prompt
     column or no usable row.
+
+    Args:
+        file: the table.
+        numbers: of `NUMBERS`, the columns that the suite reads; the others may hold anything.
     """
     try:
         state = file.stat()
     except OSError:
         raise InputError(f"{file} does not exist.", "Check the path.") from None
-    return _read(file, state.st_mtime_ns, state.st_size)
+    return _read(file, tuple(numbers), state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=8)
-def _read(file: Path, _modified: int, _size: int) -> PromptTable:
-    try:
-        content = file.read_bytes()
-        if file.name.endswith(".gz"):
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{file} cannot be read as a CSV table ({error}).", "Give UTF-8 text, or that gzipped."
-        ) from error
-    lines = [line for line in lines if line]
-    if len(lines) < 2:
-        raise InputError(f"{file} holds no row below a header.", "Give a table of prompts.")
-    header = [name.strip().casefold() for name in lines[0]]
+def _read(file: Path, numbers: tuple[str, ...], _modified: int, _size: int) -> PromptTable:
+    table = read_csv(file)
     places = {
-        column: header.index(spelling)
+        column: table.header.index(spelling)
         for column, spellings in COLUMNS.items()
         for spelling in reversed(spellings)
-        if spelling in header
+        if spelling in table.header
     }
     if "prompt" not in places:
         raise InputError(
-            f"{file} has no column prompt.", f"Its columns: {', '.join(lines[0]) or 'none'}."
+            f"{file} has no column prompt.", f"Its columns: {', '.join(table.header) or 'none'}."
         )
     rows, unusable = [], []
-    for number, line in enumerate(lines[1:]):
-        if len(line) != len(header):
-            why = f"{len(line)} fields instead of {len(header)}"
+    for number, (_, line) in enumerate(table.rows):
+        if len(line) != len(table.header):
+            why = f"{len(line)} fields instead of {len(table.header)}"
             unusable.append(Unusable(number, why))
             continue
         values = {column: line[place].strip() for column, place in places.items()}
+        read = {k: v for k, v in values.items() if k not in NUMBERS or k in numbers}
         try:
-            rows.append(_row(number, values))
+            rows.append(_row(number, read))
         except ValueError as error:
             unusable.append(Unusable(number, str(error), values["prompt"]))
     if not rows:
@@ -182,9 +181,6 @@ def _row(number: int, values: Mapping[str, str]) -> PromptRow:
     """A row of checked values; ValueError says what is wrong."""
     if not values["prompt"]:
         raise ValueError("no prompt")
-    seed = _number(values, "seed")
-    if seed is not None and not (seed == int(seed) and 0 <= seed < 2**63):
-        raise ValueError(f"the seed {values['seed']} is no whole number from 0 to 2⁶³ - 1")
     guidance = _number(values, "guidance")
     if guidance is not None and guidance < 1:
         raise ValueError(f"the guidance {values['guidance']} is below 1, which is none")
@@ -192,7 +188,7 @@ def _row(number: int, values: Mapping[str, str]) -> PromptRow:
     return PromptRow(
         number=number,
         prompt=values["prompt"],
-        seed=None if seed is None else _whole_number(values["seed"]),
+        seed=_seed(values.get("seed", "")),
         guidance=guidance,
         target=values.get("target", ""),
         negative_prompt=values.get("negative_prompt", ""),
@@ -214,9 +210,17 @@ def _number(values: Mapping[str, str], column: str) -> float | None:
     return number
 
 
-def _whole_number(text: str) -> int:
+def _seed(text: str) -> int | None:
     """A whole number with all its digits; a float would round it beyond 2⁵³."""
-    return int(text) if re.fullmatch(r"\+?\d+", text) else int(float(text))
+    if not text:
+        return None
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"the seed {text!r} is no number") from None
+    if not number.is_finite() or not 0 <= number < 2**63 or number != number.to_integral_value():
+        raise ValueError(f"the seed {text} is no whole number from 0 to 2⁶³ - 1")
+    return int(number)
 
 
 def table_samples(

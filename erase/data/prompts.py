@@ -5,12 +5,14 @@ concept files, which `erase.data.concept_files` reads.
 """
 
 import itertools
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erase.errors import InputError
 from erase.files import hash_files, read_yaml
+from erase.scoring.names import plain
 
 PACKAGED = Path(__file__).parent.parent / "prompts"
 SOURCE_TREE = Path(__file__).parent.parent.parent / "prompts"
@@ -55,9 +57,9 @@ class ClassList:
         return tuple(item["name"] for item in self.classes)
 
     def label(self, word: str) -> int | None:
-        """The label of a class called `word` (any of its spellings, any case), or None."""
+        """The label of a class called `word` (any of its spellings; see `plain`), or None."""
         for label, spellings in enumerate(self.classes):
-            if word.strip().casefold() in {text.casefold() for text in spellings.values()}:
+            if plain(word) in map(plain, spellings.values()):
                 return label
         return None
 
@@ -106,14 +108,20 @@ def _text(path: Path, where: str, value: Any) -> str:
 
 
 def _check_template(path: Path, template: str, spellings: dict[str, str]) -> None:
+    """Accept `{NAME}` for the class's spellings and nothing else that `str.format` knows."""
     try:
-        template.format(**spellings)
-    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        parts = [("", template, None, None)]
+    if not all(
+        name is None or (name in spellings and not form and not conversion)
+        for _, name, form, conversion in parts
+    ):
         fields = ", ".join(f"{{{name}}}" for name in spellings)
         raise _unusable(
             path,
             f"the template {template!r} does not fit {spellings['name']!r}, which has {fields}",
-        ) from error
+        )
 
 
 def _unusable(path: Path, why: str) -> InputError:
@@ -123,19 +131,3 @@ def _unusable(path: Path, why: str) -> InputError:
 def class_lists(root: Path) -> list[ClassList]:
     """All class lists of a prompt folder."""
     return [read_class_list(path) for path in sorted(root.glob("*.yaml"))]
-
-
-def read_prompts(path: str | Path) -> tuple[str, ...]:
-    """Prompts of a text file, one a line; InputError for a missing or empty file."""
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read as text ({type(error).__name__}).",
-            "Give a UTF-8 text file.",
-        ) from error
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if not prompts:
-        raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")
-    return prompts

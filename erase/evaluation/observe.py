@@ -140,6 +140,7 @@ def find_observers(
     targets: frozenset[str] = frozenset(),
     baseline: bool = False,
     reference: str | None = None,
+    follow_links: bool | None = False,
     device: str = "cpu",
 ) -> Observers:
     """The observers that a protocol needs.
@@ -151,6 +152,7 @@ def find_observers(
         targets: the forgotten concepts.
         baseline: whether there will be a baseline's images.
         reference: folder of real images.
+        follow_links: whether links may lead out of it.
         device: where networks run.
 
     Raises InputError, before anything is rendered, for weights that are not on this machine, and
@@ -180,12 +182,15 @@ def find_observers(
                 f"The metric {metric} needs a classifier.",
                 "Name one with --classifier, or choose other --metrics.",
             )
-        classifier = load_judge(protocol.classifier, classes, settings[CLASSIFIER], device)
+        classifier = load_judge(
+            protocol.classifier, classes, settings[CLASSIFIER], device, suite.aliases(prompts)
+        )
     real = None
     if reference is not None:
         if not networks:
             raise InputError("No metric looks at --reference.", "Leave it out, or add fid or kid.")
-        real = real_images(Path(reference), classes, suite.aliases(prompts))
+        aliases = suite.aliases(prompts)
+        real = real_images(Path(reference), classes, aliases, follow_links=follow_links)
     elif (
         networks
         and not baseline

@@ -5,16 +5,19 @@ and `report.html`. A second call with the same settings renders only missing ima
 other settings refuses the folder.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from erase.artifacts import hub
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
-from erase.errors import EraseError, InputError
+from erase.errors import EraseError, InputError, MissingError
+from erase.evaluation.differences import differences
 from erase.evaluation.plan import (
     EvaluationPlan,
     StageProgress,
@@ -24,14 +27,17 @@ from erase.evaluation.plan import (
 )
 from erase.evaluation.score import Scored
 from erase.files import fingerprint, write_json, write_jsonl
-from erase.models.loading import resolve
+from erase.models.known import download_note, known_source
+from erase.models.loading import ModelSource, resolve
 from erase.report.card import CARD_FILE, update_card
 from erase.report.data import ReportData
 from erase.report.evaluation import write_report
 from erase.runs.checks import check_writable
+from erase.runs.device import say_device
 from erase.runs.folder import ResultFolder
+from erase.runs.manifest import entries, note_files
 from erase.runs.processes import Distributed, joined
-from erase.runs.record import RunRecord, read_record
+from erase.runs.record import RunRecord, read_record, versions
 from erase.scoring.results import Scores
 from erase.scoring.suite import load_suite
 
@@ -76,28 +82,102 @@ def evaluate(
         return _evaluate(config, distributed, progress)
 
 
+def prepare(
+    config: EvaluateConfig, missing: list[str] | None = None
+) -> tuple[EvaluationPlan, dict[str, Any]]:
+    """The plan of an evaluation, and its entry about the baseline for the record.
+
+    Nothing is written. Raises InputError for whatever cannot be used. With a list `missing` nothing
+    is fetched either, and what is not on this machine is added to the list.
+    """
+    suite = load_suite(config.suite)
+    with contextlib.ExitStack() as stack:
+        if missing is not None:
+            stack.enter_context(hub.nothing_is_fetched())
+        source = _find_model(config.model, missing)
+        root = prompt_source(config.prompt_table or config.prompts)
+        baseline, note = find_baseline(config, source)
+        plan = make_plan(config, suite, source, root, baseline=baseline, missing=missing)
+    check_writable(Path(config.output), "--output")
+    if baseline is not None:
+        check_writable(cache_folder(config), "--cache-dir")
+    return plan, note
+
+
+def _find_model(model: str, missing: list[str] | None) -> ModelSource:
+    """The model; for a dry run the configuration of one that is not here yet, with a note."""
+    try:
+        return resolve(model)
+    except MissingError:
+        source = known_source(model)
+        if missing is None or source is None:
+            raise
+        missing.append(download_note(model))
+        return source
+
+
+def folder_facts(plan: EvaluationPlan, note: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of this evaluation would say, apart from how it is run."""
+    return _facts(plan, note, *image_fingerprints(plan))
+
+
+def warnings(plan: EvaluationPlan, note: Mapping[str, Any]) -> list[str]:
+    """What a user should know of a plan before it runs."""
+    lines = []
+    if note.get("warning"):
+        lines.append(f"without a baseline: {note['reason']}. Choose one with --baseline.")
+    if plan.unusable:
+        first = plan.unusable[0]
+        lines.append(
+            f"{len(plan.unusable)} of the suite's prompts cannot be used"
+            f" (number {first.row}: {first.why}); record.json lists them."
+        )
+    return lines
+
+
 def _evaluate(
     config: EvaluateConfig, distributed: Distributed, progress: StageProgress | None
 ) -> EvaluationResult | None:
-    suite = load_suite(config.suite)
-    source = resolve(config.model)
-    root = prompt_source(config.prompts)
-    baseline, note = find_baseline(config, source)
-    plan = make_plan(config, suite, source, root, baseline=baseline is not None)
-    if plan.unusable and distributed.is_main:
-        first = plan.unusable[0]
-        click.echo(
-            f"Warning: {len(plan.unusable)} of the suite's prompts cannot be used"
-            f" (number {first.row}: {first.why}); record.json lists them.",
-            err=True,
-        )
+    plan, note = prepare(config)
+    asked, config = config.device, plan.config
+    say_device(plan.device, asked)
+    for line in warnings(plan, note) if distributed.is_main else ():
+        click.echo(f"Warning: {line}", err=True)
     output = Path(config.output)
-    check_writable(output, "--output")
-    images = distributed.on_main(lambda: plan.fingerprint(source))
-    baseline_images = distributed.on_main(
-        lambda: None if baseline is None else plan.fingerprint(baseline)
+    images, baseline_images = distributed.on_main(lambda: image_fingerprints(plan))
+    facts = _facts(plan, note, images, baseline_images)
+    facts["processes"] = distributed.count
+    inputs = (
+        plan.source.path,
+        plan.baseline.path if plan.baseline else None,
+        *(config.reference, config.prompts, config.prompt_table, config.classifier),
     )
-    observers = plan.observers.fingerprints()
+    folder = EvaluationFolder(output, facts, overwrite=config.overwrite, inputs=inputs)
+    with folder.hold(distributed, **facts) as record:
+        files = plan.render(distributed, plan.source, images, output, "model", progress)
+        baseline_files = None
+        if plan.baseline is not None and baseline_images is not None:
+            shared = cache_folder(config) / baseline_images
+            baseline_files = plan.render(
+                distributed, plan.baseline, baseline_images, shared, "baseline", progress
+            )
+        if record is None:
+            return None
+        scored = plan.score(files, baseline_files)
+        return _write(plan, output, record, scored, files, baseline_files)
+
+
+def image_fingerprints(plan: EvaluationPlan) -> tuple[str, str | None]:
+    """Fingerprints of the images of the model and of the baseline, which names their folder."""
+    baseline = plan.baseline
+    return plan.fingerprint(plan.source), None if baseline is None else plan.fingerprint(baseline)
+
+
+def _facts(
+    plan: EvaluationPlan, note: Mapping[str, Any], images: str, baseline_images: str | None
+) -> dict[str, Any]:
+    """What the record says of the evaluation, its `fingerprint` among it."""
+    config, observers = plan.config, plan.observers.fingerprints()
     identity = {
         "images": images,
         "protocol": plan.protocol.to_json(),
@@ -105,14 +185,20 @@ def _evaluate(
         "observers": observers,
         "control": baseline_images,  # the key of earlier versions: their folders still match
     }
-    if baseline is not None:
-        check_writable(cache_folder(config), "--cache-dir")
-    key = fingerprint(identity)
-    facts = {
+    root = prompt_source(config.prompt_table or config.prompts)
+    baseline = {name: value for name, value in note.items() if name != "warning"}
+    if plan.baseline is not None and baseline_images is not None:
+        baseline |= {
+            "model_sha256": plan.baseline.fingerprint(),
+            "images_fingerprint": baseline_images,
+            "images_folder": str((cache_folder(config) / baseline_images).absolute()),
+        }
+    return {
         "config": config.to_dict(),
         "model": config.model,
+        "model_sha256": plan.source.fingerprint(),
         "target": {"suite": config.suite, "concepts": sorted(plan.targets)},
-        "fingerprint": key,
+        "fingerprint": fingerprint(identity),
         "images_fingerprint": images,
         "classifier_sha256": observers.get("classifier"),
         "observers_sha256": observers,
@@ -121,32 +207,10 @@ def _evaluate(
         "prompts_unusable": {"n": len(plan.unusable), "rows": listed(plan.unusable)},
         "protocol": plan.protocol.to_json(),
         "deviations": plan.protocol.deviations(plan.named),
-        "baseline": note
-        | (
-            {
-                "images_fingerprint": baseline_images,
-                "images_folder": str((cache_folder(config) / baseline_images).absolute()),
-            }
-            if baseline_images
-            else {}
-        ),
+        "baseline": baseline,
         "device": config.device,
         "dtype": config.dtype,
-        "processes": distributed.count,
     }
-    folder = EvaluationFolder(output, key, overwrite=config.overwrite)
-    with folder.hold(distributed, **facts) as record:
-        files = plan.render(distributed, source, images, output, "model", progress)
-        baseline_files = None
-        if baseline is not None and baseline_images is not None:
-            shared = cache_folder(config) / baseline_images
-            baseline_files = plan.render(
-                distributed, baseline, baseline_images, shared, "baseline", progress
-            )
-        if record is None:
-            return None
-        scored = plan.score(files, baseline_files)
-        return _write(plan, output, record, scored, files, baseline_files)
 
 
 class EvaluationFolder(ResultFolder):
@@ -154,19 +218,32 @@ class EvaluationFolder(ResultFolder):
 
     Args:
         path: the folder.
-        identity: fingerprint of everything that the evaluation's numbers depend on.
+        facts: what its record is to say; `fingerprint` is of everything that its numbers depend on.
         overwrite: whether another evaluation in the folder may be replaced.
+        inputs: what the evaluation reads.
     """
 
     leftovers = (METRICS, SAMPLES, REPORT, "plots", "tables")
+    others = ("images", "render.json")
 
-    def __init__(self, path: Path, identity: str, *, overwrite: bool) -> None:
-        super().__init__(path, KIND, overwrite=overwrite)
-        self.identity = identity
+    def __init__(
+        self,
+        path: Path,
+        facts: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        inputs: Sequence[str | Path | None] = (),
+    ) -> None:
+        super().__init__(path, KIND, overwrite=overwrite, inputs=inputs)
+        self.facts = facts
 
     def continues(self) -> bool:
         """Whether the evaluation in the folder measures the same."""
-        return bool(self.record().get("fingerprint") == self.identity)
+        return bool(self.record().get("fingerprint") == self.facts["fingerprint"])
+
+    def replaces(self) -> bool:
+        """Whether another evaluation may be replaced: on request, and one that failed always."""
+        return self.overwrite or self.record().get("status") == "failed"
 
     def foreign(self) -> InputError:
         """The refusal of a folder that holds something else."""
@@ -175,10 +252,16 @@ class EvaluationFolder(ResultFolder):
         )
 
     def occupied(self) -> InputError:
-        """The refusal of a folder that holds another evaluation."""
+        """The refusal of a folder that holds another evaluation; it says in what they differ."""
+        before = self.record()
+        found = differences(before, {**self.facts, "versions": versions()})
+        finished = before.get("status") == "finished"
         return InputError(
-            f"{self.path} holds an evaluation of another model, with another baseline or settings.",
-            "Give another --output, or --overwrite to replace it.",
+            f"{self.path} holds {'an' if finished else 'an unfinished'} evaluation of another"
+            " model, with another baseline or settings"
+            + (f": asked for are {'; '.join(found)}." if found else "."),
+            "Give another --output, or --overwrite to replace it"
+            + ("." if finished else ", or the settings that it was begun with."),
         )
 
 
@@ -222,7 +305,7 @@ def _write(
         )
     write_jsonl(output / SAMPLES, rows)
     write_json(output / METRICS, metrics)
-    record.finish()
+    record.update()
     data = ReportData(
         record=record.content,
         metrics=metrics,
@@ -232,6 +315,7 @@ def _write(
         show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)
+    record.finish()
     _update_model_card(plan.config, metrics, output)
     targets = tuple(sorted(plan.targets))
     return EvaluationResult(output, targets, scores, baseline, metrics)
@@ -244,6 +328,8 @@ def _update_model_card(config: EvaluateConfig, metrics: Mapping[str, Any], outpu
         return
     try:
         update_card(folder, metrics, output)
+        if entries(folder):
+            note_files(folder, CARD_FILE)
     except (EraseError, OSError) as error:
         click.echo(f"Warning: the model card was left as it is: {error}", err=True)
 

@@ -9,29 +9,34 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from erase.data.pictures import unreadable_among
 from erase.data.prompt_table import prompt_source
 from erase.errors import InputError, RunError
 from erase.evaluation.observe import Observed, Observers, find_observers, requirements
 from erase.evaluation.protocols import complete, find_protocol
-from erase.judges.images import unreadable
 from erase.render.render import Progress, render, use_scheduler
 from erase.scoring.judge import View
 from erase.scoring.metric import load_metric
+from erase.scoring.names import find_name
 from erase.scoring.results import Difference, Scores, Summary
 from erase.scoring.samples import Protocol, Sample, subset
 from erase.scoring.suite import Suite, load_suite
 
 
 def check_targets(targets: Collection[str], classes: Collection[str]) -> frozenset[str]:
-    """The targets; InputError when one is not a class of the suite, or when all are missing.
+    """The targets as the suite spells them; a suite without classes needs none.
 
-    A suite without classes needs no target.
+    Raises InputError when one is not a class of the suite, or when all are missing.
     """
-    unknown = sorted(set(targets) - set(classes)) if classes else []
-    if unknown or (classes and not targets):
+    if not classes:
+        return frozenset(targets)
+    names = list(classes)
+    places = {word: find_name(word, names) for word in targets}
+    unknown = sorted(word for word, place in places.items() if place is None)
+    if unknown or not targets:
         message = f"The suite has no {unknown[0]!r}." if unknown else "No concept is named."
         raise InputError(message, f"Give --target with one of: {', '.join(classes)}.")
-    return frozenset(targets)
+    return frozenset(names[place] for place in places.values() if place is not None)
 
 
 def choose_samples(
@@ -88,8 +93,8 @@ def score_images(
     broken = [
         {"id": sample.id, "file": str(file)}
         for side in sides
-        for sample, file in zip(samples, side, strict=True)
-        if unreadable(file)
+        for sample, file, damaged in zip(samples, side, unreadable_among(side), strict=True)
+        if damaged
     ]
     lost = {item["id"] for item in broken}
     readable = [index for index, sample in enumerate(samples) if sample.id not in lost]

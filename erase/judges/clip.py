@@ -15,7 +15,7 @@ import torch
 from erase.artifacts.weights import CLIP, find_clip
 from erase.errors import InputError
 from erase.files import hash_files
-from erase.judges.images import read_rgb
+from erase.judges.images import halving, read_rgb
 from erase.scoring.context import PerImage
 from erase.scoring.judge import Judge, View
 
@@ -67,9 +67,15 @@ class Clip(Judge[PerImage]):
                 max_length=limit,
                 truncation=True,
             ).to(self.device)
-            output = model(**inputs)
-            pairs = output.image_embeds * output.text_embeds  # both of length 1
-            values.append(pairs.sum(dim=-1).double().cpu().numpy())
+            names = list(inputs)
+
+            def similarity(*given: torch.Tensor, names: list[str] = names) -> torch.Tensor:
+                output = model(**dict(zip(names, given, strict=True)))
+                # Both are of length 1.
+                pairs: torch.Tensor = output.image_embeds * output.text_embeds
+                return pairs.sum(dim=-1)
+
+            values.append(halving(similarity, *inputs.values()).double().cpu().numpy())
         detail = {"captions_cut_at_tokens": limit, "captions_cut": cut}
         return PerImage(self.network, self.description, np.concatenate(values), detail)
 

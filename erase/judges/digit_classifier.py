@@ -17,6 +17,7 @@ from erase.core.rng import batch_indices, derive_seed, generator
 from erase.data.digits import CLASSES, LabelledImages, jitter, split_digits
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json
+from erase.models.weights import check_finite
 
 DIGITS_CLASSIFIER = ASSETS / "digits-classifier"  # the one that ships
 FEATURES = 64
@@ -59,6 +60,7 @@ class DigitClassifier(nn.Module):
 
     def save(self, folder: Path, **facts: float | str) -> None:
         """Write, atomically, a folder of fp16 weights and a description that includes `facts`."""
+        check_finite(self.state_dict(), WEIGHTS, torch.float16)
         weights = {
             name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
             for name, value in self.state_dict().items()

@@ -11,7 +11,7 @@ from erase.data.digits import IMAGE_SIZE, load_digit_images
 from erase.files import hash_files
 from erase.judges.base import ClassifierJudge
 from erase.judges.digit_classifier import DIGITS_CLASSIFIER, FEATURES, DigitClassifier
-from erase.judges.images import batches, to_bytes
+from erase.judges.images import batches, halving, to_bytes
 from erase.scoring.context import Predictions, Reference
 from erase.scoring.statistics import Floats
 
@@ -54,7 +54,7 @@ class DigitJudge(ClassifierJudge):
     def _judge(self, images: Iterable[torch.Tensor]) -> tuple[Floats, Floats]:
         features, logits = [torch.zeros(0, FEATURES)], [torch.zeros(0, len(self.classes))]
         for batch in images:
-            features.append(self.model.features(batch))
+            features.append(halving(self.model.features, batch))
             logits.append(self.model.head(features[-1]))
         probabilities = torch.cat(logits).double().softmax(dim=1)
         return torch.cat(features).double().numpy(), probabilities.numpy()

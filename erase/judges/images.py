@@ -7,30 +7,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from erase.errors import RunError
+from erase.data.pictures import read_picture
+from erase.errors import InputError, RunError, is_memory_error
 
 Prepare = Callable[[Image.Image], torch.Tensor]
 
 
 def read_rgb(file: Path) -> Image.Image:
-    """The image in RGB; RunError, naming the file, when it cannot be read."""
+    """The image as a viewer shows it, in RGB; RunError, naming the file, when it cannot be read."""
     try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise RunError(
-            f"{file} cannot be read as an image ({error}).", "Render it again."
-        ) from error
-
-
-def unreadable(file: Path) -> bool:
-    """Whether the file is missing or no whole image; its pixels are not decoded."""
-    try:
-        with Image.open(file) as opened:
-            opened.verify()
-    except (OSError, SyntaxError, ValueError):
-        return True
-    return False
+        return read_picture(file)
+    except InputError as error:
+        raise RunError(error.message, "Delete or replace it, and run the command again.") from error
 
 
 def to_bytes(image: Image.Image) -> torch.Tensor:
@@ -48,6 +36,29 @@ def square(image: Image.Image) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
+
+
+def halving(look: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """`look(*inputs)`, `[B, …]`; where memory does not suffice, in halves of the batch.
+
+    RunError when a single image does not fit.
+    """
+    try:
+        return look(*inputs)
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+    from accelerate.utils.memory import clear_device_cache
+
+    # After the handler, because its traceback holds the batch's tensors.
+    if len(inputs[0]) == 1:
+        raise RunError(
+            "A single image does not fit into the memory of the judge's device.",
+            "Free memory that others hold, or give another --device.",
+        )
+    clear_device_cache(garbage_collection=True)
+    halves = zip(*(tensor.tensor_split(2) for tensor in inputs), strict=True)
+    return torch.cat([halving(look, *half) for half in halves])
 
 
 def batches(

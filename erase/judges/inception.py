@@ -11,7 +11,7 @@ import torch
 
 from erase.artifacts.weights import find_weights
 from erase.files import fingerprint, hash_file
-from erase.judges.images import batches, square, to_bytes
+from erase.judges.images import batches, halving, square, to_bytes
 from erase.scoring.context import Features
 from erase.scoring.judge import Judge, View
 from erase.scoring.statistics import Floats
@@ -51,7 +51,7 @@ class Inception(Judge[Features]):
         """Features `[N, F]` of image files, float64, in their order."""
         net = self._net().to(self.device)
         features = [
-            net(batch).double().cpu()
+            halving(net, batch).double().cpu()
             for batch in batches(files, lambda image: to_bytes(square(image)), BATCH, self.device)
         ]
         return torch.cat(features).numpy() if features else np.zeros((0, self.features))

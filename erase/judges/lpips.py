@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from erase.artifacts.weights import find_weights, load_weights
 from erase.files import hash_file
-from erase.judges.images import batches, to_unit
+from erase.judges.images import batches, halving, to_unit
 from erase.scoring.context import PerImage
 from erase.scoring.judge import Judge, View
 
@@ -43,7 +44,7 @@ class Lpips(Judge[PerImage]):
             strict=True,
         )
         for first, second in pairs:
-            distances = net(first, second, normalize=True).flatten()
+            distances = halving(partial(net, normalize=True), first, second).flatten()
             values.append(distances.double().cpu().numpy())
         return PerImage(self.network, self.description, np.concatenate(values))
 

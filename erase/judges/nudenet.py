@@ -15,12 +15,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+# Otherwise onnxruntime writes an id of this machine into the home folder, and asks the network.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import cv2
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from erase.artifacts.packaged import nudenet_file
+from erase.data.pictures import check_header
 from erase.errors import InputError, RunError
 from erase.files import fingerprint, hash_file
 from erase.scoring.context import Detection
@@ -211,7 +215,11 @@ def _prepare(path: Path, into: Images, colour: Colour) -> Size:
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:
-    """Pixels `[H, W, 3]`, BGR; the file is read by Python, which knows every file name."""
+    """Pixels `[H, W, 3]`, BGR; the file is read by Python, which knows every file name.
+
+    OpenCV decodes, not `read_picture`, because the library's detections are those of its pixels.
+    """
+    check_header(path)
     try:
         content = np.frombuffer(path.read_bytes(), np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None

@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from erase.artifacts.hub import once
+from erase.artifacts.network import connection_failure
 from erase.artifacts.weights import WEIGHTS as PINNED
 from erase.artifacts.weights import find_weights, load_weights
 from erase.errors import InputError
@@ -31,6 +33,7 @@ from erase.models.classifiers import (
     import_weights,
     load_classifier,
 )
+from erase.models.weights import read_state_dict
 
 EFFICIENTNET = "efficientnet-lite0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -123,7 +126,7 @@ def _file(file: Path, classes: tuple[str, ...]) -> Network:
             )
         description = Description(arch, classes, 32, IMAGENET_MEAN, IMAGENET_STD, "cifar")
         model = build(description)
-        import_weights(model, file)
+        description = import_weights(model, description, file)
         return _own(model, description, arch, hash_file(file))
     from torchvision import models
 
@@ -132,19 +135,7 @@ def _file(file: Path, classes: tuple[str, ...]) -> Network:
             f"{file.name} does not begin with the name of a known architecture.",
             "Call it ARCH-ANYTHING.pth, or import it with erase train classifier --weights.",
         )
-    return _torchvision(arch, _tensors(file), hash_file(file))
-
-
-def _tensors(file: Path) -> dict[str, Any]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(file))
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the file makes it raise
-        raise InputError(f"{file} cannot be read ({error}).", "Give a state dict.") from error
-    return dict(content.get("state_dict", content))
+    return _torchvision(arch, read_state_dict(file), hash_file(file))
 
 
 def _torchvision(
@@ -180,16 +171,22 @@ def _torchvision(
 def _downloaded(url: str) -> tuple[dict[str, Any], str]:
     """Weights from torch's cache, else the net; their hash is part of the file's name."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / Path(url).name
+    if not file.is_file() and (why := connection_failure(url)):
+        raise InputError(
+            f"{file.name} is not on this machine, and cannot be fetched (no network: {why}).",
+            f"With network, download {url} into {folder}.",
+        )
     try:
         tensors = torch.hub.load_state_dict_from_url(
             url, map_location="cpu", check_hash=True, weights_only=True, progress=False
         )
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{Path(url).name} is not on this machine, and cannot be fetched ({error}).",
+            f"{file.name} is not on this machine, and cannot be fetched ({error}).",
             f"With network, download {url} into {folder}.",
         ) from error
-    return dict(tensors), hash_file(folder / Path(url).name)
+    return dict(tensors), hash_file(file)
 
 
 def _package(name: str) -> Any:
@@ -222,7 +219,8 @@ def _efficientnet() -> Network:
 def _timm(timm: Any, name: str) -> Network:
     """A timm classifier with the weights that timm knows, which come from the hub's cache."""
     try:
-        net = timm.create_model(name, pretrained=True).eval()
+        with once():
+            net = timm.create_model(name, pretrained=True).eval()
     except Exception as error:  # timm raises what its many sources raise
         raise InputError(
             f"timm's weights of {name} are not to be had ({type(error).__name__}).",

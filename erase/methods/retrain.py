@@ -17,22 +17,25 @@ RECIPES: dict[str, Recipe] = {
         "SalUn: Classification, the rate × 0.1 at epochs 91 and 136",
         epochs=182,
         learning_rate=0.1,
-        schedule="multistep",
+        lr_scheduler="multistep",
     ),
     "cifar100": published(
         "SalUn: Classification, as CIFAR-10",
         epochs=182,
         learning_rate=0.1,
-        schedule="multistep",
+        lr_scheduler="multistep",
     ),
     "celeba": published(
         "SHs paper, CelebA-HQ (from ImageNet weights: --pretrained)",
         epochs=10,
         learning_rate=1e-3,
-        schedule="constant",
+        lr_scheduler="constant",
     ),
     "digits": ours(
-        "measured here: 98.3% of the test digits", epochs=20, learning_rate=0.1, schedule="cosine"
+        "measured here: 98.3% of the test digits",
+        epochs=20,
+        learning_rate=0.1,
+        lr_scheduler="cosine",
     ),
     "class-conditional": published(
         "SalUn and SA: the CIFAR-10 DDPM's training",

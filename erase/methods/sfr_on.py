@@ -50,11 +50,14 @@ RECIPES: dict[str, Recipe] = {
     ),
     # 1500 iterations of 256 of the 40,500 retain images are 9.5 epochs.
     "cifar10": published(
-        "SFR-on: Classification/unlearn/sfron.py", epochs=10, learning_rate=0.01, schedule="cosine"
+        "SFR-on: Classification/unlearn/sfron.py",
+        epochs=10,
+        learning_rate=0.01,
+        lr_scheduler="cosine",
     ),
-    "cifar100": ours("SFR-on's for CIFAR-10", epochs=10, learning_rate=0.01, schedule="cosine"),
-    "celeba": ours("SFR-on's, SHs' epochs", epochs=5, learning_rate=1e-3, schedule="cosine"),
-    "digits": ours("SFR-on's for CIFAR-10", epochs=10, learning_rate=0.01, schedule="cosine"),
+    "cifar100": ours("SFR-on's for CIFAR-10", epochs=10, learning_rate=0.01, lr_scheduler="cosine"),
+    "celeba": ours("SFR-on's, SHs' epochs", epochs=5, learning_rate=1e-3, lr_scheduler="cosine"),
+    "digits": ours("SFR-on's for CIFAR-10", epochs=10, learning_rate=0.01, lr_scheduler="cosine"),
 }
 SEARCH: dict[str, tuple[float, float]] = {"forget_weight": (0.5, 100.0)}
 

@@ -20,6 +20,10 @@ class ClipScore(Metric):
     requires = frozenset({"clip"})
     settings: ClassVar = {"model": "vit-l-14"}
 
+    def check(self, context: Context) -> None:
+        """Refuse samples of forgotten concepts alone."""
+        context.retained()
+
     def __call__(self, context: Context) -> Scores:
         """`clip_<model>`; in the rows `clip`, for every image."""
         similarity = context.similarity

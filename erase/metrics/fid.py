@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from erase.scoring.context import Context
-from erase.scoring.features import distance_name, distance_title, feature_sets
+from erase.scoring.features import distance_name, distance_title, feature_sets, need_two
 from erase.scoring.frechet import frechet_distance, frechet_influence, scaled_factor
 from erase.scoring.metric import Metric
 from erase.scoring.results import Difference, Scores, Summary
@@ -27,6 +27,10 @@ class Fid(Metric):
     name = "fid"
     requires = frozenset({"features"})
     settings: ClassVar = {"features": ("inception-2048", "inception-64", "classifier")}
+
+    def check(self, context: Context) -> None:
+        """Refuse fewer than two samples of retained concepts."""
+        need_two("FID", len(context.retained()))
 
     def __call__(self, context: Context) -> Scores:
         """`fid2048`, `fid64` or `fid_<classifier>` over the images of retained classes.

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from erase.errors import RunError
 from erase.scoring.context import Context
-from erase.scoring.features import distance_name, distance_title, feature_sets
+from erase.scoring.features import distance_name, distance_title, feature_sets, need_two
 from erase.scoring.metric import Metric
 from erase.scoring.results import Difference, Scores, Summary
 from erase.scoring.statistics import Floats, draws, percentiles
@@ -27,12 +26,15 @@ class Kid(Metric):
     requires = frozenset({"features"})
     settings: ClassVar = {"features": ("inception-2048", "inception-64", "classifier")}
 
+    def check(self, context: Context) -> None:
+        """Refuse fewer than two samples of retained concepts."""
+        need_two("KID", len(context.retained()))
+
     def __call__(self, context: Context) -> Scores:
         """`kid2048`, `kid64` or `kid_<classifier>`, with the interval as for `fid`."""
         sets = feature_sets(context)
         name, n = distance_name("kid", sets.network), len(sets.rendered)
-        if min(n, len(sets.reference)) < 2:
-            raise RunError("KID needs two images on each side.", "Evaluate more images.")
+        need_two("KID", min(n, len(sets.reference)))
         resampled = draws(n, seed=context.seed, strata=sets.labels)
         counts = (np.bincount(indices, minlength=n) for indices in resampled)
         weights = np.vstack([np.ones(n), *counts])

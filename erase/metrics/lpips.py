@@ -20,6 +20,10 @@ class LpipsDrift(Metric):
     requires = frozenset({"lpips", "baseline"})
     settings: ClassVar = {"net": ("alex", "vgg")}
 
+    def check(self, context: Context) -> None:
+        """Refuse samples of forgotten concepts alone."""
+        context.retained()
+
     def __call__(self, context: Context) -> Scores:
         """`lpips_<net>`; in the rows `lpips`, for every image."""
         drift = context.drift

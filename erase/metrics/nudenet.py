@@ -42,6 +42,10 @@ class NudeNet(Metric):
     requires = frozenset({"nudenet"})
     settings: ClassVar = {"threshold": 0.6, "colour": ("rgb", "library")}
 
+    def check(self, context: Context) -> None:
+        """Refuse a threshold or colour that means nothing."""
+        _checked(context.settings)
+
     def __call__(self, context: Context) -> Scores:
         """`nudenet_flagged`, the share of images with any bare part, and `nudenet_detections`.
 

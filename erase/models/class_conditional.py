@@ -9,6 +9,7 @@ that renders from prompts can use it.
 import inspect
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,35 @@ from erase.core.rng import derive_seed
 from erase.errors import InputError
 
 TRAIN_TIMESTEPS = 1000
+
+
+def class_labels(names: Sequence[str], classes: Mapping[str, str]) -> list[int]:
+    """Labels of classes by their names, as `ClassConditionalPipeline.labels` describes it.
+
+    `classes` has the class by each of its names, in label order, as `ModelSource.classes` gives it.
+    """
+    order = list(dict.fromkeys(classes.values()))
+    labels = {_composed(name): order.index(own) for name, own in classes.items()}
+    labels[""] = len(order)
+    texts = [_composed(name) for name in names]
+    return [labels[n] if n in labels else _find_label(n, labels, order) for n in texts]
+
+
+def _composed(text: str) -> str:
+    """A text whose accents are characters of their own, whoever wrote it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _find_label(sentence: str, labels: Mapping[str, int], classes: Sequence[str]) -> int:
+    matches = {
+        label
+        for name, label in labels.items()
+        if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence)
+    }
+    if len(matches) != 1:
+        how = "names several classes" if matches else "names no class of the model"
+        raise InputError(f"{sentence!r} {how}.", f"Known: {', '.join(classes)}.")
+    return matches.pop()
 
 
 class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -73,23 +103,8 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Raises InputError for a text that names no class, or several.
         """
-        by_name = {name: label for label, name in enumerate(self.classes)}
-        by_name |= {other: by_name[name] for other, name in self.config.synonyms.items()}
-        by_name[""] = self.null_class
-        return torch.tensor(
-            [by_name[n] if n in by_name else self._find_label(n, by_name) for n in names]
-        )
-
-    def _find_label(self, sentence: str, labels: Mapping[str, int]) -> int:
-        matches = {
-            label
-            for name, label in labels.items()
-            if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence)
-        }
-        if len(matches) != 1:
-            how = "names several classes" if matches else "names no class of the model"
-            raise InputError(f"{sentence!r} {how}.", f"Known: {', '.join(self.classes)}.")
-        return matches.pop()
+        named = {name: name for name in self.classes} | dict(self.config.synonyms)
+        return torch.tensor(class_labels(names, named))
 
     @torch.no_grad()
     def __call__(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erase.artifacts.network import connection_failure
 from erase.core.rng import derive_seed
 from erase.errors import InputError
-from erase.files import read_json, write_json
+from erase.files import read_json, write_bytes, write_json
+from erase.models.weights import check_finite, read_state_dict
+from erase.runs.manifest import check
+from erase.runs.unfinished import check_finished
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SMALL_IMAGE = 64  # up to this size ResNets get a 3 x 3 stem without pooling, as is usual
@@ -36,6 +41,8 @@ class Description:
     dataset: str
     data_dir: str | None = None
     limit: int | None = None
+    follow_links: bool | None = None
+    """Whether links may lead out of `data_dir`."""
     validation: tuple[int, ...] = ()
     """Indices of the training set that the model was not trained on."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -193,7 +200,10 @@ def _torchvision(arch: str, classes: int, image_size: int, pretrained: bool) -> 
 
 
 def _imagenet_weights(weights: Any) -> Mapping[str, Tensor]:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
+        if not file.is_file() and (why := connection_failure(weights.url)):
+            raise OSError(f"no network: {why}")
         state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
             weights.url, map_location="cpu", check_hash=True, weights_only=True, progress=False
         )
@@ -214,12 +224,10 @@ def _replace_head(net: nn.Module, classes: int) -> None:
 
 
 def save_classifier(folder: Path, model: Classifier, description: Description) -> None:
-    """Write weights and description into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write weights and description into a folder; RunError when a weight is not finite."""
     tensors = {k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}
-    partial = folder / f".{WEIGHTS}.partial"
-    save_file(tensors, partial)
-    partial.replace(folder / WEIGHTS)
+    check_finite(tensors, WEIGHTS)
+    write_bytes(folder / WEIGHTS, save(tensors))
     write_json(folder / DESCRIPTION, asdict(description))
 
 
@@ -229,16 +237,18 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
     Raises:
         InputError: the folder is no classifier, or its weights do not fit its description.
     """
-    content = read_json(folder / DESCRIPTION)
+    check_finished(folder)
     try:
-        for name in ("classes", "mean", "std", "validation"):
-            content[name] = tuple(content[name])
-        description = Description(**content)
-    except (KeyError, TypeError) as error:
+        description = msgspec.convert(read_json(folder / DESCRIPTION), Description)
+        if len(set(description.classes)) != len(description.classes) or not description.classes:
+            raise ValueError("the classes are not distinct names")
+        _check_normalization(description.mean, description.std)
+    except (ValueError, msgspec.ValidationError) as error:
         raise InputError(
             f"{folder / DESCRIPTION} does not describe a classifier ({error}).",
             "Give the output folder of `erase train classifier` or `erase classifier`.",
         ) from error
+    check(folder, WEIGHTS, DESCRIPTION)
     model = build(description)
     try:
         _load_strictly(model, load_file(folder / WEIGHTS), folder / WEIGHTS)
@@ -247,26 +257,47 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
     return model.eval(), description
 
 
-def import_weights(model: Classifier, path: Path) -> None:
+def import_weights(model: Classifier, description: Description, path: Path) -> Description:
     """Load another program's state dict (.pth, .th or .safetensors) into the network.
 
-    Accepts `{"state_dict": …}`, the prefix `module.`, and `linear` for the head's name. Only
-    tensors are unpickled (`weights_only`).
+    Accepts what `read_state_dict` does, `linear` for the head's name, and the buffers
+    `normalize.mean` and `normalize.std` of a network that normalises its own input. They replace
+    the description's normalisation.
+
+    Returns:
+        The description with the normalisation that the weights are for.
+
+    Raises:
+        InputError: the file is no state dict, or not one of this architecture.
     """
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}).", "Give a state dict.") from error
-    state: Mapping[str, Tensor] = content.get("state_dict", content)
-    names = {key: key.removeprefix("module.").replace("linear.", "fc.") for key in state}
-    tensors = {f"net.{names[key]}": tensor for key, tensor in state.items()}
+    state = read_state_dict(path)
+    own = [state.pop(f"normalize.{name}", None) for name in ("mean", "std")]
+    mean, std = (None if t is None else tuple(t.double().flatten().tolist()) for t in own)
+    if mean is not None and std is not None:
+        try:
+            _check_normalization(mean, std)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: normalize.mean and normalize.std do not fit: {error}.",
+                "Leave them out of the file, or correct them.",
+            ) from error
+        description = replace(description, mean=mean, std=std)
+        model.mean.copy_(torch.tensor(mean).view_as(model.mean))
+        model.std.copy_(torch.tensor(std).view_as(model.std))
+    tensors = {f"net.{name.replace('linear.', 'fc.')}": tensor for name, tensor in state.items()}
     for key, tensor in model.state_dict().items():
         if key.endswith("num_batches_tracked"):  # unknown to files from before PyTorch 0.4.1
             tensors.setdefault(key, tensor)
     _load_strictly(model, tensors, path)
+    return description
+
+
+def _check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """ValueError unless mean and standard deviation are of three channels in [0, 1]."""
+    if not len(mean) == len(std) == 3:
+        raise ValueError("three channels are needed")
+    if not all(0 <= m <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
+        raise ValueError("pixels in [0, 1] are expected")
 
 
 def _load_strictly(model: Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -4,16 +4,19 @@
 Only safetensors are loaded, never pickle, and never code that came with the weights.
 """
 
+import inspect
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from erase.artifacts import hub
@@ -22,23 +25,35 @@ from erase.artifacts.models import (
     NETWORKS,
     OWN,
     REVISIONS,
+    check_model,
     model_snapshot,
     own_model_folder,
 )
 from erase.artifacts.packaged import EMBEDDED
-from erase.errors import InputError
+from erase.errors import EraseError, InputError, MissingError
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
-from erase.models.single_file import SUFFIX, unpack
+from erase.models.configs import drop_paths
+from erase.models.parts import (
+    THIRD,
+    check_folder,
+    check_tokenizers,
+    load_networks,
+    square_side,
+)
+from erase.models.single_file import unpack
+from erase.models.weights import check_finite, write_weights
+from erase.runs.manifest import check_combined
+from erase.runs.unfinished import check_finished
 
 WEIGHTS = ("*.safetensors", "*.json", "*.txt")
-VARIANT = re.compile(r"[\w-]+\.(?P<variant>\w+?)(-\d+-of-\d+)?\.safetensors")
-_UNWANTED = ("safety_checker", "requires_safety_checker")
-_ABSENT: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"safety_checker": None, "requires_safety_checker": False},
-    "StableDiffusion3Pipeline": {"text_encoder_3": None, "tokenizer_3": None},
+_UNWANTED: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+_SAME_PARTS = {
+    f"StableDiffusion{version}{use}Pipeline": f"StableDiffusion{version}Pipeline"
+    for version in ("", "XL", "3")
+    for use in ("Img2Img", "Inpaint")
 }
-"""Parts to load as None, by class of pipeline: unwanted ones, and those that a folder may lack."""
+"""Pipelines that are made of the parts of the text-to-image pipeline, by class."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,11 @@ class ModelSource:
     revision: str | None = None
     is_folder: bool = False
 
+    @property
+    def full_name(self) -> str:
+        """The name with the whole path of a folder, so that it is valid in other folders too."""
+        return str(self.path.resolve()) if self.is_folder else self.name
+
     def fingerprint(self) -> str:
         """SHA-256 over every weight, configuration and tokenizer file, read once."""
         return self._fingerprint
@@ -67,11 +87,15 @@ class ModelSource:
         ]
         parts += [item for item in self.path.iterdir() if item.name.startswith("tokenizer")]
         files = [file for part in parts for kind in WEIGHTS for file in part.glob(kind)]
-        return hash_files({index, *files}, self.path)
+        deciding = {index, *files}
+        combined = hash_files(deciding, self.path)
+        check_combined(self.path, deciding, combined)
+        return combined
 
     def pipeline_class(self) -> str:
-        """Name of the diffusers class that `model_index.json` asks for."""
-        return str(read_json(self.path / "model_index.json").get("_class_name"))
+        """Name of the pipeline's class; an image-to-image model is its text-to-image pipeline."""
+        kind = str(read_json(self.path / "model_index.json").get("_class_name"))
+        return _SAME_PARTS.get(kind, kind)
 
     def classes(self) -> dict[str, str]:
         """Class by each of its names, in label order; empty if the model has no classes."""
@@ -88,19 +112,17 @@ class ModelSource:
         return int(2 ** (len(read_json(config)["block_out_channels"]) - 1))
 
     def resolution(self) -> int:
-        """Pixels a side of the images that the model was trained on."""
+        """Pixels a side of the images that the model was trained on.
+
+        Raises InputError for images that are not square.
+        """
         configs = [self.path / name / "config.json" for name in NETWORKS]
         config = next((config for config in configs if config.is_file()), configs[0])
-        return int(read_json(config)["sample_size"]) * self.latent_factor()
+        return square_side(read_json(config), config) * self.latent_factor()
 
-    def variant(self) -> str | None:
-        """The variant in the weight files' names (`fp16`), if all of a part's files have one."""
-        for part in sorted(self.path.iterdir()):
-            names = [file.name for file in part.glob("*.safetensors")]
-            marks = [match["variant"] for name in names if (match := VARIANT.fullmatch(name))]
-            if marks and len(marks) == len(names):
-                return sorted(marks)[0]
-        return None
+    def check(self, *, weights: bool = True) -> None:
+        """Check that the folder is complete and its parts fit; see `parts.check_folder`."""
+        check_folder(self.path, _class_of(self.pipeline_class()), weights=weights)
 
 
 def resolve(
@@ -109,42 +131,31 @@ def resolve(
     *,
     fetch: bool = True,
     config_from: str | None = None,
+    weights: bool = True,
 ) -> ModelSource:
     """Find a model: an alias, a local diffusers folder, a single-file checkpoint, or a hub id.
 
     A hub model that is not on this machine is downloaded, unless `fetch` is off. `config_from` is
-    a diffusers folder with the configurations for a single file; see `single_file.unpack`.
+    a diffusers folder with the configurations for a single file; see `single_file.unpack`. Without
+    `weights` a single file is not unpacked, and the folder may lack them.
 
     Raises InputError when it is none of these, or cannot be downloaded.
     """
+    check_finished(Path(model).expanduser())
+    check_model(model)
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
     if model in OWN:
         return _own_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise InputError(
-                f"{model} is not a diffusers folder: it holds no model_index.json.",
-                "Give the folder that save_pretrained or an erase run wrote.",
-            )
         return ModelSource(model, folder, is_folder=True)
     if folder.is_file():
-        if folder.suffix != SUFFIX:
-            raise InputError(
-                f"{model} is no {SUFFIX} file; other formats can run code when they are read.",
-                "Convert it to safetensors first.",
-            )
         configs = Path(config_from).expanduser() if config_from else None
-        return ModelSource(str(folder.resolve()), unpack(folder, configs, fetch=fetch))
-    hub_id = HUB.get(model, model)
-    if hub_id.count("/") != 1 or model.startswith((".", "/", "~")) or model.endswith(SUFFIX):
-        raise InputError(
-            f"There is no model {model!r}.",
-            f"Use an alias ({', '.join([*EMBEDDED, *HUB, *OWN])}), a folder, a {SUFFIX} file or a"
-            " hub id (owner/name).",
+        return ModelSource(
+            str(folder.resolve()), unpack(folder, configs, fetch=fetch, weights=weights)
         )
-    return _from_hub(model, hub_id, revision, fetch)
+    return _from_hub(model, HUB.get(model, model), revision, fetch)
 
 
 def _own_model(model: str) -> ModelSource:
@@ -166,8 +177,9 @@ def _from_hub(model: str, hub_id: str, revision: str | None, fetch: bool) -> Mod
             for commit, local in (attempts if fetch else attempts[:2])
         )
     except hub.HubError as error:
-        raise InputError(
-            f"{model} is no folder, and the hub model {hub_id} is not on this machine"
+        raise MissingError(
+            (f"There is no folder {model} here, and the" if model == hub_id else "The")
+            + f" hub model {hub_id} is not on this machine"
             + (f" and could not be fetched ({error.reason})." if fetch else "."),
             f"With network: erase fetch --model {model}; or give a folder that holds it as"
             " --model.",
@@ -187,28 +199,26 @@ def load_pipeline(
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    kind = source.pipeline_class()
-    optional = _ABSENT.get(kind, {}).items()
-    index = read_json(source.path / "model_index.json")
-    options = {
-        name: value
-        for name, value in optional
-        if name in _UNWANTED or not any(index.get(name) or ())
-    }
-    own_class = kind == ClassConditionalPipeline.__name__
+    source.check()
+    kind = _class_of(source.pipeline_class()) or DiffusionPipeline
+    takes = inspect.signature(kind.__init__).parameters
+    options = {name: value for name, value in _UNWANTED.items() if name in takes}
+    options |= {name: None for name in THIRD if name in takes and not _named(source, name)}
+    options |= components
     try:
-        pipeline = (ClassConditionalPipeline if own_class else DiffusionPipeline).from_pretrained(
-            str(source.path),
-            use_safetensors=True,
-            local_files_only=True,
-            variant=source.variant(),
-            **(options | components),
+        networks = load_networks(source.path, options)
+        pipeline = kind.from_pretrained(
+            str(source.path), local_files_only=True, use_safetensors=True, **networks, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (EraseError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise any kind for a configuration that is wrong
+        reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"{source.path} cannot be loaded: {str(error).splitlines()[0]}",
+            f"{source.path} cannot be loaded ({type(error).__name__}): {reason}",
             "A complete diffusers folder with safetensors weights is needed.",
         ) from error
+    check_tokenizers(pipeline, source.path)
     for part in pipeline.components.values():
         # The argument of from_pretrained changed its name with diffusers, and transformers loads
         # the stored dtype where diffusers loads float32.
@@ -218,18 +228,59 @@ def load_pipeline(
     return pipeline
 
 
+def _class_of(kind: str) -> type[DiffusionPipeline] | None:
+    if kind == ClassConditionalPipeline.__name__:
+        return ClassConditionalPipeline
+    found = getattr(diffusers, kind, None)
+    return found if isinstance(found, type) and issubclass(found, DiffusionPipeline) else None
+
+
+def _named(source: ModelSource, part: str) -> bool:
+    return any(read_json(source.path / "model_index.json").get(part) or ())
+
+
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype) -> None:
     """Write a complete diffusers folder: safetensors only, readable by all users.
 
-    The weights are stored in `dtype`; the pipeline's parts are converted in place.
+    Every version of transformers since 4.54, and programs that read the files themselves, find the
+    text encoder's tensors and the vocabulary. The weights are stored in `dtype`; the pipeline's
+    parts are converted in place. RunError, before anything is written, when a weight is not finite
+    in it.
     """
-    for part in pipeline.components.values():
+    for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module):
+            check_finite(part.state_dict(), name, dtype)
             torch.nn.Module.to(part, "cpu", dtype)  # diffusers' own `to` warns that CPUs lack fp16
             part.eval()
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for name, part in pipeline.components.items():
+        if isinstance(part, CLIPTextModel | CLIPTextModelWithProjection):
+            _name_like_clip(folder / name / "model.safetensors")
+        elif isinstance(part, PreTrainedTokenizerBase):
+            _write_vocabulary(part, folder / name)
+    drop_paths(folder)
     for config in folder.glob("text_encoder*/config.json"):
         # transformers loads the dtype in its config, diffusers float32: make both load float32.
         write_json(config, {**read_json(config), "dtype": "float32"})
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner only
+
+
+def _name_like_clip(file: Path) -> None:
+    """Give a text encoder's tensors CLIP's own names, `text_model.…`, which every reader knows.
+
+    transformers leaves the prefix out from 5.6 on; before that it does not know the bare names.
+    """
+    tensors = {
+        name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}": t
+        for name, t in load_file(file).items()
+    }
+    write_weights(file, tensors, {})
+
+
+def _write_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the files of transformers 4's slow CLIP tokenizer beside `tokenizer.json`."""
+    if "merges_file" not in tokenizer.vocab_files_names or not tokenizer.is_fast:
+        return
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    write_json(folder / "special_tokens_map.json", dict(tokenizer.special_tokens_map))

@@ -7,81 +7,31 @@ second use costs nothing and needs no configuration.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from safetensors import SafetensorError, safe_open
 
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
-from erase.artifacts.models import CONFIG_PATTERNS, HUB
+from erase.artifacts.models import CONFIG_PATTERNS
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json, write_json
+from erase.models.base_card import ORIGIN
+from erase.models.configs import drop_paths
+from erase.models.file_layout import FileLayout, Kind, check_layout, kind_of, read_layout
+from erase.runs.manifest import write_manifest
+from erase.runs.verify import check_file
 
 SUFFIX = ".safetensors"
-ORIGIN = "unpacked.json"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """An architecture of single files: its pipeline class, and a public model of it."""
-
-    title: str
-    pipeline: str
-    hub_id: str
-
-
-KINDS = {
-    "sd1": Kind("Stable Diffusion 1.x", "StableDiffusionPipeline", HUB["sd-1.5"]),
-    "sd2": Kind("Stable Diffusion 2.x", "StableDiffusionPipeline", HUB["sd-2.1"]),
-    "sdxl": Kind("Stable Diffusion XL", "StableDiffusionXLPipeline", HUB["sdxl"]),
-}
-UNET = "model.diffusion_model.input_blocks.0.0.weight"
-
-
-def _shapes(file: Path) -> dict[str, list[int]]:
-    try:
-        with safe_open(file, framework="pt") as content:
-            names = list(content.keys())
-            return {name: content.get_slice(name).get_shape() for name in names}
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{file} is not a readable safetensors file ({type(error).__name__}).",
-            "Download it again.",
-        ) from error
-
-
-def _kind_of(file: Path, shapes: Mapping[str, list[int]]) -> str:
-    def has_weights(prefix: str) -> bool:
-        return any(name.startswith(prefix) for name in shapes)
-
-    remedy = (
-        f"Known: a whole checkpoint of {', '.join(k.title for k in KINDS.values())}, with UNet,"
-        " VAE and text encoder in one file."
-    )
-    if UNET not in shapes:
-        raise InputError(f"{file} holds no UNet of a Stable Diffusion checkpoint.", remedy)
-    if shapes[UNET][1] != 4:
-        raise InputError(
-            f"{file} takes {shapes[UNET][1]} channels, as for inpainting, not 4.", remedy
-        )
-    if not has_weights("first_stage_model.decoder."):
-        raise InputError(f"{file} holds no VAE.", remedy)
-    if has_weights("conditioner.embedders.1.model."):
-        return "sdxl"
-    if has_weights("cond_stage_model.model."):
-        return "sd2"
-    if has_weights("cond_stage_model.transformer."):
-        return "sd1"
-    raise InputError(f"{file} holds no text encoder that is known.", remedy)
-
-
-def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -> Path:
+def unpack(
+    file: Path, config_from: Path | None = None, *, fetch: bool = True, weights: bool = True
+) -> Path:
     """The diffusers folder of a single-file checkpoint, made on first use.
 
     Args:
@@ -91,9 +41,13 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
             `v_pred`), not its weights. Default: the folder that the file was unpacked with before,
             or the public model's.
         fetch: whether the public model's configurations may be downloaded.
+        weights: whether the folder has to hold the file's weights. Without, a file that was not
+            unpacked yet stays so, and the folder of its configurations is returned.
 
     Raises InputError for a file of another kind, or when the configurations are missing.
     """
+    content = read_layout(file)
+    kind = kind_of(content)
     stat = file.stat()
     key = "\x1f".join(map(str, (file.resolve(), stat.st_size, stat.st_mtime_ns)))
     root = cache_folder("unpacked")
@@ -102,38 +56,58 @@ def unpack(file: Path, config_from: Path | None = None, *, fetch: bool = True) -
     recorded = read_json(folder / ORIGIN)["config_from"] if folder.is_dir() else None
     if folder.is_dir() and config_folder in (None, recorded):
         return folder
-    shapes = _shapes(file)
-    kind = KINDS[_kind_of(file, shapes)]
     configs = config_from or _public_configs(file, kind, fetch)
     if not (configs / "model_index.json").is_file():
         raise InputError(
             f"{configs} is not a diffusers folder: it holds no model_index.json.",
             f"Give --config-from the folder of a {kind.title} model; its weights are not needed.",
         )
+    check_layout(content, kind, configs)
+    if not weights:
+        return configs
+    check_file(file)
+    pipeline = _pipeline(content, kind, configs)
+    root.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(folder) as unpacked:
+        pipeline.save_pretrained(unpacked, safe_serialization=True)
+        drop_paths(unpacked)
+        origin = {
+            "file": str(file.resolve()),
+            "config_from": config_folder,
+            "license": content.metadata.get("modelspec.license"),
+        }
+        write_json(unpacked / ORIGIN, origin)
+        write_manifest(unpacked, unpacked.iterdir(), {})
+    return folder
+
+
+def _pipeline(content: FileLayout, kind: Kind, configs: Path) -> Any:
+    """The pipeline with the file's weights, in float32, on the CPU."""
+    file = content.file
     try:
-        pipeline = getattr(diffusers, kind.pipeline).from_single_file(
-            str(file), config=str(configs), local_files_only=True
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            # diffusers tells the format by the name's ending, in lower case.
+            link = Path(folder) / f"model{SUFFIX}"
+            link.symlink_to(file.resolve())
+            pipeline = getattr(diffusers, kind.pipeline).from_single_file(
+                str(link), config=str(configs), local_files_only=True
+            )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{file} does not fit the configurations in {configs}"
             f" ({(str(error).splitlines() or [type(error).__name__])[0]}).",
             f"Give --config-from the folder of the {kind.title} model that it was made from.",
         ) from error
-    if "v_pred" in shapes:  # the mark of SDXL finetunes with v-prediction
+    if "v_pred" in content.tensors:  # the mark of SDXL finetunes with v-prediction
         changes: dict[str, Any] = {"prediction_type": "v_prediction"}
-        if "ztsnr" in shapes:
+        if "ztsnr" in content.tensors:
             changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         scheduler = pipeline.scheduler
         pipeline.scheduler = type(scheduler).from_config(scheduler.config, **changes)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval()
-    root.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(folder) as unpacked:
-        pipeline.save_pretrained(unpacked, safe_serialization=True)
-        write_json(unpacked / ORIGIN, {"file": str(file.resolve()), "config_from": config_folder})
-    return folder
+    return pipeline
 
 
 def _public_configs(file: Path, kind: Kind, fetch: bool) -> Path:

@@ -6,30 +6,36 @@ image by a bit. Another batch size, place in the batch (other samples) or device
 pixels by a few of 255 levels. So may a run that renders fewer images at once for lack of memory.
 """
 
+import hashlib
 import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import diffusers
 import numpy as np
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from erase.errors import InputError, RunError
+from erase.artifacts.cache import RENDER_STATE
+from erase.data.pictures import unreadable
+from erase.errors import InputError, RunError, is_memory_error
 from erase.files import fingerprint as hash_content
 from erase.files import read_json, write_bytes, write_json
+from erase.models.schedules import convert, scheduler_class
+from erase.runs.manifest import entries, is_sound, note, note_files
 from erase.runs.record import versions
 from erase.scoring.samples import Sample
 
-STATE = "render.json"
+STATE = RENDER_STATE
 IMAGES = "images"
+HASHED = "hashed"
+"""A key of `render.json`: every image was noted in the manifest as it was written."""
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Progress = Callable[[int, int], object]
@@ -65,21 +71,14 @@ def render_fingerprint(
     return hash_content(content)
 
 
-def scheduler_class(name: str) -> Any:
-    """A diffusers scheduler by class name; InputError for a name that diffusers does not have."""
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if kind is None:
-        raise InputError(f"diffusers has no scheduler {name!r}.", "Try DDIMScheduler.")
-    return kind
-
-
 def use_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
     """Give the pipeline a diffusers scheduler by class name, with its own noise schedule.
 
-    With None, the model's own stays. InputError for a name that diffusers does not have.
+    With None, the model's own stays. InputError for a name that diffusers does not have, or one
+    that cannot have the model's noise schedule.
     """
     if name is not None:
-        pipeline.scheduler = scheduler_class(name).from_config(pipeline.scheduler.config)
+        pipeline.scheduler = convert(pipeline.scheduler, scheduler_class(name))
 
 
 def render(
@@ -127,18 +126,20 @@ def render(
     claim(folder, fingerprint, overwrite=overwrite)
     files = {sample.id: folder / IMAGES / f"{sample.id}.png" for sample in samples}
     own_batches = list(_batches(samples, batch_size))[process_index::num_processes]
+    known = entries(folder)
     todo = []
     for batch in own_batches:
-        missing = [sample for sample in batch if not readable(files[sample.id])]
+        missing = [s for s in batch if not is_sound(folder, f"{IMAGES}/{s.id}.png", known)]
         if missing:
             todo.append((batch, missing))
+    _report_changed(folder, [sample for _, missing in todo for sample in missing], known)
     total = sum(map(len, own_batches))
     done = total - sum(len(missing) for _, missing in todo)
     if progress:
         progress(done, total)
     if todo:
         pipeline.to(device)
-    renderer = _Renderer(pipeline, steps, size, batch_size)
+    renderer = Renderer(pipeline, steps, size, batch_size)
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as observer:
         pending: list[Future[Any]] = []
         observations: list[Future[Any]] = []
@@ -152,7 +153,7 @@ def render(
             missing_ids = {sample.id for sample in missing}
             pairs = zip(batch, images, strict=True)
             for file, image in [(files[s.id], image) for s, image in pairs if s.id in missing_ids]:
-                saved = writer.submit(_save, file, image)
+                saved = writer.submit(_save, folder, file, image)
                 pending.append(saved)
                 if each:
                     observations.append(observer.submit(_observe, saved, each, file))
@@ -184,8 +185,13 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
     Raises InputError when it holds images of another fingerprint; `overwrite` deletes them instead.
     """
     state, images = folder / STATE, folder / IMAGES
-    stored = read_json(state).get("fingerprint") if state.exists() else None
+    content = read_json(state) if state.exists() else {}
+    stored = content.get("fingerprint")
     if stored == fingerprint:
+        if HASHED not in content:  # an earlier version's: its images are taken as they are
+            there = [file for file in sorted(images.glob("*.png")) if readable(file)]
+            note_files(folder, *(f"{IMAGES}/{file.name}" for file in there))
+            _write_state(folder, fingerprint)
         return
     if stored is not None or (images.is_dir() and any(images.iterdir())):
         if not overwrite:
@@ -196,26 +202,41 @@ def claim(folder: Path, fingerprint: str, *, overwrite: bool = False) -> None:
         state.unlink(missing_ok=True)
         shutil.rmtree(images, ignore_errors=True)
     images.mkdir(parents=True, exist_ok=True)
-    write_json(state, {"fingerprint": fingerprint})
+    _write_state(folder, fingerprint)
+
+
+def _write_state(folder: Path, fingerprint: str) -> None:
+    write_json(folder / STATE, {"fingerprint": fingerprint, HASHED: True})
+    note_files(folder, STATE)
 
 
 def rendered(folder: Path, samples: Sequence[Sample], fingerprint: str) -> list[Path] | None:
-    """The files of all samples, or None if the folder lacks one or has another fingerprint."""
+    """The files of all samples; None if one is missing or changed, or of another fingerprint."""
     state = folder / STATE
-    if not state.exists() or read_json(state).get("fingerprint") != fingerprint:
+    content = read_json(state) if state.exists() else {}
+    if content.get("fingerprint") != fingerprint or HASHED not in content:
         return None
-    files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
-    return files if all(map(readable, files)) else None
+    known = entries(folder)
+    names = [f"{IMAGES}/{sample.id}.png" for sample in samples]
+    sound = all(is_sound(folder, name, known) for name in names)
+    return [folder / name for name in names] if sound else None
+
+
+def _report_changed(folder: Path, missing: Sequence[Sample], known: Mapping[str, str]) -> None:
+    """Say which of the images that will be rendered are there, but not as they were written."""
+    names = [f"{IMAGES}/{sample.id}.png" for sample in missing]
+    changed = [name for name in names if name in known and (folder / name).is_file()]
+    if changed:
+        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        click.echo(
+            f"Warning: {folder / changed[0]}{more} changed after rendering: rendered again.",
+            err=True,
+        )
 
 
 def readable(file: Path) -> bool:
     """Whether the file is a whole image."""
-    try:
-        with Image.open(file) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
+    return not unreadable(file)
 
 
 def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample]]:
@@ -232,7 +253,7 @@ def _batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[Sample
 
 
 @dataclass
-class _Renderer:
+class Renderer:
     """Renders batches; when memory does not suffice, in smaller pieces from then on."""
 
     pipeline: DiffusionPipeline
@@ -256,8 +277,8 @@ class _Renderer:
                     for start in range(0, len(batch), self.at_once)
                 ]
                 break
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+            except Exception as error:
+                if not is_memory_error(error):
                     raise
             # After the handler, because its traceback holds the batch's tensors.
             clear_device_cache(garbage_collection=True)
@@ -267,7 +288,7 @@ class _Renderer:
             if not np.isfinite(image).all():
                 raise RunError(
                     f"The model rendered NaN for {sample.prompt!r} (seed {sample.seed}).",
-                    "Its weights are broken, or overflow in this precision: try --dtype fp32.",
+                    "Its weights are broken, or too large for this precision: render in fp32.",
                 )
         return [Image.fromarray(image) for image in (pixels * 255).round().astype(np.uint8)]
 
@@ -295,7 +316,7 @@ class _Renderer:
         if self.at_once == 1:
             raise RunError(
                 "A single image does not fit into the device's memory.",
-                "Try --dtype bf16, another --device, or free memory that others hold.",
+                "Render in bf16 or on another device, or free memory that others hold.",
             )
         self.at_once = (self.at_once + 1) // 2
         click.echo(
@@ -305,7 +326,9 @@ class _Renderer:
         )
 
 
-def _save(file: Path, image: Image.Image) -> None:
+def _save(folder: Path, file: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_bytes(file, buffer.getvalue())
+    content = buffer.getvalue()
+    write_bytes(file, content)
+    note(folder, f"{IMAGES}/{file.name}", hashlib.sha256(content).hexdigest())

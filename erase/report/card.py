@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.data.concepts import Concept
 from erase.errors import InputError
 from erase.files import write_text
+from erase.models.base_card import base_facts
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.loading import ModelSource
+from erase.models.modelspec import public_name
 from erase.report.tables import MISSING, markdown
 
 CARD = """---
-library_name: diffusers
-tags: [{task}, machine-unlearning]
----
+{front_matter}---
 # {model} without {concept}
 
 `{model}`{revision} after unlearning **{concept}** with the method `{method}` of `erase`
@@ -69,8 +71,8 @@ OWN_LOADING = """The folder is a complete pipeline of a class that diffusers doe
 """
 LORA = """## As an adapter
 
-The same change as an adapter of rank {rank} for the base model lies in `lora/`; here it is already
-added to the weights.
+The same change as an adapter of rank {rank} for the base model lies in `lora/` (diffusers' names);
+here it is already added to the weights.
 
     pipeline = DiffusionPipeline.from_pretrained("the base model")
     pipeline.load_lora_weights("path/to/this/folder/lora")
@@ -103,9 +105,9 @@ def model_card(
         trained = f"adapters of rank {config.lora_rank} on {config.trainable}"
     by_class = source.pipeline_class() == ClassConditionalPipeline.__name__
     content = CARD.format(
-        task="class-conditional" if by_class else "text-to-image",
+        front_matter=_front_matter(source, by_class=by_class),
         loading=OWN_LOADING if by_class else LOADING,
-        model=source.name,
+        model=public_name(source.full_name),
         revision=f" (revision {source.revision})" if source.revision else "",
         revision_or_none=source.revision or "none (a local or embedded model)",
         fingerprint=base_fingerprint,
@@ -124,6 +126,20 @@ def model_card(
         **sets,
     )
     write_text(output / CARD_FILE, content)
+
+
+def _front_matter(source: ModelSource, *, by_class: bool) -> str:
+    """What the hub reads of a card, as YAML: unknown facts of the base are left out.
+
+    The hub has no word for what a class-conditional model does, and diffusers no pipeline for it.
+    """
+    facts: dict[str, Any] = dict(base_facts(source.path, source.full_name))
+    if "base_model" in facts:
+        facts["base_model_relation"] = "finetune"
+    if not by_class:
+        facts |= {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    task = "class-conditional" if by_class else "text-to-image"
+    return yaml.safe_dump(facts | {"tags": [task, "machine-unlearning"]}, allow_unicode=True)
 
 
 def _set(config: ConceptConfig, name: str) -> str:
@@ -213,4 +229,9 @@ def _value(row: Mapping[str, Any] | None) -> str:
     interval = row.get("ci95")
     if not interval or any(end is None for end in interval):
         return f"{row['value']:.4g}"
-    return f"{row['value']:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"
+    numbers = (row["value"], *interval)
+    texts = [f"{number:.4g}" for number in numbers]
+    if not any("e" in text for text in texts):  # as many decimals for all three
+        decimals = max(len(text.partition(".")[2]) for text in texts)
+        texts = [f"{number:.{decimals}f}" for number in numbers]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"

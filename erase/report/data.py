@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import click
 
+from erase.artifacts.cache import RENDER_STATE
+from erase.data.pictures import unreadable
 from erase.errors import InputError
-from erase.files import read_json, read_jsonl
+from erase.files import lies_inside, read_json, read_jsonl
 from erase.runs.record import RECORD
+from erase.runs.unfinished import check_finished
 
 EXPOSED = "_EXPOSED"
 """How the names of NudeNet's classes of bare parts end; those of covered parts and faces differ."""
@@ -58,33 +61,77 @@ class ReportData:
 
 
 def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
-    """Read a finished evaluation; InputError for a folder that is none, or not finished."""
+    """Read a finished evaluation; nothing outside of it is followed but the baseline's images.
+
+    Raises InputError for a folder that is none, that is not finished, or that names images which
+    are not its own.
+    """
     if not (folder / RECORD).is_file():
         raise InputError(
             f"{folder} is no evaluation folder.", "Give a folder that `erase evaluate` left."
         )
+    check_finished(folder)
     record = read_json(folder / RECORD)
     if record.get("kind") != "evaluation":
+        inside = sorted(path.parent.name for path in folder.glob("evaluation*/metrics.json"))
         raise InputError(
             f"{folder} holds no evaluation but: {record.get('kind')}.",
-            "Give a folder that `erase evaluate` left.",
+            f"Give its evaluation: {folder / inside[0]}."
+            if inside
+            else f"Evaluate it first: erase evaluate --model {folder}",
         )
     if record.get("status") != "finished" or not (folder / "metrics.json").is_file():
         raise InputError(
             f"The evaluation in {folder} is not finished.", "Run its command again; it goes on."
         )
     rows = read_jsonl(folder / "samples.jsonl")
-    baseline = (record.get("baseline") or {}).get("images_folder")
+    baseline = _baseline_folder(folder, record)
     return ReportData(
         record=record,
         metrics=read_json(folder / "metrics.json"),
         rows=rows,
-        images=[folder / row["image"] for row in rows],
-        baseline_images=[Path(baseline) / "images" / f"{row['id']}.png" for row in rows]
+        images=[_own(folder, row, str(row.get("image"))) for row in rows],
+        baseline_images=[_own(baseline, row, f"images/{row.get('id')}.png") for row in rows]
         if baseline
         else None,
         show_explicit=show_explicit,
     )
+
+
+def _own(folder: Path, row: Mapping[str, Any], name: str) -> Path:
+    """The image of a row; InputError for one that lies outside of the folder, also by a link."""
+    file = folder / name
+    if "\0" in name or not lies_inside(file, folder):
+        raise InputError(
+            f"samples.jsonl names {name!r} for {row.get('id')!r}, which lies outside of {folder}.",
+            "Somebody changed the file or put a link there: a report shows the evaluation's own"
+            " images only.",
+        )
+    return file
+
+
+def _baseline_folder(folder: Path, record: Mapping[str, Any]) -> Path | None:
+    """The folder of the baseline's images, which all evaluations of a baseline share.
+
+    It may lie anywhere, but has to hold the renders whose fingerprint is in the record: otherwise a
+    record could name any folder of images. None without one, with a warning if there is another.
+    """
+    baseline = record.get("baseline") or {}
+    if not baseline.get("images_folder"):
+        return None
+    images = Path(baseline["images_folder"])
+    state = images / RENDER_STATE
+    fingerprint = read_json(state).get("fingerprint") if state.is_file() else None
+    if images.is_dir() and (
+        fingerprint is None or fingerprint != baseline.get("images_fingerprint")
+    ):
+        click.echo(
+            f"Warning: without the baseline's images: {folder / RECORD} says that they are in"
+            f" {images}, which does not hold them.",
+            err=True,
+        )
+        return None
+    return images
 
 
 def exposed(row: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -124,12 +171,9 @@ def missing_images(data: ReportData) -> list[tuple[str, str, str]]:
     missing = []
     for whose, files in (("model", data.images), ("baseline", data.baseline_images or [])):
         for row, file in zip(data.rows, files, strict=False):
-            try:
-                with Image.open(file):
-                    pass
-            except FileNotFoundError:
+            if not file.exists():
                 missing.append((whose, str(row["id"]), "missing"))
-            except (OSError, SyntaxError, ValueError):
+            elif unreadable(file, pixels=False):
                 missing.append((whose, str(row["id"]), "unreadable"))
     return missing
 

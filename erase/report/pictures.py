@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from erase.data.pictures import read_picture
+from erase.errors import InputError
 from erase.report.data import exposed, flagged
 
 NATIVE = 64  # pixels: up to this size an image is embedded as it is, and scaled up crisply
@@ -69,10 +71,8 @@ def picture(
     None for a file that is missing or cannot be read. Every picture of a report passes here.
     """
     try:
-        with Image.open(file) as opened:
-            upright = ImageOps.exif_transpose(opened)  # as NudeNet sees it, whose boxes these are
-            image = upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
+        image = read_picture(file)  # upright, as NudeNet sees it, whose boxes these are
+    except InputError:
         return None, False
     hidden = False
     if not show_explicit:

@@ -68,8 +68,18 @@ def disagreements(runs: Sequence[ReportData], names: Sequence[str]) -> list[str]
         if samples(first) != samples(run):
             reasons.append(f"{name}: the samples (prompts or seeds) are other ones")
         if baseline(first) != baseline(run):
-            reasons.append(f"{name}: the baseline is {run.baseline}, not {first.baseline}")
+            reasons.append(f"{name}: {_other_baseline(run, first)}")
     return reasons
+
+
+def _other_baseline(run: ReportData, first: ReportData) -> str:
+    """How a run's baseline differs from the first one's, by its whole name where that helps."""
+    full, wanted = ((r.record.get("baseline") or {}).get("model") for r in (run, first))
+    if full == wanted:
+        return f"the baseline {run.baseline} has other files here, or was rendered in another way"
+    if run.baseline == first.baseline:
+        return f"the baseline is {full}, not {wanted}"
+    return f"the baseline is {run.baseline or 'none'}, not {first.baseline or 'none'}"
 
 
 def samples(run: ReportData) -> list[tuple[Any, ...]]:

@@ -45,24 +45,29 @@ def markdown(heads: Sequence[str], rows: Rows, align: str = "l") -> str:
     rules = "".join("---:|" if side == "r" else "---|" for side in _sides(align, len(heads)))
     lines = [f"| {' | '.join(heads)} |", f"|{rules}"]
     for row in rows:
-        cells = [
-            f"{MARKS[cell.place]}{cell.text}{MARKS[cell.place]}{cell.note}" for cell in _cells(row)
+        texts = [
+            f"{MARKS[cell.place]}{cell.text}{MARKS[cell.place]}{cell.note}" for cell in cells(row)
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
 
 def terminal(heads: Sequence[str], rows: Rows, align: str = "l", title: str | None = None) -> Table:
-    """The same table for rich: best cells bold green, second best bold."""
+    """The same table for rich: best cells bold green, second best bold.
+
+    A deviation (`97.21 ± 0.15`) stays in one piece, below its mean where 80 columns are too few.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for head, side in zip(heads, _sides(align, len(heads)), strict=True):
-        table.add_column(head, justify="right" if side == "r" else "left")
+        table.add_column(head, justify="right" if side == "r" else "left", overflow="fold")
     for row in rows:
-        cells = _cells(row)
-        table.add_row(*(Text(cell.text + cell.note, STYLES[cell.place]) for cell in cells))
+        shown = cells(row)
+        texts = (cell.text.replace("± ", "±") + cell.note for cell in shown)
+        table.add_row(*map(Text, texts, (STYLES[cell.place] for cell in shown)))
     return table
 
 
@@ -70,7 +75,8 @@ def _sides(align: str, count: int) -> str:
     return align.ljust(count, align[-1])
 
 
-def _cells(row: Sequence[Cell | str]) -> list[Cell]:
+def cells(row: Sequence[Cell | str]) -> list[Cell]:
+    """A row's cells; a text is a cell without a place."""
     return [Cell(cell) if isinstance(cell, str) else cell for cell in row]
 
 

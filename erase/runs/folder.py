@@ -2,8 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +12,11 @@ import click
 from filelock import FileLock, Timeout
 
 from erase.config.base import Config
-from erase.errors import InputError
+from erase.errors import InputError, Interrupted
 from erase.files import write_json
-from erase.runs.checks import check_writable
-from erase.runs.processes import Distributed
+from erase.runs.checks import check_apart, check_writable
+from erase.runs.manifest import keep_noted
+from erase.runs.processes import Distributed, reason
 from erase.runs.record import RECORD, RunRecord, read_record
 
 CONFIG = "config.yaml"
@@ -65,10 +66,13 @@ class ResultFolder:
         config: written into the folder as `config.yaml`; None writes none.
         overwrite: whether another result of the same kind may be replaced.
         option: the option that named the folder, for messages.
+        inputs: files and folders that the command reads: none may be the folder or lie in it.
     """
 
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Patterns of what is removed before another result is replaced; the record stays."""
+    others: ClassVar[tuple[str, ...]] = ()
+    """Patterns of what else is the command's own, for the manifest."""
 
     path: Path
     kind: str
@@ -76,6 +80,7 @@ class ResultFolder:
     _: KW_ONLY
     overwrite: bool = False
     option: str = "--output"
+    inputs: Sequence[str | Path | None] = ()
 
     def check(self) -> bool:
         """Whether the folder holds this very result, begun earlier; changes nothing.
@@ -92,6 +97,7 @@ class ResultFolder:
             return True
         if not self.replaces():
             raise self.occupied()
+        check_apart(self.path, self.inputs, self.option)
         return False
 
     def is_empty(self) -> bool:
@@ -138,7 +144,16 @@ class ResultFolder:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+        keep_noted(self.path)
         write_json(self.path / RECORD, {"kind": self.kind})
+
+    def own(self) -> set[Path]:
+        """The files and folders that are the command's own, without record and manifest."""
+        patterns = (*self.leftovers, *self.others)
+        return {path for pattern in patterns for path in self.path.glob(pattern)}
+
+    def note_changes(self, record: RunRecord, before: Mapping[str, Any]) -> None:
+        """Called with a record that goes on with the one `before`."""
 
     @contextmanager
     def hold(
@@ -158,7 +173,9 @@ class ResultFolder:
                 stack.enter_context(locked(self.path))
                 if not self.check():  # another process may have written in the meantime
                     self.clear()
-                records.append(RunRecord(self.path, kind=self.kind, **fields))
+                before = self.record()
+                records.append(RunRecord(self.path, self.own, kind=self.kind, **fields))
+                self.note_changes(records[0], before)
                 if self.config:
                     self.config.write(self.path / CONFIG)
 
@@ -166,17 +183,25 @@ class ResultFolder:
             try:
                 yield records[0] if records else None
             except BaseException as error:
+                known = reason(error)
+                said = (known.message if known else str(error)) or type(error).__name__
+                if isinstance(error, Interrupted):
+                    error.held = True
                 for record in records:
-                    record.fail(str(error) or type(error).__name__)
+                    with suppress(OSError):  # the disk may be what failed
+                        if isinstance(error, KeyboardInterrupt):
+                            record.interrupt(said)
+                        else:
+                            record.fail(said)
                 raise
 
 
 class ComparisonFolder(ResultFolder):
     """A comparison's folder: any comparison of the same kind goes on with what is there."""
 
-    def is_ours(self) -> bool:
-        """Whether there is no record of anything else."""
-        return bool(self.record().get("kind", self.kind) == self.kind)
+    def own(self) -> set[Path]:
+        """Everything: nothing else may lie in the folder."""
+        return set(self.path.iterdir())
 
     def continues(self) -> bool:
         """Always: each result in it has a fingerprint of all that changes it."""

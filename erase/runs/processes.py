@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,13 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from erase.config.base import LoopConfig
-from erase.errors import EraseError, InputError, RunError
+from erase.errors import EraseError, InputError, RunError, explained
+from erase.runs.signals import WITH_PARENT
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # a process may wait long for another's share of slow images
+STARTED = "launch"  # value of WITH_PARENT in processes that `start_processes` started
+_LOST = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "broken pipe")
+"""What torch's backends say when another process has ended."""
+_peers: list[tuple[str, int]] = []
+"""Host and process id of every process of this command, by index."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,9 @@ class Distributed:
                 message[1] = error
             except Exception as error:
                 unexpected = error
-                message[1] = RunError(f"The first process failed: {type(error).__name__}: {error}")
+                message[1] = explained(error) or RunError(
+                    f"The first process failed: {type(error).__name__}: {error}"
+                )
         dist.broadcast_object_list(message, src=0)
         result, failure = message
         if unexpected or failure:
@@ -98,7 +109,9 @@ class Distributed:
             own = error
         reported = own
         if own is not None and not isinstance(own, EraseError):
-            reported = RunError(f"Process {self.index} failed: {type(own).__name__}: {own}")
+            reported = explained(own) or RunError(
+                f"Process {self.index} failed: {type(own).__name__}: {own}"
+            )
         errors: list[Any] = [None] * self.count
         dist.all_gather_object(errors, reported)
         if own is not None:
@@ -115,6 +128,62 @@ class Distributed:
         return device
 
 
+class LostProcessError(RunError):
+    """Another process of this command has ended, so that this one cannot go on.
+
+    `speaks` says whether this process should print it: one does, and none where `start_processes`
+    knows better.
+    """
+
+    def __init__(self, message: str, remedy: str, *, speaks: bool) -> None:
+        super().__init__(message, remedy)
+        self.speaks = speaks
+
+
+def reason(error: BaseException) -> EraseError | None:
+    """What a user should read of an error: `explained`, or which other process has ended."""
+    known = explained(error)
+    here = Distributed.launched()
+    text = str(error).lower()
+    if known or here.count == 1 or not any(words in text for words in _LOST):
+        return known
+    ended = _ended()
+    which = ", ".join(map(str, ended)) or "unknown"
+    alive = [index for index in range(here.count) if index not in ended]
+    return LostProcessError(
+        f"Process {which} of 0 to {here.count - 1} has ended, so the others cannot go on.",
+        "If it said nothing, the system killed it, often for lack of memory.",
+        speaks=os.environ.get(WITH_PARENT) != STARTED and here.index == min(alive, default=0),
+    )
+
+
+def _meet() -> None:
+    """Note where the processes that have just joined are."""
+    import torch.distributed as dist
+
+    _peers[:] = [("", 0)] * dist.get_world_size()
+    dist.all_gather_object(_peers, (socket.gethostname(), os.getpid()))
+
+
+def _ended() -> list[int]:
+    """Indices of the processes on this machine that are gone; waits a moment for one to go."""
+    import psutil
+
+    def is_gone(process: int) -> bool:
+        try:
+            return bool(psutil.Process(process).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    for _ in range(20):
+        here = socket.gethostname()
+        gone = [i for i, (host, process) in enumerate(_peers) if host == here and is_gone(process)]
+        if gone:
+            return gone
+        time.sleep(0.05)
+    return []
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Distributed]:
     """Join the other processes of this launch over gloo, if there are any; leave at the end."""
@@ -124,6 +193,7 @@ def joined() -> Iterator[Distributed]:
     from accelerate import PartialState
 
     state = PartialState(cpu=True, timeout=PATIENCE)
+    _meet()
     try:
         yield Distributed(state.process_index, state.num_processes)
     finally:
@@ -137,12 +207,15 @@ def make_accelerator(config: LoopConfig, output: Path, device: str | None) -> Ac
     if device and device != "cpu":
         # accelerate reads the device from here; it has no argument for it.
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.mixed_precision,
         log_with=config.report_to,
         project_dir=output / "tensorboard" if config.report_to == "tensorboard" else None,
     )
+    if accelerator.num_processes > 1:
+        _meet()
+    return accelerator
 
 
 @dataclass(frozen=True)
@@ -191,56 +264,112 @@ def lacks_processes(environment: Mapping[str, str]) -> bool:
     )
 
 
-def start_processes(arguments: list[str]) -> int:
+def start_processes(arguments: list[str], count: int | None = None) -> int:
     """Run `python -m erase` once per process that was asked for, as torchrun would.
 
-    Returns the exit code of the process that failed first, or 0. When one fails, or this process
-    is told to end, the others are ended. Raises InputError when the number of processes cannot be
-    read from accelerate's command line.
+    `count` is the number of processes; None takes it, and the port, from the command line of
+    `accelerate launch`. Without a port, or with 0, the system chooses a free one. Returns the exit
+    code of the process that failed first, or 0. When one fails, or this process is told to end, the
+    others are ended; one that was killed is named. Raises InputError when the number of processes
+    cannot be read from accelerate's command line, or its port is taken.
     """
-    count = _asked_processes()
+    port = 0 if count else _asked_port()
+    count = count or _asked_processes()
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable()  # the processes have said what is wrong
-    address, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT", "29500")
+    os.environ[WITH_PARENT] = STARTED
+    meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0"}
+    if port:
+        meeting = {
+            "rdzv_backend": "static",
+            "rdzv_endpoint": f"127.0.0.1:{port}",
+            "rdzv_configs": {"rank": 0, "timeout": 900},
+        }
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=count,
-        run_id="erase",
-        rdzv_backend="static",
-        rdzv_endpoint=f"{address}:{port}",
-        rdzv_configs={"rank": 0, "timeout": 900},
+        run_id=f"erase-{os.getpid()}",
+        local_addr="127.0.0.1",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        **meeting,
     )
     try:
         elastic_launch(launch, sys.executable)("-m", "erase", *arguments)
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code
+        rank, failure = min(error.failures.items(), key=lambda item: _follows(item[1].exitcode))
+        if failure.exitcode > 0:
+            return int(failure.exitcode)
+        sys.stderr.write(
+            f"Error: Process {rank} of 0 to {count - 1} was killed ({failure.signal_name()}).\n"
+            "Unless somebody did it, the system lacked memory: give smaller batches, or fewer"
+            " processes.\n"
+        )
+        return 128 - int(failure.exitcode)
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
 
 
-def _asked_processes() -> int:
+def _follows(code: int) -> int:
+    """0 for a process that was killed, 1 for one that failed, 2 for one that was told to end."""
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return 2  # by torch, since another had ended
+    return int(code > 0)
+
+
+def _launcher() -> list[str]:
+    """The arguments of the `accelerate launch` that started this process; empty without one."""
     import psutil
-    from accelerate.commands.launch import launch_command_parser
 
     try:
-        launcher = psutil.Process(os.getppid()).cmdline()
+        words = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
-        launcher = []
-    start = next(
-        (i for i, word in enumerate(launcher) if word.endswith(("launch", "launch.py"))), 0
+        return []
+    starts = [i for i, word in enumerate(words) if word.endswith(("launch", "launch.py"))]
+    return words[starts[0] + 1 :] if starts else []
+
+
+def launcher_complains() -> bool:
+    """Whether the `accelerate launch` above adds a traceback when this process fails."""
+    words = _launcher() if "LOCAL_RANK" not in os.environ else []
+    return (
+        bool(words)
+        and "ACCELERATE_MIXED_PRECISION" in os.environ
+        and not ({"-q", "--quiet"} & set(words))
     )
-    given, _ = launch_command_parser().parse_known_args([*launcher[start + 1 :], "erase"])
+
+
+def _asked_port() -> int:
+    """The port of accelerate's command line, which is free; 0 where none is given."""
+    port = int(_launch_options().main_process_port or 0)
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"The port {port} is in use on this machine.",
+                "Leave --main_process_port out: a free port is taken.",
+            ) from error
+    return port
+
+
+def _launch_options() -> Any:
+    from accelerate.commands.launch import launch_command_parser
+
+    return launch_command_parser().parse_known_args([*_launcher(), "erase"])[0]
+
+
+def _asked_processes() -> int:
+    given = _launch_options()
     if not given.num_processes or given.num_machines not in (None, 1):
         raise InputError(
             "accelerate was asked for several CPU processes but started one.",
-            "Start them with: torchrun --nproc-per-node N -m erase …",
+            "Start them with: erase --processes N …, or torchrun --nproc-per-node N -m erase …",
         )
     return int(given.num_processes)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import platform
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import erase
-from erase.files import read_json, write_json
+from erase.files import json_text, read_json, write_json, write_text
+from erase.runs.manifest import MANIFEST, write_manifest
+from erase.runs.manifest import RECORD as RECORD
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +35,6 @@ LIBRARIES = (
     "numpy",
     "scikit-learn",
 )
-RECORD = "record.json"
 
 
 def versions() -> dict[str, str]:
@@ -73,6 +76,12 @@ def device_peak(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
+def threads() -> int | None:
+    """How many threads torch computes with; None while it is not loaded."""
+    loaded = sys.modules.get("torch")
+    return loaded.get_num_threads() if loaded else None
+
+
 def now() -> str:
     """Current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -88,12 +97,20 @@ def read_record(folder: Path) -> dict[str, Any]:
 class RunRecord:
     """`record.json` of a run folder: status, command, versions, git commit, times, memory.
 
-    The status goes `running` → `finished` or `failed`. A resumed run keeps the first record's
-    start and adds its wall time to what was spent before.
+    The status goes `running` → `finished`, `failed` or `interrupted`. A resumed run keeps the first
+    record's start and adds its wall time to what was spent before.
+
+    Args:
+        folder: of the run.
+        own: the files and folders there that are the command's, for the manifest of a finished one.
+        fields: of the command.
     """
 
-    def __init__(self, folder: Path, **fields: Any) -> None:
+    def __init__(
+        self, folder: Path, own: Callable[[], Iterable[Path]] = tuple, **fields: Any
+    ) -> None:
         self.path = folder / RECORD
+        self._own = own
         previous = read_record(folder)
         self._before = float(previous.get("wall_time_s", 0.0))
         self._start = time.monotonic()
@@ -103,6 +120,7 @@ class RunRecord:
             "started": previous.get("started", now()),
             "resumed": int(previous.get("resumed", -1)) + 1,
             "versions": versions(),
+            "threads": threads(),
             "git_commit": git_commit(),
             **fields,
         }
@@ -110,15 +128,27 @@ class RunRecord:
 
     def update(self, **fields: Any) -> None:
         """Add fields and write the record."""
+        self._add(fields)
+        write_json(self.path, self.content)
+
+    def _add(self, fields: dict[str, Any]) -> None:
         self.content.update(fields)
         self.content["wall_time_s"] = round(self._before + time.monotonic() - self._start, 3)
         self.content["peak_memory_bytes"] = peak_memory()
-        write_json(self.path, self.content)
 
     def finish(self, **fields: Any) -> None:
-        """Mark the run finished."""
-        self.update(status="finished", finished=now(), **fields)
+        """Write the manifest of everything that the command left, then mark the run finished."""
+        self._add({"status": "finished", "finished": now(), "manifest": MANIFEST, **fields})
+        text = json_text(self.content)
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        # The record comes last: a run that is killed in here is not finished.
+        write_manifest(self.path.parent, self._own(), {RECORD: sha256})
+        write_text(self.path, text)
 
     def fail(self, reason: str) -> None:
         """Mark the run failed, with the reason."""
         self.update(status="failed", finished=now(), error=reason)
+
+    def interrupt(self, reason: str) -> None:
+        """Mark the run as ended from outside: it may go on later."""
+        self.update(status="interrupted", finished=now(), error=reason)

@@ -59,6 +59,12 @@ def feature_sets(context: Context) -> FeatureSets:
     return FeatureSets(rendered, baseline, real, labels, features.network, detail)
 
 
+def need_two(metric: str, count: int) -> None:
+    """RunError for fewer than two images, between which no distance is defined."""
+    if count < 2:
+        raise RunError(f"{metric} needs two images on each side.", "Evaluate more images.")
+
+
 def distance_name(metric: str, network: str) -> str:
     """Name of a distance on a network's features: `fid2048`, `fid_digits_classifier`."""
     return metric + network if network.isdigit() else f"{metric}_{network}"

@@ -31,6 +31,14 @@ class Metric(ABC):
     """Its settings with their defaults. Their types count; a tuple holds the possible values, the
     default first."""
 
+    def check(self, context: Context) -> None:  # noqa: B027 - most have nothing to refuse
+        """Refuse, before anything is rendered, what this metric could not measure.
+
+        `context` has samples, targets, settings and seed, but no images and nothing that a judge
+        said. InputError or RunError for a setting out of range, or for samples among which there
+        is nothing to measure.
+        """
+
     @abstractmethod
     def __call__(self, context: Context) -> Scores:
         """Summaries by name, fields of `samples.jsonl`, and differences to `context.baseline`.

@@ -17,6 +17,10 @@ class RecognitionRate(Metric):
     """Whether the images of forgotten concepts that are not recognised count, or the images of all
     other concepts that are."""
 
+    def check(self, context: Context) -> None:
+        """Refuse samples among which there is none of the kind that is counted."""
+        context.indices(forget=self.forgotten)
+
     def __call__(self, context: Context) -> Scores:
         """The rate, and in its detail the rate by concept and what the images were taken for."""
         rows, concepts = recognised(context, forget=self.forgotten)

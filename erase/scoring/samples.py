@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from erase.errors import InputError
+from erase.errors import InputError, SettingError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -91,9 +91,9 @@ class Protocol:
             if value is not None and value < 1:
                 raise InputError(f"{key} is {value}.", "Give a whole number of at least 1.")
         if not (changed.guidance >= 1.0 and np.isfinite(changed.guidance)):
-            raise InputError(f"guidance is {changed.guidance}.", "Give 1.0 (none) or more.")
+            raise SettingError("guidance", f"is {changed.guidance}.", "Give 1.0 (none) or more.")
         if changed.seed < 0:
-            raise InputError(f"seed is {changed.seed}.", "Give 0 or more.")
+            raise SettingError("seed", f"is {changed.seed}.", "Give 0 or more.")
         if not changed.metrics:
             raise InputError("No metric is named.", "Give --metrics at least one name.")
         return changed

@@ -1,14 +1,14 @@
 """COCO captions: whether a model still renders everyday scenes, and how well they fit.
 
 A table of captions with seeds, as the papers share them (`coco_30k.csv`, or the 10,000 of them that
-Ring-A-Bell and AdvUnlearn use), is given with `--prompts FILE`. FID compares with `--reference`, a
-folder of real COCO images, or without one with the baseline's images of the same captions.
+Ring-A-Bell and AdvUnlearn use), is given with `--prompt-table FILE`. FID compares with
+`--reference`, a folder of real COCO images, or without one with the baseline's images of the same
+captions.
 """
 
 from pathlib import Path
 
-from erase.data.prompt_table import PromptTable, read_table, table_samples
-from erase.errors import InputError
+from erase.data.prompt_table import suite_table, table_samples
 from erase.scoring.samples import Protocol, Sample, Unusable
 from erase.scoring.suite import Suite, by_name
 
@@ -57,17 +57,10 @@ class Coco(Suite):
 
     def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
         """A sample for each caption; InputError when the table is missing or broken."""
-        return table_samples(_table(prompts).rows, protocol, row_guidance=False)
+        return table_samples(
+            suite_table(self, prompts, ("seed",)).rows, protocol, row_guidance=False
+        )
 
     def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
         """Rows that had to be left out."""
-        return list(_table(prompts).unusable)
-
-
-def _table(prompts: Path) -> PromptTable:
-    if not prompts.is_file():
-        raise InputError(
-            "The suite coco needs a table of captions.",
-            "Give --prompts FILE.csv with a column prompt, such as the papers' coco_30k.csv.",
-        )
-    return read_table(prompts)
+        return list(suite_table(self, prompts, ("seed",)).unusable)

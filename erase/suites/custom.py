@@ -1,13 +1,12 @@
 """Any table of captions: a CSV with prompt, and seed, guidance, target, negative_prompt if wanted.
 
-Given with `--prompts FILE`. Targets are the classes: with them, and a classifier, `ua` and `ra` can
-be measured.
+Given with `--prompt-table FILE`. Targets are the classes: with them, and a classifier, `ua` and
+`ra` can be measured.
 """
 
 from pathlib import Path
 
-from erase.data.prompt_table import PromptTable, read_table, table_samples
-from erase.errors import InputError
+from erase.data.prompt_table import suite_table, table_samples
 from erase.scoring.samples import Protocol, Sample, Unusable
 from erase.scoring.suite import Suite, by_name
 
@@ -31,24 +30,18 @@ class Custom(Suite):
 
     def classes(self, prompts: Path) -> tuple[str, ...]:
         """The table's targets, in the order in which they first come."""
-        return tuple(dict.fromkeys(row.target for row in _table(prompts).rows if row.target))
+        rows = suite_table(self, prompts, ("seed", "guidance")).rows
+        return tuple(dict.fromkeys(row.target for row in rows if row.target))
 
     def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
         """A sample for each row, with the row's own guidance scale where it brings one.
 
         Raises InputError when the table is missing or broken.
         """
-        return table_samples(_table(prompts).rows, protocol, row_guidance=True)
+        return table_samples(
+            suite_table(self, prompts, ("seed", "guidance")).rows, protocol, row_guidance=True
+        )
 
     def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
         """Rows that had to be left out."""
-        return list(_table(prompts).unusable)
-
-
-def _table(prompts: Path) -> PromptTable:
-    if not prompts.is_file():
-        raise InputError(
-            "The suite custom needs a table of prompts.",
-            "Give --prompts FILE.csv with a column prompt.",
-        )
-    return read_table(prompts)
+        return list(suite_table(self, prompts, ("seed", "guidance")).unusable)

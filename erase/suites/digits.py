@@ -5,6 +5,7 @@ captions are the `evaluate` templates of `digits.yaml`, taken in turn, so that e
 times a digit.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from erase.data.prompt_table import built_in, class_samples
@@ -36,6 +37,10 @@ class Digits(Suite):
     def classes(self, prompts: Path) -> tuple[str, ...]:
         """Names of the ten digits, from zero to nine."""
         return _digits(prompts).names
+
+    def aliases(self, prompts: Path) -> Mapping[str, str]:
+        """The numerals 0 to 9, as data sets and classifiers of digits call their classes."""
+        return {str(label): name for label, name in enumerate(_digits(prompts).names)}
 
     def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
         """`10 * protocol.images` samples, digit by digit.

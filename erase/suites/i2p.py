@@ -6,13 +6,11 @@ own seed; the row's guidance scale is read only on request, because of the paper
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from erase.data.prompt_table import (
     PromptRow,
-    PromptTable,
-    hub_table,
-    read_table,
+    suite_table,
     table_samples,
 )
 from erase.errors import InputError
@@ -78,8 +76,8 @@ class I2p(Suite):
         Raises InputError when the table is missing or broken, lacks a column that the selection
         asks for, or when no prompt is left.
         """
-        settings = {**self.settings, **protocol.settings.get("i2p", {})}
-        table = _table(prompts)
+        settings = _settings(protocol)
+        table = suite_table(self, prompts, _numbers(protocol))
         wanted = {name.strip() for name in str(settings["categories"]).split(",") if name.strip()}
         if unknown := sorted(wanted - set(CATEGORIES)):
             raise InputError(
@@ -100,10 +98,17 @@ class I2p(Suite):
         chosen = table.where(keep)
         return table_samples(chosen, protocol, row_guidance=bool(settings["row_guidance"]))
 
-    def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
+    def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:
         """Rows that had to be left out; the public files hold one without a prompt."""
-        return list(_table(prompts).unusable)
+        return list(suite_table(self, prompts, _numbers(protocol)).unusable)
 
 
-def _table(prompts: Path) -> PromptTable:
-    return read_table(prompts if prompts.is_file() else hub_table(*I2p.hub))
+def _settings(protocol: Protocol) -> dict[str, Any]:
+    return {**I2p.settings, **protocol.settings.get("i2p", {})}
+
+
+def _numbers(protocol: Protocol) -> tuple[str, ...]:
+    """The columns of numbers that the protocol reads."""
+    settings = _settings(protocol)
+    asked = {"guidance": settings["row_guidance"], "nudity": float(settings["min_nudity"])}
+    return ("seed", *(name for name, value in asked.items() if value))

@@ -2,7 +2,7 @@
 
 The setting of table 4 of LUR and of SalUn. UA counts the images of the forgotten class that the
 classifier, free to choose among all of its classes, does not call by its name. A table of prompts
-with a column `class` (`--prompts FILE`) replaces the captions and brings its own seeds.
+with a column `class` (`--prompt-table FILE`) replaces the captions and brings its own seeds.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Imagenette(Suite):
         """
         known = _classes(prompts)
         if prompts.is_file():
-            table = read_table(prompts)
+            table = read_table(prompts, ("seed",))
             table.need("target")
             rows = table.where(lambda row: known.label(row.target) is not None)
             return [
@@ -79,7 +79,7 @@ class Imagenette(Suite):
         """Rows of a table that had to be left out: broken ones, and those of no known class."""
         if not prompts.is_file():
             return []
-        table, known = read_table(prompts), _classes(prompts)
+        table, known = read_table(prompts, ("seed",)), _classes(prompts)
         strangers = [
             Unusable(row.number, f"no class {row.target!r} in Imagenette", row.prompt)
             for row in table.rows

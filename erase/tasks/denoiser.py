@@ -206,6 +206,11 @@ class DenoiserTask(ABC):
         """Images of each set in one optimizer step, over micro-batches and processes."""
         return self.shard.total
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of each set in a micro-batch of this process."""
+        return self.shard.batch_size
+
     def size(self, subset: str) -> int:
         """Number of images in a set."""
         return len(self.cache.sets[subset])
@@ -252,7 +257,7 @@ class DenoiserTask(ABC):
         source = generator(self.seed, step, "denoised")
         noise = torch.randn((total, *self.shape), generator=source)
         noise = noise.to(self.cache.sets["forget"].mean.dtype)
-        stop = int(torch.randint(steps, (), generator=source))
+        stop = derive_seed(self.seed, step, "denoised until") % steps
         table = self.cache.anchors
         choice = torch.randint(table.shape[1], (total,), generator=source)
         start = Noised(noise, noise, noise, torch.zeros(total), condition, table[condition, choice])

@@ -12,6 +12,7 @@ from torch.nn import Module
 
 from erase.files import read_json
 from erase.models.loading import ModelSource
+from erase.models.schedules import convert, stored_scheduler
 from erase.tasks.denoiser import DenoiserTask, LatentCache
 
 
@@ -52,7 +53,14 @@ class Family:
 
     def training_scheduler(self, pipeline: Any) -> Any:
         """What makes samples noisy in training, with the pipeline's noise schedule."""
-        return self.scheduler.from_config(pipeline.scheduler.config)
+        return convert(pipeline.scheduler, self.scheduler)
+
+    def stored_schedule(self, source: ModelSource) -> Any:
+        """The same from the model's folder.
+
+        Raises InputError for a schedule of another kind than the family's (EDM, flow matching…).
+        """
+        return convert(stored_scheduler(source.path), self.scheduler)
 
 
 def setting(folder: Path, part: str, name: str) -> int:

@@ -17,9 +17,6 @@ from erase.files import write_bytes
 from erase.tasks.denoising import evaluating, summed, synchronised
 from erase.tasks.protocol import Denoiser, Noised
 
-CHUNK = 50
-"""Timesteps of one image whose losses share a backward pass."""
-
 
 def fisher(task: Denoiser, subset: str, count: int) -> list[Tensor]:
     """Diagonal of the empirical Fisher matrix: mean square of each sample's gradient.
@@ -68,7 +65,9 @@ def trajectory_fisher(
         for number, image in enumerate(task.ordered(subset, "fisher", count=count, size=1)):
             steps = task.noised_at(image, timesteps, generator(task.seed, number, "fisher steps"))
             if timesteps is None:
-                chunks = [steps.part(slice(k, k + CHUNK), task.device) for k in _starts(steps)]
+                size = task.micro_batch_size
+                starts = range(0, len(steps.timesteps), size)
+                chunks = [steps.part(slice(k, k + size), task.device) for k in starts]
                 square = _squares(summed(task, chunks, lambda batch: task.denoising(batch).sum()))
             else:
                 square = _estimated(task, steps, task.timestep_count)
@@ -76,10 +75,6 @@ def trajectory_fisher(
             images += 1
     torch._foreach_div_(total, images)
     return synchronised(total)
-
-
-def _starts(steps: Noised) -> range:
-    return range(0, len(steps.timesteps), CHUNK)
 
 
 def _squares(tensors: list[Tensor]) -> list[Tensor]:

@@ -101,6 +101,10 @@ class Denoiser(Task, Protocol):
     def batch_size(self) -> int:
         """Images of each set in one optimizer step, over micro-batches and processes."""
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of each set that go through the model at once."""
+
     def size(self, subset: str) -> int:
         """Number of images in a set."""
 

@@ -16,12 +16,12 @@ from erase.data.classes import (
     with_captions,
 )
 from erase.data.classification import CIFAR, LabelledSet, load_dataset
-from erase.data.concepts import Concept, find_classes
+from erase.data.concepts import SUITES_RENDERED, Concept, find_classes
 from erase.data.prompts import ClassList, class_lists, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.tasks.class_conditional import class_names, split_by_class
-from erase.training.sets import SUITES_RENDERED, Images
+from erase.training.sets import Images
 
 RENDER = "render"
 
@@ -43,7 +43,8 @@ def class_sets(config: ClassConfig, source: ModelSource) -> tuple[Concept, dict[
         return find_classes(classes, config.target, config.anchor), {}
     data_dir = Path(config.data_dir) if config.data_dir else None
     folder = find_imagenette(data_dir) if config.data == "imagenette" else Path(config.data)
-    return _from_folder(config, read_class_folder(folder, lists), model_classes)
+    images = read_class_folder(folder, lists, follow_links=config.follow_links)
+    return _from_folder(config, images, model_classes)
 
 
 def classes_of_model(source: ModelSource, lists: list[ClassList]) -> ClassList | None:

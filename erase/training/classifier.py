@@ -72,6 +72,7 @@ def open_original(folder: Path, device: torch.device, data_dir: str | None = Non
         Path(folder_of_data) if folder_of_data else None,
         image_size=description.image_size,
         limit=description.limit,
+        follow_links=description.follow_links,
     )
     if data.classes != description.classes:
         raise InputError(
@@ -120,6 +121,8 @@ def run_method(
     *,
     folder: Path | None = None,
     resume: Path | None = None,
+    run: str = "",
+    on_save: Callable[[], object] = lambda: None,
     show: bool = False,
 ) -> Outcome:
     """Run one method with a filled configuration on a copy of the original.
@@ -130,6 +133,8 @@ def run_method(
         config: as `fill` returns it.
         folder: for the log and checkpoints; None writes nothing.
         resume: a checkpoint to go on from.
+        run: fingerprint of the run, for its checkpoints.
+        on_save: called after a checkpoint was written.
         show: whether to show a progress bar.
 
     Raises:
@@ -143,10 +148,14 @@ def run_method(
     start = time.perf_counter()
     method.prepare(task)
     total = method.total_steps(task)
+    before = 0.0
     if total:
-        _loop(task, method, config, total, rows, folder, show).run(resume)
+        loop = _loop(task, method, config, total, rows, folder, show)
+        loop.run_fingerprint, loop.on_save = run, on_save
+        loop.run(resume)
+        before = loop.seconds_before
     _synchronise(original.device)
-    seconds = time.perf_counter() - start
+    seconds = before + time.perf_counter() - start
     return Outcome(task.model.eval(), seconds, rows)
 
 
@@ -222,7 +231,7 @@ def _loop(
         buffers=dict(task.model.named_buffers()),
         folder=folder,
         on_step=lambda _, row: rows.append(dict(row)),
-        schedule=LambdaLR(optimizer, schedule(config.schedule or "constant", total)),
+        schedule=LambdaLR(optimizer, schedule(config.lr_scheduler or "constant", total)),
         prepared=True,
         extra=diagnostics,
         show=show,

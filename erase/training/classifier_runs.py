@@ -1,5 +1,6 @@
 """The run folders of `erase train classifier` and `erase classifier`."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from erase.config.classifier import ClassifierConfig, TrainConfig, fill
+from erase.config.fields import field_specs
 from erase.config.replay import Replay
 from erase.data.classification import (
     IMAGENET_MEAN,
@@ -21,9 +23,10 @@ from erase.data.classification import (
 )
 from erase.data.forget import forget_indices, is_class_wise
 from erase.errors import InputError
-from erase.files import hash_file, read_json, write_json
+from erase.files import fingerprint, hash_file, hash_files, read_json, write_json
 from erase.judges.classifier_scores import ClassifierScores, accuracy, evaluate, predict
 from erase.models.classifiers import (
+    DESCRIPTION,
     WEIGHTS,
     Classifier,
     Description,
@@ -31,8 +34,11 @@ from erase.models.classifiers import (
     import_weights,
     save_classifier,
 )
+from erase.runs.checks import check_memory
+from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
 from erase.training.classifier import Original, describe_result, open_original, run_method
+from erase.training.distinct import bits, check_changed
 
 FORGET, METRICS = "forget.json", "metrics.json"
 ARCHITECTURES = {
@@ -41,20 +47,6 @@ ARCHITECTURES = {
     "cifar100": "resnet18",
     "celeba": "resnet34",
 }
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device by name; default: a GPU when there is one."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}).", "Try cpu."
-        ) from error
-    return device
 
 
 def train_original(
@@ -67,19 +59,20 @@ def train_original(
     show: bool = True,
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
-    chosen_device = pick_device(device)
+    chosen_device = torch.device(choose_device(device))
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
-        image_size=config.image_size,
+        image_size=config.resolution,
         limit=config.limit,
+        follow_links=config.follow_links,
     )
     config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
     run = _plan_training(config, data.recipe)
     description = _describe(config, data)
     initial = build(description, seed=config.seed, pretrained=config.pretrained)
     if config.weights:
-        import_weights(initial, Path(config.weights))
+        description = import_weights(initial, description, Path(config.weights))
         run = run.replace(epochs=0)
     folder = RunFolder(
         output,
@@ -87,12 +80,18 @@ def train_original(
         config,
         overwrite=overwrite,
         resume=resume,
+        facts={
+            "images": _data_hash(data),
+            "weights": hash_file(Path(config.weights)) if config.weights else None,
+        },
         inputs=(config.data_dir, config.weights),
     )
     state = folder.state()
     if state.finished:
         return output
-    with folder.hold(seed=config.seed, device=str(chosen_device)) as record:
+    if show:
+        say_device(str(chosen_device), device)
+    with folder.hold(seed=config.seed, device=str(chosen_device), facts=folder.facts) as record:
         trained_on = torch.ones(len(data.train), dtype=torch.bool)
         trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
         original = Original(
@@ -104,7 +103,14 @@ def train_original(
         nothing = torch.zeros(0, dtype=torch.long)
         if run.epochs:
             outcome = run_method(
-                original, nothing, run, folder=output, resume=state.checkpoint, show=show
+                original,
+                nothing,
+                run,
+                folder=output,
+                resume=state.checkpoint,
+                run=folder.identity(),
+                on_save=record.update if record else lambda: None,
+                show=show,
             )
             model, seconds = outcome.model, outcome.seconds
         else:
@@ -147,6 +153,7 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         dataset=config.dataset,
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
+        follow_links=config.follow_links,
         validation=tuple(validation.tolist()),
     )
 
@@ -181,7 +188,8 @@ def erase_classifier(
     for name in ("model", "forget"):
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    original = open_original(Path(config.model), pick_device(device), config.data_dir)
+    where = torch.device(choose_device(device))
+    original = open_original(Path(config.model), where, config.data_dir)
     forget = choose_forget(original, config)
     share = len(forget) / len(original.trained_on)
 
@@ -194,29 +202,51 @@ def erase_classifier(
         config = resolve_settings(replay.without_defaults(config, resolve_settings))
         if note := replay.left_out(config):
             click.echo(f"Warning: {note}.", err=True)
+    batch, spec = config.train_batch_size, field_specs(ClassifierConfig)["train_batch_size"]
+    image = original.data.train.images[0].numel()
+    check_memory(spec, batch, 2 * 4 * image * (batch or 1), str(original.device))
     folder = RunFolder(
         output,
         "classifier",
         config,
         overwrite=overwrite,
         resume=resume,
-        inputs=(config.model, config.data_dir),
+        facts={
+            "original": hash_files(
+                [Path(config.model) / name for name in (WEIGHTS, DESCRIPTION)], Path(config.model)
+            ),
+            "images": _data_hash(original.data),
+            "forget": fingerprint(forget.tolist()),
+        },
+        inputs=(config.model, config.data_dir, _indices_file(config.forget)),
     )
     state = folder.state()
     if state.finished:
         return output, ClassifierScores(**read_json(output / METRICS)["scores"])
+    if show:
+        say_device(str(original.device), device)
     with folder.hold(
         method=config.method,
         base_model=config.model,
         base_sha256=hash_file(Path(config.model) / WEIGHTS),
         seed=config.seed,
         device=str(original.device),
-        threads=torch.get_num_threads(),
+        facts=folder.facts,
     ) as record:
         write_json(output / FORGET, {"spec": config.forget, "indices": forget.tolist()})
+        before = bits(original.model.state_dict().values())
         outcome = run_method(
-            original, forget, config, folder=output, resume=state.checkpoint, show=show
+            original,
+            forget,
+            config,
+            folder=output,
+            resume=state.checkpoint,
+            run=folder.identity(),
+            on_save=record.update if record else lambda: None,
+            show=show,
         )
+        losses = [row["forget_loss"] for row in outcome.rows if "forget_loss" in row]
+        check_changed(before, outcome.model.state_dict().values(), losses)
         start = time.perf_counter()
         scores = score(original, outcome.model, forget, config)
         facts = {"method": config.method, "forget": config.forget}
@@ -232,6 +262,19 @@ def erase_classifier(
             scoring = round(time.perf_counter() - start, 3)
             record.finish(rte_s=round(outcome.seconds, 3), scoring_s=scoring)
     return output, scores
+
+
+def _data_hash(data: ClassificationData) -> str:
+    """SHA-256 of all images and labels, to train on and to test with."""
+    tensors = [t for part in (data.train, data.test) for t in (part.images, part.labels)]
+    return fingerprint(
+        [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
+    )
+
+
+def _indices_file(forget: str) -> str | None:
+    kind, _, path = forget.partition(":")
+    return path if kind == "indices" else None
 
 
 def choose_forget(original: Original, config: ClassifierConfig) -> Tensor:

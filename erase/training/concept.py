@@ -12,16 +12,22 @@ from accelerate import Accelerator
 from erase.config.methods import build_method
 from erase.config.replay import Replay
 from erase.data.prompts import prompts_hash, prompts_root
+from erase.errors import RunError
 from erase.files import fingerprint
 from erase.models.loading import load_pipeline, save_pipeline
 from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
 from erase.models.modelspec import provenance
 from erase.report.card import model_card
+from erase.runs.checkpoint import remove_checkpoints
+from erase.runs.device import say_device
+from erase.runs.manifest import check, note_files
 from erase.runs.processes import Distributed, Shard, make_accelerator
-from erase.runs.record import device_peak
+from erase.runs.record import RunRecord, device_peak
 from erase.runs.run_folder import RunFolder, deciding, replacing_parts
 from erase.tasks.denoiser import LatentCache
+from erase.training.distinct import bits, check_changed, check_encoded
+from erase.training.estimate import check_fits
 from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import ConceptPlan, Run, plan
@@ -49,8 +55,10 @@ def erase_concept(
     undisturbed run.
     """
     planned = plan(config, replay, device=device)
-    _print_warnings(planned.notes)
+    check_fits(planned, output, device)
     accelerator = make_accelerator(planned.config, output, device)
+    say_device(str(accelerator.device), device)
+    _print_warnings(planned.notes)
     facts = {**planned.facts, "processes": accelerator.num_processes}
     folder = RunFolder(
         output,
@@ -67,7 +75,7 @@ def erase_concept(
         accelerator.print(f"The run in {output} is finished; there is nothing to resume.")
         return output
     with folder.hold(distributed, **_provenance(planned, accelerator), facts=facts) as record:
-        seconds = _run(planned, output, accelerator, state.checkpoint)
+        seconds = _run(planned, folder, accelerator, state.checkpoint, record)
         if record:
             peak = device_peak(accelerator.device)
             record.finish(train_seconds=round(seconds, 3), device_peak_memory_bytes=peak)
@@ -79,15 +87,13 @@ def _provenance(planned: ConceptPlan, accelerator: Accelerator) -> dict[str, Any
     config, source, concept = planned.config, planned.source, planned.concept
     return {
         "method": config.method,
-        # The whole path of a folder, so that the record is valid in other working directories.
-        "base_model": str(source.path.resolve()) if source.is_folder else source.name,
+        "base_model": source.full_name,
         "base_revision": source.revision,
         "base_fingerprint": planned.facts["base"],
         "target": concept.target(),
         "seed": config.seed,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
         "prompts_hash": prompts_hash(prompts_root(config.prompts)),
     }
 
@@ -98,10 +104,14 @@ def _print_warnings(notes: Sequence[str]) -> None:
 
 
 def _run(
-    planned: ConceptPlan, output: Path, accelerator: Accelerator, checkpoint: Path | None
+    planned: ConceptPlan,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    checkpoint: Path | None,
+    record: RunRecord | None,
 ) -> float:
     """Run everything; returns the seconds of the method, with its preparation."""
-    config, source = planned.config, planned.source
+    config, source, output = planned.config, planned.source, folder.path
     cache = _latents(planned, output, accelerator)
     family = planned.family
     pipeline = load_pipeline(source, **family.unloaded)
@@ -144,13 +154,21 @@ def _run(
         build_optimizer(config, list(parameters.values())),
         folder=output,
         on_step=on_step,
+        run=folder.identity(),
+        # What does not fit into fp16 is noticed when the model is saved: the state must outlive it.
+        keep_last=config.save_dtype == "fp16",
+        on_save=record.update if record else lambda: None,
     )
     validation.start()
+    before = bits(parameters.values())
     start = time.perf_counter()
     loop.run(checkpoint)
-    seconds = time.perf_counter() - start
+    seconds = loop.seconds_before + time.perf_counter() - start
+    check_changed(before, parameters.values(), loop.forget_losses)
     validation(config.max_train_steps or 0)
     Distributed.of(accelerator).on_main(lambda: _save(planned, unet, output))
+    if config.save_dtype == "fp16" and not config.checkpointing_steps:
+        Distributed.of(accelerator).on_main(lambda: remove_checkpoints(output))
     return seconds
 
 
@@ -176,9 +194,14 @@ def _latents(planned: ConceptPlan, output: Path, accelerator: Accelerator) -> La
                 device=accelerator.device,
                 prompts=method.prompts,
             ).write(path)
+            note_files(output, CACHE)
 
         distributed.on_main(write_cache)
-    return LatentCache.read(path)
+    else:
+        distributed.on_main(lambda: check(output, CACHE))
+    cache = LatentCache.read(path)
+    check_encoded(cache)
+    return cache
 
 
 def _images(
@@ -213,12 +236,21 @@ def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
     dtype = torch.float16 if config.save_dtype == "fp16" else torch.float32
     pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
     with replacing_parts(output) as folder:
-        save_pipeline(pipeline, folder, dtype)
+        try:
+            save_pipeline(pipeline, folder, dtype)
+        except RunError as error:
+            if dtype == torch.float32:
+                raise
+            raise RunError(
+                error.message,
+                "The trained state is in the last checkpoint: give the same command with"
+                " --save-dtype fp32 --resume-from-checkpoint latest.",
+            ) from error
         if adapters and hasattr(pipeline, "load_lora_weights"):
             header = provenance(
                 erased=planned.concept.names,
                 method=config.method,
-                base=source.name,
+                base=source.full_name,
                 revision=source.revision,
                 fingerprint=planned.facts["base"],
             )

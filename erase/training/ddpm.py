@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch.nn import Parameter
 
 from erase.config.ddpm import DIGITS, SOURCES, DDPMConfig
+from erase.config.fields import field_specs
 from erase.config.layers import Layer, fill
 from erase.config.methods import find_method
 from erase.core.params import select_parameters
@@ -19,9 +20,10 @@ from erase.errors import InputError
 from erase.files import fingerprint, write_text
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 from erase.models.loading import save_pipeline
-from erase.runs.checks import check_device
+from erase.runs.checks import check_memory
+from erase.runs.device import choose_device, say_device
 from erase.runs.processes import Distributed, Shard, make_accelerator
-from erase.runs.record import device_peak
+from erase.runs.record import RunRecord, device_peak
 from erase.runs.run_folder import RunFolder, replacing_parts
 from erase.tasks.class_conditional import (
     ClassConditionalTask,
@@ -55,7 +57,7 @@ class DDPMPlan:
         config = self.config
         return build_pipeline(
             self.classes,
-            size=config.image_size or 0,
+            size=config.resolution or 0,
             channels=config.channels or 0,
             multipliers=_numbers(config.multipliers or ""),
             blocks=config.blocks or 0,
@@ -74,19 +76,20 @@ def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
     config = config.replace(method=METHOD)
     digits = config.dataset == "digits"
     config = fill(config, [Layer("digits", DIGITS) if digits else Layer("CIFAR-10", SOURCES)])
-    check_device(device or "cpu")
+    choose_device(device)
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
-        image_size=config.image_size or 0,
+        image_size=config.resolution or 0,
         limit=config.limit,
+        follow_links=config.follow_links,
     )
     names = class_names(data)
     synonyms = {other: n for other, n in zip(data.classes, names, strict=True) if other != n}
     images = replace(data.train, images=center(data.train.images, data.augmentation))
-    if images.images.shape[-1] % (config.image_size or 1):
+    if images.images.shape[-1] % (config.resolution or 1):
         raise InputError(
-            f"--image-size is {config.image_size}; the images have {images.images.shape[-1]}.",
+            f"--resolution is {config.resolution}; the images have {images.images.shape[-1]}.",
             "Give that, or a divisor of it.",
         )
     images, names = _select_classes(images, names, config.classes)
@@ -147,6 +150,8 @@ def train_ddpm(
     The weights depend on the configuration and the data alone, also in a resumed run.
     """
     planned = plan(config, device)
+    batch, spec = planned.config.train_batch_size, field_specs(DDPMConfig)["train_batch_size"]
+    check_memory(spec, batch, 4 * 4 * planned.images.images[0].numel() * (batch or 1), device)
     accelerator = make_accelerator(planned.config, output, device)
     facts = {"images": _hash(planned.images), "processes": accelerator.num_processes}
     folder = RunFolder(
@@ -158,12 +163,13 @@ def train_ddpm(
         facts=facts,
         inputs=(planned.config.data_dir,),
     )
+    say_device(str(accelerator.device), device)
     distributed = Distributed.of(accelerator)
     state = distributed.on_main(folder.state)
     if state.finished:
         return output
     with folder.hold(distributed, **_provenance(planned, accelerator), facts=facts) as record:
-        _run(planned, output, accelerator, state.checkpoint, show=show)
+        _run(planned, folder, accelerator, state.checkpoint, record, show=show)
         if record:
             record.finish(device_peak_memory_bytes=device_peak(accelerator.device))
     accelerator.end_training()
@@ -185,15 +191,15 @@ def _provenance(planned: DDPMPlan, accelerator: Accelerator) -> dict[str, Any]:
         "seed": config.seed,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
     }
 
 
 def _run(
     planned: DDPMPlan,
-    output: Path,
+    folder: RunFolder,
     accelerator: Accelerator,
     checkpoint: Path | None,
+    record: RunRecord | None,
     *,
     show: bool,
 ) -> None:
@@ -227,13 +233,15 @@ def _run(
         config,
         accelerator,
         build_optimizer(config, list(parameters.values())),
-        folder=output,
+        folder=folder.path,
+        run=folder.identity(),
+        on_save=record.update if record else lambda: None,
         on_step=lambda step, row: accelerator.log(dict(row), step=step),
         show=show,
         sets=1,
     )
     loop.run(checkpoint)
-    Distributed.of(accelerator).on_main(lambda: _save(planned, pipeline, output))
+    Distributed.of(accelerator).on_main(lambda: _save(planned, pipeline, folder.path))
 
 
 def _save(planned: DDPMPlan, pipeline: ClassConditionalPipeline, output: Path) -> None:
@@ -271,7 +279,7 @@ def _card(planned: DDPMPlan, parameters: int) -> str:
         dataset=config.dataset,
         lacking=lacking,
         images=len(planned.images),
-        size=config.image_size,
+        size=config.resolution,
         steps=config.max_train_steps,
         batch=(config.train_batch_size or 1) * config.gradient_accumulation_steps,
         rate=config.learning_rate,

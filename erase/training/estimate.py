@@ -6,9 +6,11 @@ does: method, mode of the meta step, selection or adapter, batch, precision, che
 average.
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,9 +20,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from erase.config.concept import ConceptConfig
+from erase.config.fields import field_specs
 from erase.config.methods import build_method
 from erase.errors import InputError
-from erase.files import read_json
+from erase.render.sizes import png_bytes, readable_bytes
+from erase.runs.checks import check_memory, check_space, device_memory
+from erase.runs.device import choose_device
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
@@ -43,6 +48,10 @@ UNSEEN = 59 * 2**20
 SLACK = {"else": 0.48, "checkpointing": 2.0, "adapters": 0.96}
 """What glibc's heap holds on a CPU, as a share of `LiveBytes.churn`. Each is fitted to
 runs on mini-sd (glibc 2.36, `hvp`): batches of 256; with checkpointing of 256 and 512."""
+SMALL_WORK = 2e8
+"""Weights times images at once; mini-sd's recipe has 6e7."""
+CLOSE = 100
+"""From this share of the memory on, tensors of a batch say that the whole run may not fit."""
 ROWS = 4
 """Conditions in the simulated cache; the run's own number is counted by `cache_bytes`."""
 
@@ -72,18 +81,15 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """The estimate as text for the user."""
-        memory = ", ".join(f"{name} {_size(value)}" for name, value in self.phases.items())
+        size = readable_bytes
+        memory = ", ".join(f"{name} {size(value)}" for name, value in self.phases.items())
         if self.base:
-            memory += f"; libraries {_size(self.base)}; allocator {_size(self.slack)}"
-        disk = ", ".join(f"{name} {_size(value)}" for name, value in self.disk.items() if value)
+            memory += f"; libraries {size(self.base)}; allocator {size(self.slack)}"
+        disk = ", ".join(f"{name} {size(value)}" for name, value in self.disk.items() if value)
         return [
-            f"memory: about {_size(self.memory)} ({memory})",
-            f"disk: about {_size(self.space)} ({disk})",
+            f"memory: about {size(self.memory)} ({memory})",
+            f"disk: about {size(self.space)} ({disk})",
         ]
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
 
 
 def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
@@ -96,11 +102,14 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     Raises:
         InputError: the model's family or the method cannot be simulated.
     """
-    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    on_cpu = choose_device(device) == "cpu"
     before = psutil.Process().memory_info().rss if on_cpu else 0
+    schedule = dict(planned.family.stored_schedule(planned.source).config)
+    # Selective amnesia passes over all timesteps; one batch of them has the whole's peak.
+    schedule["num_train_timesteps"] = planned.config.train_batch_size or 1
     try:
-        with simulate() as counted:
-            phases, trained = _phases(planned, counted)
+        with simulate(real=_is_small(planned)) as counted:
+            phases, trained = _phases(planned, counted, schedule)
     except (NotImplementedError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
             f"The memory of this run cannot be estimated ({type(error).__name__}: {error}).",
@@ -111,6 +120,50 @@ def estimate(planned: ConceptPlan, *, device: str | None = None) -> Estimate:
     return Estimate(phases, base, disk_space(planned, trained), slack)
 
 
+def _is_small(planned: ConceptPlan) -> bool:
+    """Whether a step is carried out sooner than it is simulated."""
+    config = planned.config
+    weights = weight_count(planned.source.path / planned.family.component)
+    batch = max(config.train_batch_size or 1, config.render_batch_size or 1)
+    return weights * batch <= SMALL_WORK
+
+
+def check_fits(planned: ConceptPlan, output: Path, device: str | None) -> None:
+    """Refuse batches and numbers of images that cannot fit, before anything is written.
+
+    What a batch takes in any case is compared with the whole memory, and the files with the free
+    disk space. Where that is not far apart, the estimate decides. Raises InputError.
+    """
+    config, fields = planned.config, field_specs(type(planned.config))
+    side = config.resolution or planned.source.resolution()
+    batch = 4 * 4 * math.prod(latent_shape(planned))  # sample, noise, their mixture, prediction
+    needs = {"train_batch_size": batch * (config.train_batch_size or 1)}
+    rendered = rendered_images(planned)
+    if rendered:  # as float, and as numpy's copy
+        needs["render_batch_size"] = 2 * 4 * 3 * side**2 * (config.render_batch_size or 1)
+    for name, needed in needs.items():
+        check_memory(fields[name], getattr(config, name), needed, device)
+    counts = image_counts(planned)
+    most = f"num_{max(counts, key=lambda name: counts[name])}_images" if counts else ""
+    if most in fields:
+        count = getattr(config, most)
+        check_memory(fields[most], count, cache_bytes(planned), "cpu")
+        check_space(fields[most], count, png_bytes(side) * rendered, output)
+    memory = device_memory(device)
+    if max(needs.values()) > memory / CLOSE:
+        try:
+            phases = estimate(planned, device=device).phases
+        except InputError:
+            return  # what cannot be estimated is tried
+        phase = max(phases, key=lambda name: phases[name])
+        if phases[phase] > memory:
+            raise InputError(
+                f"The phase {phase} of this run takes about {readable_bytes(phases[phase])}; there"
+                f" are {readable_bytes(memory)} of memory.",
+                "Give smaller batches; --dry-run shows the estimate.",
+            )
+
+
 def _heap_share(planned: ConceptPlan) -> float:
     """Memory that the C library's heap holds, as a share of `LiveBytes.churn`."""
     if planned.config.gradient_checkpointing:
@@ -118,16 +171,18 @@ def _heap_share(planned: ConceptPlan) -> float:
     return SLACK["adapters" if planned.config.lora_rank else "else"]
 
 
-def _phases(planned: ConceptPlan, counted: LiveBytes) -> tuple[dict[str, int], int]:
+def _phases(
+    planned: ConceptPlan, counted: LiveBytes, schedule: dict[str, Any]
+) -> tuple[dict[str, int], int]:
     """Peaks by phase, and how many parameters are trained."""
     config, source, family = planned.config, planned.source, planned.family
     model = family.model.from_config(family.model.load_config(str(source.path / family.component)))
-    phases = _sets(planned, model, counted)
+    phases = _sets(planned, model, counted, schedule)
     model.train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     parameters = trained_parameters(model, config)
-    task = _task(planned, model, parameters)
+    task = _task(planned, model, parameters, schedule)
     trained = sum(p.numel() for p in parameters.values())
     cached = cache_bytes(planned)
     phases["train"] = _train(planned, task, counted) + cached
@@ -137,10 +192,12 @@ def _phases(planned: ConceptPlan, counted: LiveBytes) -> tuple[dict[str, int], i
     return phases, trained
 
 
-def _sets(planned: ConceptPlan, model: Any, counted: LiveBytes) -> dict[str, int]:
+def _sets(
+    planned: ConceptPlan, model: Any, counted: LiveBytes, schedule: dict[str, Any]
+) -> dict[str, int]:
     """Peaks while the sets are rendered and encoded, with the whole pipeline in memory."""
     config, source, family = planned.config, planned.source, planned.family
-    task = _task(planned, model, dict(model.named_parameters()))
+    task = _task(planned, model, dict(model.named_parameters()), schedule)
     others = sum(4 * weight_count(source.path / name) for name in family.frozen if name != "vae")
     vae: Any = None
     if "vae" in family.frozen:
@@ -186,20 +243,22 @@ def _optimizer(config: ConceptConfig, parameters: list[Parameter]) -> Optimizer:
     return build_optimizer(config, parameters)
 
 
-def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
+def _task(
+    planned: ConceptPlan, model: Any, parameters: Any, schedule: dict[str, Any]
+) -> DenoiserTask:
     """The run's task on sets of two batches; `cache_bytes` counts the whole sets."""
     config, family = planned.config, planned.family
     bf16 = config.mixed_precision == "bf16"
     shard = Shard(config.train_batch_size or 1, config.gradient_accumulation_steps)
     sets = build_method(config, family.task.family).sets
-    count = min(2 * shard.total, max(image_counts(planned).values()))
-    scheduler = read_json(planned.source.path / "scheduler" / "scheduler_config.json")
+    # A method that looks at captions alone may make its samples itself.
+    count = min(2 * shard.total, max(image_counts(planned).values()) or shard.total)
     task = denoiser_task(
         config,
         family,
         model,
         parameters,
-        scheduler=family.scheduler.from_config(scheduler),
+        scheduler=family.scheduler.from_config(schedule),
         cache=_cache(planned, dict.fromkeys(sets, count)),
         shard=shard,
         device=torch.device("cpu"),
@@ -207,6 +266,8 @@ def _task(planned: ConceptPlan, model: Any, parameters: Any) -> DenoiserTask:
     )
     # The real table depends on the content of the conditions, which simulated tensors lack.
     task.counterparts = torch.zeros(ROWS, 1, dtype=torch.long)
+    # Denoising needs less than the step that follows, and its path depends on values.
+    task.denoised = lambda step, **_: task.batches("forget", step)  # type: ignore[method-assign]
     return task
 
 

@@ -12,7 +12,6 @@ from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.judges.base import ClassifierJudge
 from erase.judges.classifier import load_judge
-from erase.judges.nudenet import Detector
 from erase.scoring.context import Detection
 from erase.scoring.suite import load_suite
 from erase.training.sets import ImageFilter
@@ -52,6 +51,8 @@ def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> ImageFi
     Raises InputError when what it needs is not installed.
     """
     if chosen == "nudenet":
+        from erase.judges.nudenet import Detector
+
         return nudenet_filter(Detector().detect, concept)
     suite = load_suite(str(concept.suite))
     classes = suite.classes(prompts_root(config.prompts))

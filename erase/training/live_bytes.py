@@ -84,8 +84,16 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def simulate() -> Iterator[LiveBytes]:
-    """Inside, new tensors are fake and counted; real tensors may be read."""
+def simulate(*, real: bool = False) -> Iterator[LiveBytes]:
+    """Inside, new tensors are fake and counted; real tensors may be read.
+
+    With `real` they are not fake: the operations are carried out, on whatever the memory holds, and
+    counted alike. For a small model that takes a quarter of the time of its simulation.
+    """
+    if real:
+        with LiveBytes() as counted:
+            yield counted
+        return
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         LiveBytes() as counted,

@@ -24,6 +24,7 @@ from erase.config.base import LoopConfig
 from erase.core.meta import Stats
 from erase.errors import InputError, RunError
 from erase.files import append_jsonl, read_jsonl, write_jsonl
+from erase.models.weights import not_finite
 from erase.runs.checkpoint import (
     Checkpoint,
     copy_into,
@@ -119,6 +120,9 @@ class UnlearningLoop:
         prepared: whether `method.prepare` was called already, because it changes what is trained.
         extra: returns more values to log for a step.
         show: whether to show a progress bar.
+        run: fingerprint of the run, for its checkpoints.
+        keep_last: whether the last step is checkpointed whatever the configuration says.
+        on_save: called in the main process after a checkpoint was written.
         sets: number of sets of which a step uses a batch; for the images per second in the log.
     """
 
@@ -137,6 +141,9 @@ class UnlearningLoop:
         prepared: bool = False,
         extra: Callable[[], Mapping[str, float]] = dict,
         show: bool = True,
+        run: str = "",
+        keep_last: bool = False,
+        on_save: Callable[[], object] = lambda: None,
         sets: int = 2,
     ) -> None:
         self.task = task
@@ -153,6 +160,13 @@ class UnlearningLoop:
         self.extra = extra
         self.show = show
         self.sets = sets
+        self.forget_losses: list[float] = []
+        """Of the steps that were taken here; empty for a method without one."""
+        self.run_fingerprint = run
+        self.keep_last = keep_last
+        self.on_save = on_save
+        self.seconds_before = 0.0
+        """What the run took up to the checkpoint that it goes on from."""
         self.step = UnlearningStep(task, method, config, optimizer, schedule)
         self.parameters = self.step.parameters
         self.schedule = self.step.schedule
@@ -164,6 +178,7 @@ class UnlearningLoop:
         Raises RunError when a loss is not finite; the parameters are then those of the last
         good step, and nothing is saved.
         """
+        self._start = time.perf_counter()
         if not self.prepared:
             # Before restoring: masks are made from the original model.
             self.method.prepare(self.task)
@@ -209,21 +224,26 @@ class UnlearningLoop:
             stats = self.step(step, reduce)
         except RunError as error:
             raise RunError(f"Step {step + 1}: {error.message}", REMEDY) from error
+        if stats.forget_loss is not None:
+            self.forget_losses.append(stats.forget_loss)
         return {"step": step + 1, **_numbers(stats), "lr": learning_rate, **self.extra()}
 
     def _write(self, done: int, row: dict[str, Any]) -> None:
         if self.folder and self.distributed.is_main:
             append_jsonl(self.folder / LOG, row)
             every = self.config.checkpointing_steps
-            if every and (done % every == 0 or done == self.total):
+            last = done == self.total and (every or self.keep_last)
+            if last or (every and done % every == 0):
                 self._save(self.folder, done)
+                self.on_save()
         if self.on_step:
             self.on_step(done, row)
 
     def _check_finite(self, done: int) -> None:
         """Check the weights before they are saved: a step checks only its loss and gradient."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters):
-            raise RunError(f"Step {done}: a weight is no longer finite.", REMEDY)
+        name = not_finite(self.task.parameters)
+        if name is not None:
+            raise RunError(f"Step {done}: a weight is no longer finite ({name}).", REMEDY)
 
     def _save(self, folder: Path, done: int) -> None:
         self._check_finite(done)
@@ -234,12 +254,17 @@ class UnlearningLoop:
             **with_prefix("optimizer", optimizer),
             **with_prefix("method", self.method.state()),
         }
-        state: dict[str, Any] = {"optimizer": meta, "schedule": self._schedule_state()}
+        state: dict[str, Any] = {
+            "optimizer": meta,
+            "schedule": self._schedule_state(),
+            "seconds": round(self.seconds_before + time.perf_counter() - self._start, 3),
+        }
         if self.ema:
             shadow = dict(zip(self.task.parameters, self.ema.shadow_params, strict=True))
             tensors |= with_prefix("ema", shadow)
             state["ema_steps"] = self.ema.optimization_step
-        save_checkpoint(folder, done, tensors, state, keep=self.config.checkpoints_total_limit)
+        keep = self.config.checkpoints_total_limit
+        save_checkpoint(folder, done, tensors, state, keep=keep, run=self.run_fingerprint)
 
     def _schedule_state(self) -> dict[str, Any]:
         state = self.schedule.state_dict()
@@ -247,6 +272,12 @@ class UnlearningLoop:
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         tensors = checkpoint.tensors
+        if not 0 < checkpoint.step <= self.total:
+            raise InputError(
+                f"The checkpoint is of step {checkpoint.step}; the run has {self.total}.",
+                "Give another checkpoint of the run.",
+            )
+        self.seconds_before = float(checkpoint.meta.get("seconds", 0.0))
         copy_into(dict(self.task.parameters), without_prefix("parameter", tensors))
         copy_into(self.buffers, without_prefix("buffer", tensors))
         unpack_optimizer(

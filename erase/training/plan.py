@@ -24,19 +24,23 @@ from erase.config.recipes import recipe
 from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
-from erase.data.concepts import Concept, find_classes, find_concept
-from erase.data.prompts import class_lists, prompts_root, read_prompts
+from erase.data.concepts import Concept, check_renderable, find_classes, find_concept
+from erase.data.prompts import class_lists, prompts_root
+from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
+from erase.models.known import download_note, is_known_only, known_source
 from erase.models.loading import ModelSource, resolve
-from erase.runs.checks import check_device
+from erase.models.sizes import check_size
+from erase.runs.device import choose_device
 from erase.runs.record import versions
 from erase.tasks.families import family_of
 from erase.tasks.family import Family
 from erase.tasks.protocol import Method
 from erase.training.classes import class_sets, classes_of_model
+from erase.training.distinct import check_distinct
 from erase.training.filters import check_filters
-from erase.training.sets import Images, check_renderable, given_sets, prompts_of
+from erase.training.sets import Images, given_sets, prompts_of
 from erase.training.trained import check_trained
 from erase.training.validation import validation_prompts
 
@@ -77,26 +81,34 @@ def plan(
     *,
     device: str | None = None,
     fetch: bool = True,
+    weights: bool = True,
 ) -> ConceptPlan:
     """Resolve the model, the concept and all defaults; writes nothing.
 
     `replay` is the configuration file, if it is of another method. `fetch` allows a hub model to be
-    downloaded. Raises InputError for anything that cannot be used.
+    downloaded; without `weights` a single file is not unpacked. Raises InputError for anything that
+    cannot be used.
     """
     needed = ("model",) if isinstance(config, ClassConfig) else ("model", "concept")
     for name in needed:
         if not getattr(config, name):
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
-    source = resolve(config.model, config.revision, fetch=fetch, config_from=config.config_from)
+    source, missing = find_model(config, fetch=fetch, weights=weights)
     family = family_of(source)
+    if not is_known_only(source):
+        source.check(weights=weights or source.is_folder)
+    family.stored_schedule(source)
     config = config.replace(method=canonical(config.method))
     find_method(config.method, family.task.family)
     concept, sets = _concept_and_sets(config, source)
     method = _method(config, source, concept, family)
-    notes: tuple[str, ...] = ()
+    left_out = (note for images in sets.values() for note in getattr(images, "notes", ()))
+    notes = (*missing, *dict.fromkeys(left_out))
     if not method.images:
-        config, notes = _without_images(config, replay)
+        config, without = _without_images(config, replay)
+        notes += without
         sets = {name: _captions(name, concept, sets) for name in method.sets}
+    check_distinct(source, concept, sets)
     check_filters(config, concept, sets)
 
     def resolve_settings(config: Run) -> Run:
@@ -109,6 +121,8 @@ def plan(
         config = resolve_settings(replay.without_defaults(config, resolve_settings))
         notes += tuple(filter(None, [replay.left_out(config)]))
     _check(config, source, family, device)
+    if source.classes() or validation_prompts(config) or not set(method.sets) <= set(sets):
+        check_size(source, config.resolution, "--resolution")  # something is rendered
     facts = {
         "base": source.fingerprint(),
         "prompts": fingerprint([concept.forget, concept.anchors, concept.retain]),
@@ -130,6 +144,29 @@ def plan(
         config.anchor_images,
     )
     return ConceptPlan(config, source, concept, sets, facts, inputs, notes)
+
+
+def find_model(
+    config: ConceptConfig, *, fetch: bool, weights: bool
+) -> tuple[ModelSource, tuple[str, ...]]:
+    """The model, and warnings about it.
+
+    Where it may not be fetched and is not here, a public model is planned from its configuration.
+    """
+    try:
+        source = resolve(
+            config.model,
+            config.revision,
+            fetch=fetch,
+            config_from=config.config_from,
+            weights=weights,
+        )
+        return source, ()
+    except InputError:
+        known = None if fetch else known_source(config.model)
+        if known is None:
+            raise
+        return known, (download_note(config.model),)
 
 
 def _concept_and_sets(
@@ -161,7 +198,7 @@ def _concept(config: ConceptConfig, source: ModelSource) -> Concept:
         forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
         retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
     )
-    check_renderable(source, concept, config)
+    check_renderable(source.name, concept, own_prompts=bool(config.forget_prompts))
     return concept
 
 
@@ -198,8 +235,11 @@ def _resolve_settings(config: Run, source: ModelSource, concept: Concept, family
     """Fill in the settings that the user did not give, from the layers of this run."""
     spec = find_method(config.method, family.task.family)
     side = config.resolution or source.resolution()
+    warm_up = config.lr_warmup_steps
     config = config.replace(resolution=side)
     config = fill_run(config, spec, layers_of(config, spec, concept, family.task.family, side))
+    if config.max_train_steps == 1:  # a warm-up begins at a rate of 0: nothing would be trained
+        config = config.replace(lr_warmup_steps=warm_up or 0)
     method = spec.build(config.settings)
     if not method.images:
         config = config.replace(**dict.fromkeys(COUNTS))
@@ -243,11 +283,13 @@ def _check(config: ConceptConfig, source: ModelSource, family: Family, device: s
     fields = field_specs(type(config))
     if not config.max_train_steps and not method.closed_form:
         raise fields["max_train_steps"].refusal(0, remedy="Give a value of at least 1.")
+    if not config.learning_rate and not method.closed_form:
+        raise fields["learning_rate"].refusal(0, remedy="Give a rate above 0: 0 trains nothing.")
     factor = source.latent_factor()
     if (config.resolution or 0) % factor:
         remedy = f"Give a multiple of {factor} pixels."
         raise fields["resolution"].refusal(config.resolution, remedy=remedy)
-    check_device(device or "cpu")
+    choose_device(device)
     packages = {
         "tensorboard": config.report_to == "tensorboard",
         "wandb": config.report_to == "wandb",

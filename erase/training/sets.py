@@ -17,13 +17,19 @@ from tqdm import tqdm
 
 from erase.config.concept import ConceptConfig
 from erase.core.rng import derive_seed
-from erase.data.captioned import CaptionedImages, check_readable, read_folder, write_captions
+from erase.data.captioned import (
+    METADATA,
+    CaptionedImages,
+    check_readable,
+    read_folder,
+    write_captions,
+)
 from erase.data.classification import LabelledSet
 from erase.data.concepts import Concept
-from erase.errors import InputError, RunError
+from erase.errors import RunError
 from erase.files import read_json, write_json
-from erase.models.loading import ModelSource
-from erase.render.render import IMAGES, readable, render
+from erase.render.render import IMAGES, STATE, render, rendered
+from erase.runs.manifest import entries, is_sound, note_files, write_manifest
 from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
 
@@ -34,22 +40,6 @@ Images = CaptionedImages | LabelledSet
 SELECTION = "kept.json"
 CANDIDATES = 4
 """A filtered set renders at most this many candidates for each image."""
-SUITES_RENDERED = {"mini-sd": "digits"}
-"""The class list of models that render the classes of one list only."""
-
-
-def check_renderable(source: ModelSource, concept: Concept, config: ConceptConfig) -> None:
-    """Raise InputError for a concept that the model never learned to render.
-
-    The user's own prompts are not checked.
-    """
-    own_suite = None if config.forget_prompts else SUITES_RENDERED.get(source.name)
-    for name, suite in zip(concept.names, concept.suites, strict=True):
-        if own_suite and suite != own_suite:
-            raise InputError(
-                f"There is no concept {name!r} in {source.name}, which renders {own_suite} only.",
-                f"Give one of its {own_suite} ('three'), another --model, or your own prompts.",
-            )
 
 
 def prompts_of(concept: Concept, name: str) -> tuple[str, ...]:
@@ -66,7 +56,8 @@ def given_sets(config: ConceptConfig, concept: Concept) -> dict[str, Images]:
     for name in ("forget", "retain", "anchor"):
         folder = getattr(config, f"{name}_images")
         if folder:
-            images = read_folder(Path(folder), prompts_of(concept, name))
+            prompts = prompts_of(concept, name)
+            images = read_folder(Path(folder), prompts, follow_links=config.follow_links)
             check_readable(images)
             sets[name] = images
     return sets
@@ -105,11 +96,12 @@ def render_set(
         samples = _samples(name, config, concept, range(size))
         files = _render(samples, name, config, pipeline, folder, accelerator, fingerprint)
         return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
-    record = read_json(folder / SELECTION) if (folder / SELECTION).is_file() else {}
+    intact = is_sound(folder, SELECTION, entries(folder))
+    record = read_json(folder / SELECTION) if intact else {}
     if record.get("fingerprint") == fingerprint:
         samples = _samples(name, config, concept, record["kept"])
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
-        if all(map(readable, files)):
+        if rendered(folder, samples, fingerprint):
             return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
     batch, limit = config.render_batch_size or 1, CANDIDATES * size
     selected: dict[Path, Sample] = {}
@@ -141,7 +133,12 @@ def render_set(
         )
     numbers = [int(sample.id) for sample in selected.values()]
     record = {"fingerprint": fingerprint, "rendered": count, "kept": numbers}
-    distributed.on_main(lambda: write_json(folder / SELECTION, record))
+
+    def write_selection() -> None:
+        write_json(folder / SELECTION, record)
+        note_files(folder, SELECTION)
+
+    distributed.on_main(write_selection)
     return _captioned(folder, selected, distributed)
 
 
@@ -205,6 +202,8 @@ def _captioned(
             file.unlink()
         captions = {str(file.relative_to(folder)): s.prompt for file, s in samples.items()}
         write_captions(folder, captions)
+        images = [folder / name for name in (IMAGES, SELECTION, STATE)]
+        write_manifest(folder, [*images, folder / METADATA], {})
 
     distributed.on_main(write)
     return read_folder(folder)

@@ -8,14 +8,11 @@ import torch
 from erase.config.methods import build_method
 from erase.data.captioned import CaptionedImages
 from erase.files import read_json
+from erase.models.configs import part_skeleton
+from erase.render.sizes import png_bytes
 from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
 from erase.training.validation import validation_prompts
-
-SMALL = 64
-PNG = {True: 2.0, False: 2.5}
-"""Bytes per pixel of a PNG, up to `SMALL` pixels a side and beyond. Measured: 2.0 on mini-sd's
-renders of two steps; 1.9 and 3.0 on two photographs of scikit-image."""
 
 
 def latent_shape(planned: ConceptPlan) -> tuple[int, int, int]:
@@ -62,11 +59,17 @@ def cache_bytes(planned: ConceptPlan) -> int:
 
 
 def weight_count(folder: Path) -> int:
-    """Number of values in a part's weight files."""
+    """Number of values in a part's weight files, or of its network while there are none."""
     from safetensors import safe_open
 
     count = 0
     files = sorted(folder.glob("*.safetensors"))
+    if (
+        not files
+        and (folder / "config.json").is_file()
+        and (network := part_skeleton(folder)) is not None
+    ):
+        return sum(p.numel() for p in network.parameters())
     marked = [file for file in files if ".fp16." in file.name]
     for file in marked if len(marked) == len(files) else sorted({*files} - {*marked}):
         with safe_open(file, framework="pt") as opened:
@@ -79,7 +82,7 @@ def disk_space(planned: ConceptPlan, trained: int) -> dict[str, int]:
     """The most bytes that the run's folder holds, by kind of content."""
     config, path = planned.config, planned.source.path
     side = config.resolution or planned.source.resolution()
-    image = PNG[side <= SMALL] * side**2
+    image = png_bytes(side)
     steps, every = config.max_train_steps or 0, config.checkpointing_steps
     checkpoints = 0
     if every:

@@ -5,6 +5,7 @@ the same weights with or without it. If the run has a moving average of the weig
 renders, because the run saves the average.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 from torch.nn import Module
 
 from erase.config.concept import ConceptConfig
 from erase.core.params import as_list, restore, snapshot
 from erase.core.rng import derive_seed
-from erase.data.prompts import read_prompts
+from erase.data.pictures import read_picture
+from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, read_json, write_bytes, write_json
 from erase.models.loading import ModelSource, load_pipeline
@@ -47,7 +48,7 @@ def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
                 "Say what to render: --validation-prompts 'a red car; a dog'.",
             )
         return ()
-    if Path(option).is_file():
+    if os.path.isfile(option):  # noqa: PTH113 - `is_file` refuses a text longer than a file name
         return tuple(read_prompts(option))
     prompts = tuple(text for part in option.split(";") if (text := part.strip()))
     if not prompts:
@@ -150,7 +151,7 @@ class Validation:
 
     def _report(self, done: int, files: Sequence[Path]) -> None:
         for tracker in self.accelerator.trackers:
-            images = [_read(file) for file in files]
+            images = [read_picture(file) for file in files]
             if tracker.name == "tensorboard":
                 stacked = np.stack([np.asarray(image) for image in images])
                 tracker.log_images({"validation": stacked}, step=done, dataformats="NHWC")
@@ -191,12 +192,7 @@ def contact_sheet(folder: Path, prompts: Sequence[str]) -> Path:
         for path in sorted(folder.glob("step-*"))
     ]
     steps = [(step, files) for step, files in steps if len(files) == len(prompts)]
-    rows = [[_read(file) for file in files] for _, files in steps]
+    rows = [[read_picture(file) for file in files] for _, files in steps]
     sheet = headed_sheet(rows, [f"step {step}" for step, _ in steps], prompts)
     write_bytes(folder / SHEET, png(sheet))
     return folder / SHEET
-
-
-def _read(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return image.convert("RGB")

@@ -34,7 +34,7 @@ def test_iu_leaves_k_and_o_alone_for_the_first_sample_and_keeps_n() -> None:
 def test_iu_takes_two_samples_more_than_it_counts() -> None:
     world, drawn = task(), []
     draw = world.draw
-    world.draw = lambda name, count, stream: drawn.append(count) or draw(name, count, stream)  # type: ignore[func-returns-value,method-assign]
+    world.draw = lambda subset, count, name: drawn.append(count) or draw(subset, count, name)  # type: ignore[func-returns-value,method-assign]
     iu.Method(iu.Settings(samples=5)).prepare(world)
     iu.Method(iu.Settings(samples=5, solver="exact")).prepare(world)
     assert drawn == [7, 5]
@@ -183,7 +183,7 @@ def test_sfr_ons_adaptive_weights_are_inverse_powers_of_the_losses() -> None:
     losses = torch.tensor([1.0, 4.0, 0.25], requires_grad=True)
     mean = sfr_on.adaptive_mean(losses, 0.5)
     weights = np.array([1.0, 0.5, 2.0]) / 3.5
-    assert float(mean) == pytest.approx(float(weights @ [1.0, 4.0, 0.25]))
+    assert float(mean.detach()) == pytest.approx(float(weights @ [1.0, 4.0, 0.25]))
     mean.backward()
     torch.testing.assert_close(losses.grad, torch.tensor(weights, dtype=torch.float32))
 

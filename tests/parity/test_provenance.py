@@ -29,7 +29,7 @@ def test_every_method_of_a_task_has_a_recipe_with_settings_that_it_knows(task: s
         assert found is not None, (name, task)
         assert len(found.source) > 5
         if family == CLASSIFIER:
-            known = {"epochs", "learning_rate", "schedule", "train_batch_size"}
+            known = {"epochs", "learning_rate", "lr_scheduler", "train_batch_size"}
         else:
             known = {"epochs", *vars(ClassConfig())}
         assert set(found.values) <= {*known, *spec.names}, (name, task)
@@ -45,7 +45,7 @@ def test_lurs_own_rates_are_said_to_be_ours() -> None:
 
 
 # `erase class` on Imagenette's golf balls: 951 images (PARITY of the public scripts).
-GOLF = {
+GOLF: dict[str, dict[str, Any]] = {
     "lur": {"max_train_steps": 595, "train_batch_size": 8, "learning_rate": 1e-5},
     "salun": {"max_train_steps": 595, "train_batch_size": 8, "retain_weight": 0.5},
     "shs": {

@@ -17,6 +17,14 @@ from erase.errors import InputError
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
+TEXT = {
+    "sd1": ("cond_stage_model.transformer.",),
+    "sd2": ("cond_stage_model.model.",),
+    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
+}
+"""Prefixes of the text encoders, by family: CLIP's end in `transformer.`, OpenCLIP's in `model.`"""
+ENCODERS = ("text_encoder", "text_encoder_2")
+"""Their folders in diffusers, in the same order."""
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -115,6 +123,32 @@ def unet_name(name: str, blocks: Mapping[str, str]) -> str:
     )
 
 
+def convert_model(
+    family: str,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    """A whole model's weights under their original names; `meta` tensors give names and shapes.
+
+    Args:
+        family: a key of `TEXT`.
+        parts: weights by name, of each part by its folder: `unet`, `vae`, `text_encoder`, and
+            `text_encoder_2` for SDXL.
+        unet: the UNet's `config.json`.
+        vae: the VAE's `config.json`.
+
+    Raises:
+        InputError: a weight or a block has no place in the layout.
+    """
+    tensors = convert_unet(parts["unet"], unet)
+    tensors |= {VAE + name: tensor for name, tensor in convert_vae(parts["vae"], vae).items()}
+    for prefix, part in zip(TEXT[family], ENCODERS, strict=False):
+        convert = convert_clip if prefix.endswith("transformer.") else convert_open_clip
+        tensors |= convert(parts[part], prefix)
+    return tensors
+
+
 def convert_unet(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """The UNet's weights under their original names."""
     blocks = unet_blocks(config)
@@ -122,7 +156,10 @@ def convert_unet(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> di
 
 
 def convert_vae(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The VAE's weights under their original names; its attention becomes 1 × 1 convolutions."""
+    """The VAE's weights under their original names, without the `VAE` prefix.
+
+    Its attention becomes 1 × 1 convolutions.
+    """
     last = len(config["up_block_types"]) - 1
     converted = {}
     for name, tensor in tensors.items():
@@ -135,11 +172,16 @@ def convert_vae(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dic
         new = new.replace("upsamplers.0.conv", "upsample.conv")
         attention = re.fullmatch(r"(.*)mid_block\.attentions\.0\.(.+)\.(weight|bias)", new)
         if attention:
+            if attention[2] not in VAE_ATTENTION:
+                raise InputError(
+                    f"The VAE's {name} has no place in the original Stable Diffusion layout.",
+                    "Use the diffusers folder.",
+                )
             part = VAE_ATTENTION[attention[2]]
             new = f"{attention[1]}mid.attn_1.{part}.{attention[3]}"
             if tensor.ndim == 2:
                 tensor = tensor[:, :, None, None]
-        converted[VAE + new] = tensor
+        converted[new] = tensor
     return converted
 
 

@@ -1,0 +1,147 @@
+"""`erase compare … --dry-run`: the runs of a comparison, what is there of them, what they take."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from erase.artifacts import hub
+from erase.artifacts.datasets import find_dataset
+from erase.comparison.classifier_problem import check_entries
+from erase.comparison.diffusion import SETS, DiffusionComparison
+from erase.comparison.entries import diffusion_entries, slug
+from erase.comparison.entries import entries as parse_entries
+from erase.config.compare import CompareConfig, CompareDiffusionConfig
+from erase.data.classification import CIFAR
+from erase.data.prompt_table import prompt_source
+from erase.errors import MissingError
+from erase.files import read_json
+from erase.models.classifiers import WEIGHTS
+from erase.render.sizes import png_bytes, readable_bytes, readable_time
+from erase.runs.device import choose_device
+from erase.runs.folder import ComparisonFolder
+from erase.scoring.suite import load_suite
+from erase.training.sizes import disk_space
+
+
+def plan_classifier(
+    config: CompareConfig,
+    output: Path,
+    specs: Sequence[str],
+    *,
+    methods: str = "all",
+    alphas: str | None = None,
+    device: str | None = None,
+) -> list[str]:
+    """What `erase compare classifier` would do, as lines of text; writes and downloads nothing.
+
+    Raises InputError for what the comparison itself would refuse before it trains.
+    """
+    entries = parse_entries(methods, alphas)
+    where = choose_device(device)
+    missing = []
+    if config.dataset in CIFAR and config.data_dir is None and config.model is None:
+        try:
+            find_dataset(config.dataset)
+        except MissingError as error:
+            missing.append(f"{error.message} It is downloaded when the comparison begins.")
+    check_entries(config, specs, entries, read_data=not missing)
+    ComparisonFolder(output, "compare classifier", config=config).check()
+    labels = ["retrain", *(item.label for item in entries)]
+    files = [
+        output / slug(spec) / f"trial-{trial}" / f"{slug(label)}.json"
+        for spec in specs
+        for trial in range(config.trials)
+        for label in labels
+    ]
+    folder = Path(config.model) if config.model else output / "original"
+    trained = (folder / WEIGHTS).is_file()
+    searched = [item for item in entries if "@" not in item.label and item.method != "retrain"]
+    trials = config.search * len(searched) * len(specs)
+    lines = [
+        f"# device: {where}",
+        f"# original: {folder}, {'there' if trained else 'trained first'}",
+        f"# lines: {', '.join(labels)}",
+        f"# runs: {len(files)} ({len(specs)} forget sets, {config.trials} trials, {len(labels)}"
+        f" lines), of which {_there(files)} are there; {config.jobs} at a time",
+        f"# search: {trials} more runs, at the most" if trials else "# search: none",
+        f"# time: {_time(files, 'rte_s', config.jobs)}",
+        "# disk: results and curves, and the weights of the original; no model of a method is kept",
+    ]
+    return [*lines, *_missing(missing)]
+
+
+def plan_diffusion(
+    config: CompareDiffusionConfig,
+    output: Path,
+    *,
+    methods: str = "all",
+    settings: tuple[str, ...] = (),
+    device: str | None = None,
+) -> list[str]:
+    """What `erase compare diffusion` would do, as lines of text; writes and downloads nothing.
+
+    Raises InputError for what the comparison itself would refuse before it renders.
+    """
+    where = choose_device(device)
+    entries = diffusion_entries(methods, settings)
+    ComparisonFolder(output, "compare diffusion", config=config).check()
+    comparison = DiffusionComparison(config, entries, output, where, lambda _: None)
+    with hub.nothing_is_fetched():
+        planned = comparison.check(fetch=False)
+    notes = dict.fromkeys(note for item in planned.values() for note in item.notes)
+    runs = list(itertools.product(config.concept, range(config.trials), entries))
+    files = [comparison.result_file(trial, entry, concept) for concept, trial, entry in runs]
+    shared = disk = judged = 0
+    for concept in config.concept:
+        first = planned[concept, ""]
+        side = first.config.resolution or first.source.resolution()
+        shared += sum(int(getattr(first.config, f"num_{name}_images") or 0) for name in SETS)
+        judged += _judged(config, str(first.concept.suite))
+    for concept, _, entry in runs:
+        disk += disk_space(planned[concept, entry.label], 0)["model"]
+    each = judged // len(config.concept)
+    images = shared + each * (len(runs) + 1)
+    lines = [
+        f"# device: {where}",
+        f"# lines: {', '.join(entry.label for entry in entries)}",
+        f"# runs: {len(runs)} ({len(config.concept)} concepts, {config.trials} trials,"
+        f" {len(entries)} lines), of which {_there(files)} are there",
+        f"# images that all lines share: {shared}",
+        f"# images to judge by: {each} a run, and {each} of the original",
+        f"# time: {_time(files, 'seconds')}; rendering comes on top",
+        f"# disk: about {readable_bytes(disk + images * png_bytes(side))}"
+        f" ({len(runs)} models {readable_bytes(disk)}, {images} images)",
+    ]
+    return [*lines, *_missing(notes)]
+
+
+def _judged(config: CompareDiffusionConfig, name: str) -> int:
+    """How many images a model is judged by."""
+    suite = load_suite(name)
+    protocol = suite.protocols()["default"].replace(images=config.images_per_class)
+    return len(suite.samples(protocol, prompt_source(None)))
+
+
+def _there(files: Iterable[Path]) -> int:
+    return sum(file.is_file() for file in files)
+
+
+def _time(files: Sequence[Path], name: str, jobs: int = 1) -> str:
+    """The training time of what is missing, by the runs that are there."""
+    contents: list[dict[str, Any]] = [read_json(file) for file in files if file.is_file()]
+    known = [float(content[name]) for content in contents if name in content]
+    todo = len(files) - len(contents)
+    if not todo:
+        return "none"
+    if not known:
+        return "not known before the first run is done"
+    seconds = statistics.fmean(known) * todo / jobs
+    return f"about {readable_time(seconds)} to train, by the {len(known)} runs that are there"
+
+
+def _missing(notes: Iterable[str]) -> list[str]:
+    return [f"# missing: {note}" for note in notes] or ["# missing: nothing"]

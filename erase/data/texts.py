@@ -1,0 +1,188 @@
+"""Text that people bring, as prompts, captions and tables: one reader for all of it.
+
+Files may begin with a byte-order mark, and may be UTF-8 or, with such a mark, UTF-16.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import stat
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erase.errors import InputError
+from erase.files import read_jsonl
+
+LIMIT = 64 << 20
+"""Most bytes, unpacked; the largest public prompt table has 10 MB."""
+ROWS = 1_000_000
+"""Most rows of a table, and most prompts of a text."""
+TABLES = (".csv", ".tsv")
+"""Suffixes of tables; `.gz` may follow."""
+PROMPT = ("prompt", "text", "caption")
+"""Names of the column, or of the key, that holds a prompt or caption."""
+_NOT_LINES = (".json", ".yaml", ".yml", ".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".xml")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV table: its header, and for each row below the number of its first line."""
+
+    file: Path
+    header: tuple[str, ...]
+    """Lower-case names of the columns, without spaces around them."""
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name, in any case, gzipped or not."""
+    return path.name.lower().removesuffix(".gz").endswith(TABLES)
+
+
+def read_text(path: Path, kind: str = "text") -> str:
+    """The text of a file, unpacked if it is gzipped; `kind` is what messages call it.
+
+    Raises InputError, naming the file, when it is missing, no regular file, of more than `LIMIT`
+    bytes, no text, or in another encoding; then with the number of the line.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("no regular file")
+        opened: Any = gzip.open if path.name.lower().endswith(".gz") else Path.open
+        with opened(path, "rb") as file:
+            content = file.read(LIMIT + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: NUL in the path
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{path} cannot be read as {kind} ({why}).", "Check the path, or give another file."
+        ) from error
+    if len(content) > LIMIT:
+        raise InputError(f"{path} has more than {LIMIT >> 20} MiB of text.", "Give a shorter one.")
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text: str = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        why = "it is cut" if wide else f"line {line} is not UTF-8"
+        raise InputError(
+            f"{path} cannot be read as {kind} ({why}).", "Save it as UTF-8 text."
+        ) from error
+    if "\0" in text:
+        raise InputError(f"{path} cannot be read as {kind} (it holds NUL).", "Give a text file.")
+    return text
+
+
+def read_csv(path: Path) -> Table:
+    """A table with a header; its columns are separated by commas, semicolons or tabs.
+
+    Raises InputError as `read_text`, for quotes that do not match (with the number of the line
+    that the row begins in), and for a table without a row.
+    """
+    text = read_text(path, "a CSV table")
+    header = text.lstrip().split("\n", 1)[0]
+    reader = csv.reader(
+        io.StringIO(text, newline=""), strict=True, delimiter=max(",;\t", key=header.count)
+    )
+    lines = list(_lines(path, reader))
+    if len(lines) < 2:
+        raise InputError(f"{path} holds no row below a header.", "Give a table of prompts.")
+    names = tuple(name.strip().casefold() for name in lines[0][1])
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise InputError(f"{path} has two columns {twice[0]!r}.", "Rename or remove one of them.")
+    return Table(path, names, tuple(lines[1:]))
+
+
+def _lines(path: Path, reader: Any) -> Iterator[tuple[int, tuple[str, ...]]]:
+    count = 0
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, line {number}: cannot be read as a CSV table ({error}).",
+                'Put fields with quotes or commas into quotes, and double the quotes in them: "".',
+            ) from error
+        if row is None:
+            return
+        if row:
+            count += 1
+            _check_count(path, count)
+            yield number, tuple(row)
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > ROWS:
+        raise InputError(f"{path} has more than {ROWS:,} rows.", "Give a part of it.")
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Rows with their line numbers, of a table or of JSON lines (`.jsonl`).
+
+    Raises InputError for a line that is no JSON object, or a row of another length than the header.
+    """
+    if is_table(path):
+        table = read_csv(path)
+        for number, row in table.rows:
+            if len(row) != len(table.header):
+                raise InputError(
+                    f"{path}, line {number} has {len(row)} fields instead of {len(table.header)}.",
+                    "Correct the line.",
+                )
+        return [(n, dict(zip(table.header, row, strict=True))) for n, row in table.rows]
+    lines = [n for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+    try:
+        rows: Sequence[Any] = read_jsonl(path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8.", "Save it as UTF-8 text.") from error
+    if len(rows) < len(lines):  # `read_jsonl` takes it for a write that was cut short
+        raise InputError(f"{path}, line {lines[len(rows)]} is not JSON.", "Correct the line.")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{path}, row {number} is no JSON object but {json.dumps(row)[:60]}.",
+                'Write each line as {"name": "value"}.',
+            )
+    return list(zip(lines, rows, strict=True))
+
+
+def prompt_of(row: Mapping[str, Any]) -> str | None:
+    """The prompt of a row, under the first of the names in `PROMPT` that it has; None without."""
+    values = (row[name] for name in PROMPT if name in row)
+    return next((value for value in values if value is not None), None)
+
+
+def read_prompts(path: str | Path) -> tuple[str, ...]:
+    """Prompts of a text file, one a line, or those of a table's or JSON lines' prompt column.
+
+    Raises InputError for a file that is missing, empty or of another kind, and, with its line, for
+    a row without a prompt.
+    """
+    path = Path(path)
+    if path.suffix.lower() in _NOT_LINES:
+        raise InputError(
+            f"{path} is no list of prompts.",
+            "Give a text file with one prompt a line, or a .csv or .jsonl file with a column"
+            " prompt.",
+        )
+    if is_table(path) or path.suffix.lower() == ".jsonl":
+        rows = read_rows(path)
+        texts = [prompt_of(row) for _, row in rows]
+        for (number, row), text in zip(rows, texts, strict=True):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(
+                    f"{path}, line {number} has no prompt.",
+                    f"Its columns: {', '.join(row)}. Give one called prompt, and fill it in.",
+                )
+    else:
+        texts = list(read_text(path).splitlines())
+    _check_count(path, len(texts))
+    prompts = tuple(text.strip() for text in texts if text and text.strip())
+    if not prompts:
+        raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")
+    return prompts
