@@ -122,6 +122,11 @@ def _help(config: type[Config], item: "dataclasses.Field[Any]") -> str:
     return f"{text}  [default: {item.default}]"
 
 
+def names_of(text: str | None) -> tuple[str, ...]:
+    """The names in the text of an option that takes several, separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 run_options = together(
     option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
     option(

@@ -140,7 +140,8 @@ class Method(TwoLossMethod):
             for part in parts:
                 torch._foreach_mul_(part, self.settings.max_norm / size)
         cosine = dot(retain, forget) / (r_norm * f_norm) if r_norm * f_norm > 0 else 0.0
-        return Split(*parts, Stats(l_retain, l_forget, size, r_norm, f_norm, cosine))
+        stats = Stats(l_retain, l_forget, size, r_norm, f_norm, cosine)
+        return Split(parts[0], parts[1], stats)
 
     def _gradient(
         self, task: ClassifierTask, subset: str, number: int

@@ -37,10 +37,18 @@ from erase.models.classifiers import (
 from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
+from erase.scoring.classifier_metric import load_classifier_metrics
 from erase.training.classifier import Original, describe_result, open_original, run_method
+from erase.training.classifier_measures import (
+    FORGET,
+    METRICS,
+    labels_of,
+    measure_run,
+    open_retrained,
+)
 from erase.training.distinct import bits, check_changed
+from erase.training.worst import hardest
 
-FORGET, METRICS = "forget.json", "metrics.json"
 ARCHITECTURES = {
     "digits": "cnn",
     "cifar10": "resnet18",
@@ -202,6 +210,9 @@ def erase_classifier(
         config = resolve_settings(replay.without_defaults(config, resolve_settings))
         if note := replay.left_out(config):
             click.echo(f"Warning: {note}.", err=True)
+    for metric in load_classifier_metrics(config.metrics):
+        metric.check(labels_of(original.data, forget))
+    retrained = open_retrained(original, forget, config)
     batch, spec = config.train_batch_size, field_specs(ClassifierConfig)["train_batch_size"]
     image = original.data.train.images[0].numel()
     check_memory(spec, batch, 2 * 4 * image * (batch or 1), str(original.device))
@@ -218,7 +229,7 @@ def erase_classifier(
             "images": _data_hash(original.data),
             "forget": fingerprint(forget.tolist()),
         },
-        inputs=(config.model, config.data_dir, _indices_file(config.forget)),
+        inputs=(config.model, config.data_dir, config.retrained, _indices_file(config.forget)),
     )
     state = folder.state()
     if state.finished:
@@ -257,6 +268,9 @@ def erase_classifier(
             "rte_s": round(outcome.seconds, 3),
             "protocol": protocol,
         }
+        cast = autocast(config.mixed_precision, original.device)
+        measured = measure_run(original, outcome.model, forget, config, retrained, cast)
+        content |= {"measured": measured} if measured else {}
         write_json(output / METRICS, content)
         if record:
             scoring = round(time.perf_counter() - start, 3)
@@ -286,6 +300,7 @@ def choose_forget(original: Original, config: ClassifierConfig) -> Tensor:
         original.data.classes,
         trained_on=original.trained_on,
         seed=seed,
+        hardest=lambda count: hardest(original, count, seed=seed),
     )
 
 
