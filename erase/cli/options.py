@@ -127,6 +127,9 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
+device_option = option(
+    "--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."
+)
 run_options = together(
     option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
     option(
@@ -143,7 +146,7 @@ run_options = together(
         help="Continue the run that the folder holds; latest-whole passes over damaged checkpoints"
         " and makes a damaged result again.",
     ),
-    option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
+    device_option,
 )
 """The options of every command that fills a run folder."""
 

@@ -23,7 +23,13 @@ from erase.data.forget import forget_indices
 from erase.files import fingerprint, hash_file
 from erase.models.classifiers import WEIGHTS, Classifier
 from erase.scoring.classifier_metric import ClassifierMetric, load_classifier_metrics
-from erase.training.classifier import Original, classifier_method, open_original, run_method
+from erase.training.classifier import (
+    Original,
+    classifier_method,
+    open_original,
+    run_method,
+    warn_of_other_data,
+)
 from erase.training.classifier_measures import Measures, labels_of
 from erase.training.classifier_runs import autocast, choose_forget, score, train_original
 
@@ -123,6 +129,7 @@ def _check_specs(
 ) -> None:
     if config.model:
         original = open_original(Path(config.model), torch.device("cpu"), config.data_dir)
+        warn_of_other_data(original, config.model)
         data, trained_on = original.data, original.trained_on
     else:
         data = load_dataset(
