@@ -27,6 +27,7 @@ RANKS = {
     "methods": 5,
     "suites": 5,
     "metrics": 5,
+    "classifier_metrics": 5,
     "judges": 5,
     "render": 6,
     "report": 6,
@@ -50,6 +51,7 @@ PLUGINS = {
     },
     "suites": {"erase.data.prompts", "erase.data.prompt_table"},
     "metrics": set(),
+    "classifier_metrics": set(),
 }
 """What each kind of plug-in may import of the rooms above `scoring`."""
 WITHOUT_TORCH = ("errors", "files", "reading", "registry", "config", "scoring")

@@ -68,6 +68,7 @@ def check_classifier(config: ClassifierConfig, device: str | None) -> None:
     check_given(config, ("model", "forget"))
     check_device_name(device)
     check_method(config.method, {CLASSIFIER})
+    check_classifier_metrics(config.metrics)
     read_json(Path(config.model) / "model.json")
     check_settings(config, {CLASSIFIER})
 
@@ -81,6 +82,12 @@ def check_evaluation(config: EvaluateConfig) -> None:
     check_model(config.model)
     if config.baseline:
         check_model(config.baseline)
+
+
+def check_classifier_metrics(names: Iterable[str]) -> None:
+    """InputError for a metric of classifiers that does not exist."""
+    for name in names:
+        registry.check("classifier_metrics", name)
 
 
 def check_methods(text: str, families: Iterable[str]) -> None:

@@ -121,6 +121,11 @@ def _help(config: type[Config], item: "dataclasses.Field[Any]") -> str:
     return f"{text}  [default: {item.default}]"
 
 
+def names_of(text: str | None) -> tuple[str, ...]:
+    """The names in the text of an option that takes several, separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 device_option = option(
     "--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."
 )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +21,8 @@ from erase.core.rng import derive_seed, generator
 from erase.data.classification import load_dataset, validation_indices
 from erase.data.forget import forget_indices
 from erase.files import fingerprint, hash_file
-from erase.judges.classifier_scores import attack_auc, confidence, predict, rmia_scores
 from erase.models.classifiers import WEIGHTS, Classifier
+from erase.scoring.classifier_metric import ClassifierMetric, load_classifier_metrics
 from erase.training.classifier import (
     Original,
     classifier_method,
@@ -31,11 +30,20 @@ from erase.training.classifier import (
     run_method,
     warn_of_other_data,
 )
-from erase.training.classifier_runs import score, train_original
+from erase.training.classifier_measures import Measures, labels_of
+from erase.training.classifier_runs import autocast, choose_forget, score, train_original
 
 LIBRARIES = ("erase", "torch", "scikit-learn")
-NOT_DECIDING = ("model", "data_dir", "checkpointing_steps", "checkpoints_total_limit")
+NOT_DECIDING = (
+    *("model", "data_dir", "checkpointing_steps", "checkpoints_total_limit"),
+    *("metrics", "retrained"),
+)
 """Settings that do not change a result."""
+
+
+def metric_names(config: CompareConfig) -> list[str]:
+    """The metrics beyond UA, RA, TA and MIA that a comparison measures, each once."""
+    return list(dict.fromkeys([*config.metrics, *(["rmia"] if config.shadow_models else [])]))
 
 
 def fixed_settings(config: CompareConfig, item: Entry) -> dict[str, Any]:
@@ -96,11 +104,12 @@ def check_entries(
     With `read_data` the forget sets of all trials are drawn too, from the data.
 
     Raises:
-        InputError: a setting or value that a method cannot use, or a forget specification that
-            fits no forget set of the data.
+        InputError: a setting or value that a method cannot use, a forget specification that
+            fits no forget set of the data, or a metric that cannot be measured.
     """
+    metrics = load_classifier_metrics(metric_names(config), references=config.shadow_models > 0)
     if read_data:
-        _check_specs(config, specs)
+        _check_specs(config, specs, metrics)
     for spec in specs:
         for item in (entry("retrain"), *entries):
             resolved = entry_configuration(
@@ -115,7 +124,9 @@ def check_entries(
             classifier_method(resolved)
 
 
-def _check_specs(config: CompareConfig, specs: Sequence[str]) -> None:
+def _check_specs(
+    config: CompareConfig, specs: Sequence[str], metrics: Sequence[ClassifierMetric]
+) -> None:
     if config.model:
         original = open_original(Path(config.model), torch.device("cpu"), config.data_dir)
         warn_of_other_data(original, config.model)
@@ -130,13 +141,16 @@ def _check_specs(config: CompareConfig, specs: Sequence[str]) -> None:
         trained_on = everything[~torch.isin(everything, held_out)]
     for spec in specs:
         for trial in range(config.trials):
-            forget_indices(
+            forget = forget_indices(
                 spec,
                 data.train.labels,
                 data.classes,
                 trained_on=trained_on,
                 seed=config.seed + trial,
             )
+            labels = labels_of(data, forget)
+            for metric in metrics:
+                metric.check(labels)
 
 
 @dataclass(frozen=True)
@@ -147,17 +161,15 @@ class ClassifierProblem:
     original: Original
     original_sha256: str
     spec: str
+    _forget: dict[int, Tensor] = field(default_factory=dict)
     _shadows: dict[tuple[int, int], Classifier] = field(default_factory=dict)
 
     def forget(self, seed: int) -> Tensor:
         """The forget set of a seed, the same for every method."""
-        return forget_indices(
-            self.spec,
-            self.original.data.train.labels,
-            self.original.data.classes,
-            trained_on=self.original.trained_on,
-            seed=seed,
-        )
+        if seed not in self._forget:
+            config = ClassifierConfig(forget=self.spec, seed=seed)
+            self._forget[seed] = choose_forget(self.original, config)
+        return self._forget[seed]
 
     def configuration(
         self, item: Entry, seed: int, forget: Tensor, searched: Mapping[str, float]
@@ -180,32 +192,27 @@ class ClassifierProblem:
         return fingerprint([self.original_sha256, deciding, forget.tolist(), used, more])
 
     def judge(self, model: Classifier, forget: Tensor, config: ClassifierConfig) -> dict[str, Any]:
-        """A model's `scores` and, with shadow models, its `rmia_auc`."""
+        """A model's `scores`, and the values `measured` by the other metrics if there are any."""
         judged: dict[str, Any] = {"scores": score(self.original, model, forget, config).to_dict()}
-        if self.config.shadow_models:
-            judged["rmia_auc"] = self._rmia(model, forget, config.seed)
+        if names := metric_names(self.config):
+            judged["measured"] = self._measures(names, forget, config.seed).of(model)
         return judged
 
-    def _rmia(self, model: Classifier, forget: Tensor, seed: int) -> float:
-        """AUC of RMIA between D_f and one half of the test set; the other is the population."""
-        data = self.original.data
-        order = torch.randperm(len(data.test), generator=generator(seed, "rmia"))
-        half = len(order) // 2
-        sets = (
-            data.train.subset(forget),
-            data.test.subset(order[:half]),
-            data.test.subset(order[half:]),
+    def _measures(self, names: Sequence[str], forget: Tensor, seed: int) -> Measures:
+        shadows = range(self.config.shadow_models)
+        return Measures(
+            names,
+            self.original,
+            forget,
+            references=[self._shadow(forget, seed, number) for number in shadows],
+            seed=seed,
+            autocast=autocast(self.config.mixed_precision, self.original.device),
         )
-        own, reference = [], []
-        how = data.augmentation
-        shadows = [self._shadow(forget, seed, k) for k in range(self.config.shadow_models)]
-        for images in sets:
-            own.append(confidence(predict(model, images, how), images.labels))
-            reference.append(
-                np.stack([confidence(predict(s, images, how), images.labels) for s in shadows])
-            )
-        scores = [rmia_scores(own[i], own[2], reference[i], reference[2]) for i in (0, 1)]
-        return attack_auc(*scores)
+
+    def measuring(self) -> dict[str, Any]:
+        """What of the metrics changes a result, for its fingerprint."""
+        chosen = {"metrics": sorted(self.config.metrics)} if self.config.metrics else {}
+        return {"shadows": self.config.shadow_models, **chosen}
 
     def _shadow(self, forget: Tensor, seed: int, number: int) -> Classifier:
         """A reference model, trained on a random half of D_r: it saw neither D_f nor the test."""

@@ -30,7 +30,7 @@ def check_alone() -> None:
 class Judged(TypedDict):
     """What the result of a classifier says that did not fail."""
 
-    scores: dict[str, float]
+    scores: dict[str, float | None]
 
 
 def stored(path: Path, key: str) -> Result | None:

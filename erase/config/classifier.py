@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
 
+from erase import registry
 from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config, MethodConfig
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
@@ -91,7 +92,8 @@ class ClassifierConfig(RunSettings, MethodConfig):
     )
     forget: str = option(
         "",
-        "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE.",
+        "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, worst:10%,"
+        " indices:FILE.",
         required=True,
     )
     method: str = option("lur", "Unlearning method.")
@@ -109,6 +111,16 @@ class ClassifierConfig(RunSettings, MethodConfig):
         False,
         "Report the attack on five features: confidence, correctness, entropy, modified entropy,"
         " all probabilities; default: confidence alone.",
+    )
+    metrics: tuple[str, ...] = option(
+        (),
+        "Metrics beyond UA, RA, TA and MIA, with commas, of:"
+        f" {', '.join(registry.names('classifier_metrics'))}.",
+    )
+    retrained: str | None = option(
+        None,
+        "A run of --method retrain with the same forget set, for metrics that compare with one"
+        " (idi).",
     )
     retain_limit: int | None = option(
         None,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from erase import registry
 from erase.config.base import DATASETS, NO_FP16, PRECISIONS, Config
 from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ConceptConfig
@@ -56,6 +57,11 @@ class CompareConfig(Config):
     )
     shadow_models: int = option(
         0, "Reference models of the RMIA attack; 0 = no such attack.", least=0, most=STEPS
+    )
+    metrics: tuple[str, ...] = option(
+        (),
+        "Metrics beyond UA, RA, TA and MIA, with commas, of:"
+        f" {', '.join(registry.names('classifier_metrics'))}; rmia comes with --shadow-models.",
     )
     mixed_precision: str = option("no", "no or bf16.", PRECISIONS, advice=NO_FP16)
     jobs: int = option(

@@ -124,7 +124,7 @@ def classifier_method(config: ClassifierConfig) -> Any:
     if not isinstance(method, TwoLossMethod):
         raise InputError(
             f"{config.method} has one loss, so --dual-optim does not apply.",
-            "Leave the option out, or choose lur, lur-b, salun, shs or scrub.",
+            "Leave the option out, or choose lur, lur-b, munba, salun, shs or scrub.",
         )
     return _DualMethod(method)
 
@@ -218,7 +218,7 @@ def _loop(
     if isinstance(method, _DualMethod):
         method.optimizer = optimizer
     weight = task.model.penultimate()
-    watch = None if weight is None else GradientWatch(weight)
+    watch = GradientWatch(weight) if weight is not None and weight.requires_grad else None
 
     def diagnostics() -> Mapping[str, float]:
         if watch is None:

@@ -37,6 +37,7 @@ from erase.models.classifiers import (
 from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
+from erase.scoring.classifier_metric import load_classifier_metrics
 from erase.training.classifier import (
     Original,
     describe_result,
@@ -44,14 +45,20 @@ from erase.training.classifier import (
     run_method,
     warn_of_other_data,
 )
+from erase.training.classifier_measures import (
+    FORGET,
+    METRICS,
+    labels_of,
+    measure_run,
+    open_retrained,
+)
 from erase.training.distinct import bits, check_changed
-
-FORGET, METRICS = "forget.json", "metrics.json"
+from erase.training.worst import hardest
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What `METRICS` says."""
+class _Measured:
+    """What `METRICS` says of the scores."""
 
     scores: ClassifierScores
 
@@ -219,6 +226,9 @@ def erase_classifier(
         config = resolve_settings(replay.without_defaults(config, resolve_settings))
         if note := replay.left_out(config):
             click.echo(f"Warning: {note}.", err=True)
+    for metric in load_classifier_metrics(config.metrics):
+        metric.check(labels_of(original.data, forget))
+    retrained = open_retrained(original, forget, config)
     batch, spec = config.train_batch_size, field_specs(ClassifierConfig)["train_batch_size"]
     image = original.data.train.images[0].numel()
     check_memory(spec, batch, 2 * 4 * image * (batch or 1), str(original.device))
@@ -235,11 +245,11 @@ def erase_classifier(
             "images": original.data.sha256(),
             "forget": fingerprint(forget.tolist()),
         },
-        inputs=(config.model, config.data_dir, _indices_file(config.forget)),
+        inputs=(config.model, config.data_dir, config.retrained, _indices_file(config.forget)),
     )
     state = folder.state()
     if state.finished:
-        return output, read_json(output / METRICS, Measured).scores
+        return output, read_json(output / METRICS, _Measured).scores
     if show:
         say_device(str(original.device), device)
     with folder.hold(
@@ -274,6 +284,9 @@ def erase_classifier(
             "rte_s": round(outcome.seconds, 3),
             "protocol": protocol,
         }
+        cast = autocast(config.mixed_precision, original.device)
+        measured = measure_run(original, outcome.model, forget, config, retrained, cast)
+        content |= {"measured": measured} if measured else {}
         write_json(output / METRICS, content)
         if record:
             scoring = round(time.perf_counter() - start, 3)
@@ -295,6 +308,7 @@ def choose_forget(original: Original, config: ClassifierConfig) -> Tensor:
         original.data.classes,
         trained_on=original.trained_on,
         seed=seed,
+        hardest=lambda count: hardest(original, count, seed=seed),
     )
 
 
