@@ -54,9 +54,11 @@ def blank(keep: int = 0) -> Classifier:
     """The original with constant features, but for some channels of its last convolution."""
     model = deepcopy(world().model)
     layer = model.get_submodule("net.layer3")
-    assert isinstance(layer[0], torch.nn.Conv2d)
+    assert isinstance(layer, torch.nn.Sequential)
+    convolution = layer[0]
+    assert isinstance(convolution, torch.nn.Conv2d)
     with torch.no_grad():
-        layer[0].weight[keep:] = 0
+        convolution.weight[keep:] = 0
     return model
 
 

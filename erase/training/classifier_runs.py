@@ -57,7 +57,7 @@ from erase.training.worst import hardest
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """What `METRICS` says of the scores."""
 
     scores: ClassifierScores
@@ -249,7 +249,7 @@ def erase_classifier(
     )
     state = folder.state()
     if state.finished:
-        return output, read_json(output / METRICS, _Measured).scores
+        return output, read_json(output / METRICS, Measured).scores
     if show:
         say_device(str(original.device), device)
     with folder.hold(
