@@ -15,21 +15,25 @@ import torch
 from torch import Tensor
 
 from erase.comparison.entries import Entry, entry
+from erase.comparison.scratch import LIBRARIES, ScratchModels, deciding
 from erase.comparison.store import library_versions
 from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_module
 from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator
-from erase.data.classification import load_dataset, validation_indices
 from erase.data.forget import forget_indices
+from erase.data.labelled import LabelledSet
+from erase.errors import InputError
 from erase.files import fingerprint, hash_file
-from erase.judges.classifier_scores import attack_auc, confidence, predict, rmia_scores
+from erase.judges.classifier_scores import Floats, attack_auc, confidence, predict, rmia_scores
 from erase.models.classifiers import WEIGHTS, Classifier
-from erase.training.classifier import Original, classifier_method, open_original, run_method
-from erase.training.classifier_runs import score, train_original
-
-LIBRARIES = ("erase", "torch", "scikit-learn")
-NOT_DECIDING = ("model", "data_dir", "checkpointing_steps", "checkpoints_total_limit")
-"""Settings that do not change a result."""
+from erase.training.classifier import (
+    Original,
+    Outcome,
+    classifier_method,
+    open_original,
+    run_method,
+)
+from erase.training.classifier_runs import score, train_original, untrained_original
 
 
 def fixed_settings(config: CompareConfig, item: Entry) -> dict[str, Any]:
@@ -111,16 +115,12 @@ def check_entries(
 
 def _check_specs(config: CompareConfig, specs: Sequence[str]) -> None:
     if config.model:
-        original = open_original(Path(config.model), torch.device("cpu"), config.data_dir)
-        data, trained_on = original.data, original.trained_on
-    else:
-        data = load_dataset(
-            config.dataset, Path(config.data_dir) if config.data_dir else None, limit=config.limit
-        )
-        share = TrainConfig().validation_share
-        held_out = validation_indices(data.train.labels, share, 0)
-        everything = torch.arange(len(data.train))
-        trained_on = everything[~torch.isin(everything, held_out)]
+        for name in ("resolution", "images_per_class", "crop_padding"):
+            if getattr(config, name) is not None:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is that of the original in --model.", "Leave it out.")
+    original = before_training(config, torch.device("cpu"))
+    data, trained_on = original.data, original.trained_on
     for spec in specs:
         for trial in range(config.trials):
             forget_indices(
@@ -140,7 +140,9 @@ class ClassifierProblem:
     original: Original
     original_sha256: str
     spec: str
-    _shadows: dict[tuple[int, int], Classifier] = field(default_factory=dict)
+    scratch: ScratchModels
+    _references: dict[int, list[Floats]] = field(default_factory=dict)
+    """Confidences of RMIA's reference models on its three sets, by seed."""
 
     def forget(self, seed: int) -> Tensor:
         """The forget set of a seed, the same for every method."""
@@ -168,9 +170,18 @@ class ClassifierProblem:
 
     def key(self, config: ClassifierConfig, forget: Tensor, **more: Any) -> str:
         """Fingerprint of everything that changes a result."""
-        deciding = {k: v for k, v in config.to_dict().items() if k not in NOT_DECIDING}
         used = library_versions(LIBRARIES)
-        return fingerprint([self.original_sha256, deciding, forget.tolist(), used, more])
+        return fingerprint([self.original_sha256, deciding(config), forget.tolist(), used, more])
+
+    def run(self, forget: Tensor, config: ClassifierConfig) -> Outcome:
+        """The result of a method; Retrain's is the one that was trained before, if it was."""
+        if config.method == "retrain":
+            return self.scratch.trained(forget, config)
+        return run_method(self.original, forget, config)
+
+    def retrain(self, seed: int, forget: Tensor) -> Outcome:
+        """Retrain of a forget set."""
+        return self.run(forget, self.configuration(entry("retrain"), seed, forget, {}))
 
     def judge(self, model: Classifier, forget: Tensor, config: ClassifierConfig) -> dict[str, Any]:
         """A model's `scores` and, with shadow models, its `rmia_auc`."""
@@ -189,29 +200,55 @@ class ClassifierProblem:
             data.test.subset(order[:half]),
             data.test.subset(order[half:]),
         )
-        own, reference = [], []
-        how = data.augmentation
-        shadows = [self._shadow(forget, seed, k) for k in range(self.config.shadow_models)]
-        for images in sets:
-            own.append(confidence(predict(model, images, how), images.labels))
-            reference.append(
-                np.stack([confidence(predict(s, images, how), images.labels) for s in shadows])
-            )
-        scores = [rmia_scores(own[i], own[2], reference[i], reference[2]) for i in (0, 1)]
+        own = [self._confidence(model, images) for images in sets]
+        known = self._references.get(seed)
+        if known is None:
+            shadows = [self.shadow(forget, seed, k) for k in range(self.config.shadow_models)]
+            known = [np.stack([self._confidence(s, images) for s in shadows]) for images in sets]
+            self._references[seed] = known
+        scores = [rmia_scores(own[i], own[2], known[i], known[2]) for i in (0, 1)]
         return attack_auc(*scores)
 
-    def _shadow(self, forget: Tensor, seed: int, number: int) -> Classifier:
+    def _confidence(self, model: Classifier, images: LabelledSet) -> Floats:
+        return confidence(predict(model, images, self.original.data.augmentation), images.labels)
+
+    def shadow(self, forget: Tensor, seed: int, number: int) -> Classifier:
         """A reference model, trained on a random half of D_r: it saw neither D_f nor the test."""
-        if (seed, number) not in self._shadows:
-            trained_on = self.original.trained_on
-            retain = trained_on[~torch.isin(trained_on, forget)]
-            random = generator(seed, "shadow", number)
-            out = retain[torch.randperm(len(retain), generator=random)[: len(retain) // 2]]
-            run_seed = derive_seed(seed, "shadow", number)
-            config = self.configuration(entry("retrain"), run_seed, forget, {})
-            left_out = torch.cat([forget, out])
-            self._shadows[seed, number] = run_method(self.original, left_out, config).model
-        return self._shadows[seed, number]
+        trained_on = self.original.trained_on
+        retain = trained_on[~torch.isin(trained_on, forget)]
+        random = generator(seed, "shadow", number)
+        out = retain[torch.randperm(len(retain), generator=random)[: len(retain) // 2]]
+        run_seed = derive_seed(seed, "shadow", number)
+        config = self.configuration(entry("retrain"), run_seed, forget, {})
+        return self.scratch.trained(torch.cat([forget, out]), config).model
+
+
+def original_settings(config: CompareConfig) -> TrainConfig:
+    """How the original is trained: as Retrain is."""
+    train = TrainConfig(
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        arch=config.arch,
+        resolution=config.resolution,
+        limit=config.limit,
+        images_per_class=config.images_per_class,
+        crop_padding=config.crop_padding,
+        follow_links=config.follow_links,
+        epochs=config.retrain_epochs,
+        mixed_precision=config.mixed_precision,
+        seed=config.seed,
+    )
+    likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
+    likewise |= {"lr_scheduler", "max_grad_norm"}
+    given = config.settings.get("retrain", {})
+    return train.replace(**{k: v for k, v in given.items() if k in likewise})
+
+
+def before_training(config: CompareConfig, device: torch.device) -> Original:
+    """The original with its data; its weights are fresh ones unless it is given."""
+    if config.model:
+        return open_original(Path(config.model), device, config.data_dir)
+    return untrained_original(original_settings(config), device)
 
 
 def prepare_original(
@@ -223,20 +260,6 @@ def prepare_original(
     else:
         folder = output / "original"
         if not (folder / WEIGHTS).is_file():
-            train = TrainConfig(
-                dataset=config.dataset,
-                data_dir=config.data_dir,
-                arch=config.arch,
-                limit=config.limit,
-                follow_links=config.follow_links,
-                epochs=config.retrain_epochs,
-                mixed_precision=config.mixed_precision,
-                seed=config.seed,
-            )
-            # As Retrain is trained, so is the original.
-            likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
-            likewise |= {"lr_scheduler", "max_grad_norm"}
-            given = config.settings.get("retrain", {})
-            train = train.replace(**{k: v for k, v in given.items() if k in likewise})
+            train = original_settings(config)
             train_original(train, folder, overwrite=True, device=str(device), show=False)
     return open_original(folder, device, config.data_dir), hash_file(folder / WEIGHTS)

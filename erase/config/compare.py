@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erase.config.base import DATASETS, NO_FP16, PRECISIONS, Config
-from erase.config.classifier import ClassifierConfig
+from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config
+from erase.config.classifier import PADDING_HELP, PER_CLASS_HELP, RESOLUTION_HELP, ClassifierConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.fields import option, settings_field, typed_values
@@ -35,7 +35,10 @@ class CompareConfig(Config):
     follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(None, "Architecture; default: by data set.")
     model: str | None = option(None, "An original to start from; default: one is trained.")
+    resolution: int | None = option(None, RESOLUTION_HELP, least=1, former=FORMER_SIDE)
     limit: int | None = option(None, "Use only N training images.")
+    images_per_class: int | None = option(None, PER_CLASS_HELP, least=1)
+    crop_padding: int | None = option(None, PADDING_HELP, least=0)
     trials: int = option(
         3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
     )

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ from erase.models.classifiers import (
 from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
-from erase.training.classifier import Original, describe_result, open_original, run_method
+from erase.training.classifier import (
+    Original,
+    describe_result,
+    open_original,
+    run_method,
+    trained_indices,
+)
 from erase.training.distinct import bits, check_changed
 
 FORGET, METRICS = "forget.json", "metrics.json"
@@ -60,19 +67,13 @@ def train_original(
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
     chosen_device = torch.device(choose_device(device))
-    data = load_dataset(
-        config.dataset,
-        Path(config.data_dir) if config.data_dir else None,
-        image_size=config.resolution,
-        limit=config.limit,
-        follow_links=config.follow_links,
-    )
-    config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
+    original = untrained_original(config, chosen_device)
+    data, description = original.data, original.description
+    config = config.replace(arch=description.arch)
     run = _plan_training(config, data.recipe)
-    description = _describe(config, data)
-    initial = build(description, seed=config.seed, pretrained=config.pretrained)
     if config.weights:
-        description = import_weights(initial, description, Path(config.weights))
+        description = import_weights(original.model, description, Path(config.weights))
+        original = replace(original, description=description)
         run = run.replace(epochs=0)
     folder = RunFolder(
         output,
@@ -81,7 +82,7 @@ def train_original(
         overwrite=overwrite,
         resume=resume,
         facts={
-            "images": _data_hash(data),
+            "images": data_hash(data),
             "weights": hash_file(Path(config.weights)) if config.weights else None,
         },
         inputs=(config.data_dir, config.weights),
@@ -92,14 +93,6 @@ def train_original(
     if show:
         say_device(str(chosen_device), device)
     with folder.hold(seed=config.seed, device=str(chosen_device), facts=folder.facts) as record:
-        trained_on = torch.ones(len(data.train), dtype=torch.bool)
-        trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
-        original = Original(
-            initial.to(chosen_device),
-            description,
-            data.to(chosen_device),
-            trained_on.nonzero().flatten(),
-        )
         nothing = torch.zeros(0, dtype=torch.long)
         if run.epochs:
             outcome = run_method(
@@ -125,6 +118,25 @@ def train_original(
         if record:
             record.finish(seconds=round(seconds, 3), **facts)
     return output
+
+
+def untrained_original(config: TrainConfig, device: torch.device) -> Original:
+    """What `train_original` starts from: fresh weights, the data, and its split."""
+    data = load_dataset(
+        config.dataset,
+        Path(config.data_dir) if config.data_dir else None,
+        image_size=config.resolution,
+        limit=config.limit,
+        images_per_class=config.images_per_class,
+        crop_padding=config.crop_padding,
+        follow_links=config.follow_links,
+    )
+    config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
+    description = _describe(config, data)
+    model = build(description, seed=config.seed, pretrained=config.pretrained)
+    return Original(
+        model.to(device), description, data.to(device), trained_indices(data, description)
+    )
 
 
 def _plan_training(config: TrainConfig, recipe: str) -> ClassifierConfig:
@@ -153,6 +165,8 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         dataset=config.dataset,
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
+        images_per_class=config.images_per_class,
+        crop_padding=config.crop_padding,
         follow_links=config.follow_links,
         validation=tuple(validation.tolist()),
     )
@@ -215,7 +229,7 @@ def erase_classifier(
             "original": hash_files(
                 [Path(config.model) / name for name in (WEIGHTS, DESCRIPTION)], Path(config.model)
             ),
-            "images": _data_hash(original.data),
+            "images": data_hash(original.data),
             "forget": fingerprint(forget.tolist()),
         },
         inputs=(config.model, config.data_dir, _indices_file(config.forget)),
@@ -264,7 +278,7 @@ def erase_classifier(
     return output, scores
 
 
-def _data_hash(data: ClassificationData) -> str:
+def data_hash(data: ClassificationData) -> str:
     """SHA-256 of all images and labels, to train on and to test with."""
     tensors = [t for part in (data.train, data.test) for t in (part.images, part.labels)]
     return fingerprint(
