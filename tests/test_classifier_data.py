@@ -123,6 +123,34 @@ def test_cifar_in_the_official_layout(tmp_path: Path, monkeypatch: pytest.Monkey
         load_dataset("cifar10", tmp_path)
 
 
+def test_cifar_at_a_smaller_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_cifar(tmp_path / "cifar-10-batches-bin", monkeypatch)
+    whole = torch.from_numpy(rows[:, 1:].copy()).view(-1, 3, 32, 32).float()
+    data = load_dataset("cifar10", tmp_path, image_size=16)
+    assert data.augmentation == Augmentation(16, pad=2)
+    areas = whole.view(-1, 3, 16, 2, 16, 2).mean((3, 5))
+    assert torch.equal(data.train.images.float(), areas.round())
+    uneven = load_dataset("cifar10", tmp_path, image_size=12).train.images.float()
+    assert uneven.shape[1:] == (3, 12, 12)
+    # Each pixel counts by the area that it shares with the new one.
+    assert float((uneven.mean((2, 3)) - whole.mean((2, 3))).abs().max()) < 0.5
+    assert load_dataset("cifar10", tmp_path, image_size=32).train.images.shape[-1] == 32
+    for name, size in (("cifar10", 40), ("digits", 8)):
+        with pytest.raises(InputError, match=f"--resolution is {size}"):
+            load_dataset(name, tmp_path, image_size=size)
+
+
+def test_as_many_images_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path / "cifar-10-batches-bin", monkeypatch)  # classes 0 to 9, then 0 and 1
+    data = load_dataset("cifar10", tmp_path, images_per_class=1)
+    assert data.train.labels.tolist() == data.test.labels.tolist() == list(range(10))
+    with pytest.raises(InputError, match="'c' has 1 training images, not 2"):
+        load_dataset("cifar10", tmp_path, images_per_class=2)
+    digits = load_dataset("digits", images_per_class=20)
+    assert set(torch.bincount(digits.train.labels).tolist()) == {20}
+    assert set(torch.bincount(digits.test.labels).tolist()) == {4}
+
+
 def test_a_missing_data_set_offline_names_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from erase.comparison.classifier_problem import ClassifierProblem
 from erase.comparison.entries import Entry, entry
+from erase.comparison.scratch import ScratchModels
 from erase.comparison.search import FAILED, RUNG, State, bracket, search, state
 from erase.config.compare import CompareConfig, settings_by_line
 from erase.errors import InputError
@@ -57,10 +58,11 @@ def test_states() -> None:
     assert state({**GOLD, "ua": 6.0}, GOLD) == "moved"
 
 
-def problem(budget: int, **more: object) -> ClassifierProblem:
+def problem(folder: Path, budget: int, **more: object) -> ClassifierProblem:
     settings = settings_by_line(["retrain.epochs=2", *more.pop("fixed", ())])  # type: ignore[misc]
     config = CompareConfig(search=budget, epochs=1, trials=1, settings=settings, **more)  # type: ignore[arg-type]
-    return ClassifierProblem(config, original(), "base", "random:10%")
+    scratch = ScratchModels(original(), folder / "from-scratch")
+    return ClassifierProblem(config, scratch.original, "base", "random:10%", scratch)
 
 
 def searched(made: ClassifierProblem, item: Entry, path: Path) -> dict[str, float]:
@@ -71,14 +73,14 @@ def searched(made: ClassifierProblem, item: Entry, path: Path) -> dict[str, floa
 def test_every_method_has_the_same_budget(tmp_path: Path, label: str) -> None:
     item = entry(label)
     path = tmp_path / "found.json"
-    found = searched(problem(10), item, path)
+    found = searched(problem(tmp_path, 10), item, path)
     kept = json.loads(path.read_text())
     assert len(kept["trials"]) == kept["budget"] == 10
     assert [row["repeat"] for row in kept["trials"]] == [0] * 8 + [1] * 2
     assert found in [row["settings"] for row in kept["trials"]]
     first = kept["trials"][0]["settings"]
     assert all(first[name] == value for name, value in item.start.items())
-    again = searched(problem(10), item, path)
+    again = searched(problem(tmp_path, 10), item, path)
     assert again == found
     assert json.loads(path.read_text()) == kept
 
@@ -86,7 +88,7 @@ def test_every_method_has_the_same_budget(tmp_path: Path, label: str) -> None:
 def test_a_smaller_forget_weight_goes_with_a_higher_learning_rate(tmp_path: Path) -> None:
     item = entry("lur-b")
     path = tmp_path / "found.json"
-    searched(problem(15), item, path)
+    searched(problem(tmp_path, 15), item, path)
     kept = json.loads(path.read_text())
     low, high = kept["ranges"]["learning_rate"]
     drawn = [r["settings"] for r in kept["trials"] if r["settings"]["forget_weight"] != 1.0]
@@ -101,17 +103,18 @@ def test_what_is_fixed_is_not_searched(tmp_path: Path) -> None:
     item = entry("lur")
     fixed = ("lur.alpha=0.02", "lur.learning_rate=1e-3")
     path = tmp_path / "found.json"
-    made = problem(3, fixed=fixed)
+    made = problem(tmp_path, 3, fixed=fixed)
     assert set(searched(made, item, path)) == {"forget_weight"}
     config = made.configuration(item, 0, torch.arange(12, 20), {})
     assert (config.learning_rate, config.settings["alpha"]) == (1e-3, 0.02)
-    made = problem(3, fixed=(*fixed, "lur.forget_weight=0.5"))
+    made = problem(tmp_path, 3, fixed=(*fixed, "lur.forget_weight=0.5"))
     assert searched(made, item, path) == {}
 
 
 def test_a_trial_that_diverges_is_broken_and_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from erase.comparison import classifier_problem
     from erase.comparison import search as module
     from erase.errors import RunError
 
@@ -119,9 +122,9 @@ def test_a_trial_that_diverges_is_broken_and_not_the_end(
         raise RunError("no")
 
     item = entry("ga")
-    made = problem(4)
+    made = problem(tmp_path, 4)
     module.reference_scores(made, tmp_path)
-    monkeypatch.setattr(module, "run_method", diverge)
+    monkeypatch.setattr(classifier_problem, "run_method", diverge)
     path = tmp_path / "found.json"
     searched(made, item, path)
     rows = json.loads(path.read_text())["trials"]
@@ -132,7 +135,7 @@ def test_a_trial_that_diverges_is_broken_and_not_the_end(
 def test_a_variant_has_its_methods_settings_and_its_own(tmp_path: Path) -> None:
     forget = torch.arange(12, 20)
     fixed = ("lur.epochs=3", "lur+trim.learning_rate=0.5", "lur.train_batch_size=8")
-    made = problem(0, fixed=fixed)
+    made = problem(tmp_path, 0, fixed=fixed)
     plain, trimmed = (made.configuration(entry(e), 0, forget, {}) for e in ("lur", "lur+trim"))
     assert (plain.epochs, plain.train_batch_size, plain.learning_rate) == (3, 8, 1e-3)
     assert (trimmed.epochs, trimmed.train_batch_size, trimmed.learning_rate) == (3, 8, 0.5)

@@ -41,7 +41,8 @@ def compare() -> None:
     "--methods",
     default="all",
     help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim (an optimizer for each"
-    " loss), lur+trim trimming (small weights are dropped first), METHOD@NAME=VALUE@… fixes"
+    " loss), lur+trim trimming (small weights are dropped first), lur+auto an α that sets itself,"
+    " METHOD@NAME=VALUE@… fixes"
     " settings for one line.",
     shell_complete=complete("methods", CompareConfig),
 )

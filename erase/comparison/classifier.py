@@ -57,9 +57,9 @@ def compare_classifier(
     say_device(where, device)
     with folder.hold(config=config.to_dict(), device=where) as record:
         plan = ComparePlan(config, output, where, specs, entries)
-        parts = comparisons(plan, progress)
         if config.jobs > 1:
-            run_ahead(plan)
+            run_ahead(plan, progress)
+        parts = comparisons(plan, progress)
         for spec, comparison in parts.items():
             problem = comparison.problem
             facts = {"config": config.to_dict(), "original_sha256": problem.original_sha256}

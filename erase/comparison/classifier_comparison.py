@@ -12,17 +12,22 @@ from torch import Tensor
 
 from erase.comparison.classifier_problem import (
     ClassifierProblem,
+    before_training,
     metric_names,
     prepare_original,
 )
 from erase.comparison.entries import Entry, entry, slug
+from erase.comparison.scratch import ScratchModels
 from erase.comparison.search import search
 from erase.comparison.store import Judged, Result, cached
 from erase.config.classifier import ClassifierConfig
 from erase.config.compare import CompareConfig
 from erase.errors import RunError
 from erase.files import write_jsonl
-from erase.training.classifier import run_method
+from erase.training.classifier import Original
+
+SCRATCH = "from-scratch"
+"""Folder of the models that were trained from scratch."""
 
 Progress = Callable[[str], None]
 
@@ -101,7 +106,7 @@ class ClassifierComparison:
 
     def _result(self, config: ClassifierConfig, forget: Tensor, path: Path) -> Result:
         try:
-            out = run_method(self.problem.original, forget, config)
+            out = self.problem.run(forget, config)
         except RunError as error:
             return {"failed": error.message, "settings": config.to_dict()}
         write_jsonl(path.with_suffix(".jsonl"), out.rows)
@@ -132,11 +137,24 @@ def comparisons(plan: ComparePlan, progress: Progress) -> dict[str, ClassifierCo
     """The comparison of each forget specification, all with one original, trained if need be."""
     config, output = plan.config, plan.output
     original, sha256 = prepare_original(config, output, torch.device(plan.device))
+    return _comparisons(plan, original, sha256, progress)
+
+
+def before_original(plan: ComparePlan, progress: Progress) -> dict[str, ClassifierComparison]:
+    """The same before the original is trained: enough for what is trained from scratch."""
+    original = before_training(plan.config, torch.device(plan.device))
+    return _comparisons(plan, original, "", progress)
+
+
+def _comparisons(
+    plan: ComparePlan, original: Original, sha256: str, progress: Progress
+) -> dict[str, ClassifierComparison]:
+    scratch = ScratchModels(original, plan.output / SCRATCH)
     return {
         spec: ClassifierComparison(
-            ClassifierProblem(config, original, sha256, spec),
+            ClassifierProblem(plan.config, original, sha256, spec, scratch),
             plan.entries,
-            output / slug(spec),
+            plan.output / slug(spec),
             progress,
         )
         for spec in plan.specs

@@ -14,31 +14,32 @@ import torch
 from torch import Tensor
 
 from erase.comparison.entries import Entry, entry
+from erase.comparison.scratch import LIBRARIES, ScratchModels, deciding
 from erase.comparison.store import library_versions
 from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_module
 from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator
-from erase.data.classification import load_dataset, validation_indices
 from erase.data.forget import forget_indices
+from erase.errors import InputError
 from erase.files import fingerprint, hash_file
 from erase.models.classifiers import WEIGHTS, Classifier
 from erase.scoring.classifier_metric import ClassifierMetric, load_classifier_metrics
 from erase.training.classifier import (
     Original,
+    Outcome,
     classifier_method,
     open_original,
     run_method,
     warn_of_other_data,
 )
 from erase.training.classifier_measures import Measures, labels_of
-from erase.training.classifier_runs import autocast, choose_forget, score, train_original
-
-LIBRARIES = ("erase", "torch", "scikit-learn")
-NOT_DECIDING = (
-    *("model", "data_dir", "checkpointing_steps", "checkpoints_total_limit"),
-    *("metrics", "retrained"),
+from erase.training.classifier_runs import (
+    autocast,
+    choose_forget,
+    score,
+    train_original,
+    untrained_original,
 )
-"""Settings that do not change a result."""
 
 
 def metric_names(config: CompareConfig) -> list[str]:
@@ -128,17 +129,14 @@ def _check_specs(
     config: CompareConfig, specs: Sequence[str], metrics: Sequence[ClassifierMetric]
 ) -> None:
     if config.model:
-        original = open_original(Path(config.model), torch.device("cpu"), config.data_dir)
+        for name in ("resolution", "images_per_class", "crop_padding"):
+            if getattr(config, name) is not None:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is that of the original in --model.", "Leave it out.")
+    original = before_training(config, torch.device("cpu"))
+    if config.model:
         warn_of_other_data(original, config.model)
-        data, trained_on = original.data, original.trained_on
-    else:
-        data = load_dataset(
-            config.dataset, Path(config.data_dir) if config.data_dir else None, limit=config.limit
-        )
-        share = TrainConfig().validation_share
-        held_out = validation_indices(data.train.labels, share, 0)
-        everything = torch.arange(len(data.train))
-        trained_on = everything[~torch.isin(everything, held_out)]
+    data, trained_on = original.data, original.trained_on
     for spec in specs:
         for trial in range(config.trials):
             forget = forget_indices(
@@ -161,8 +159,10 @@ class ClassifierProblem:
     original: Original
     original_sha256: str
     spec: str
+    scratch: ScratchModels
     _forget: dict[int, Tensor] = field(default_factory=dict)
-    _shadows: dict[tuple[int, int], Classifier] = field(default_factory=dict)
+    _known: dict[int, Measures] = field(default_factory=dict)
+    """What measures the models of a seed's forget set."""
 
     def forget(self, seed: int) -> Tensor:
         """The forget set of a seed, the same for every method."""
@@ -187,9 +187,18 @@ class ClassifierProblem:
 
     def key(self, config: ClassifierConfig, forget: Tensor, **more: Any) -> str:
         """Fingerprint of everything that changes a result."""
-        deciding = {k: v for k, v in config.to_dict().items() if k not in NOT_DECIDING}
         used = library_versions(LIBRARIES)
-        return fingerprint([self.original_sha256, deciding, forget.tolist(), used, more])
+        return fingerprint([self.original_sha256, deciding(config), forget.tolist(), used, more])
+
+    def run(self, forget: Tensor, config: ClassifierConfig) -> Outcome:
+        """The result of a method; Retrain's is the one that was trained before, if it was."""
+        if config.method == "retrain":
+            return self.scratch.trained(forget, config)
+        return run_method(self.original, forget, config)
+
+    def retrain(self, seed: int, forget: Tensor) -> Outcome:
+        """Retrain of a forget set."""
+        return self.run(forget, self.configuration(entry("retrain"), seed, forget, {}))
 
     def judge(self, model: Classifier, forget: Tensor, config: ClassifierConfig) -> dict[str, Any]:
         """A model's `scores`, and the values `measured` by the other metrics if there are any."""
@@ -199,33 +208,60 @@ class ClassifierProblem:
         return judged
 
     def _measures(self, names: Sequence[str], forget: Tensor, seed: int) -> Measures:
-        shadows = range(self.config.shadow_models)
-        return Measures(
-            names,
-            self.original,
-            forget,
-            references=[self._shadow(forget, seed, number) for number in shadows],
-            seed=seed,
-            autocast=autocast(self.config.mixed_precision, self.original.device),
-        )
+        if seed not in self._known:
+            shadows = range(self.config.shadow_models)
+            self._known[seed] = Measures(
+                names,
+                self.original,
+                forget,
+                references=[self.shadow(forget, seed, number) for number in shadows],
+                seed=seed,
+                autocast=autocast(self.config.mixed_precision, self.original.device),
+            )
+        return self._known[seed]
 
     def measuring(self) -> dict[str, Any]:
         """What of the metrics changes a result, for its fingerprint."""
         chosen = {"metrics": sorted(self.config.metrics)} if self.config.metrics else {}
         return {"shadows": self.config.shadow_models, **chosen}
 
-    def _shadow(self, forget: Tensor, seed: int, number: int) -> Classifier:
+    def shadow(self, forget: Tensor, seed: int, number: int) -> Classifier:
         """A reference model, trained on a random half of D_r: it saw neither D_f nor the test."""
-        if (seed, number) not in self._shadows:
-            trained_on = self.original.trained_on
-            retain = trained_on[~torch.isin(trained_on, forget)]
-            random = generator(seed, "shadow", number)
-            out = retain[torch.randperm(len(retain), generator=random)[: len(retain) // 2]]
-            run_seed = derive_seed(seed, "shadow", number)
-            config = self.configuration(entry("retrain"), run_seed, forget, {})
-            left_out = torch.cat([forget, out])
-            self._shadows[seed, number] = run_method(self.original, left_out, config).model
-        return self._shadows[seed, number]
+        trained_on = self.original.trained_on
+        retain = trained_on[~torch.isin(trained_on, forget)]
+        random = generator(seed, "shadow", number)
+        out = retain[torch.randperm(len(retain), generator=random)[: len(retain) // 2]]
+        run_seed = derive_seed(seed, "shadow", number)
+        config = self.configuration(entry("retrain"), run_seed, forget, {})
+        return self.scratch.trained(torch.cat([forget, out]), config).model
+
+
+def original_settings(config: CompareConfig) -> TrainConfig:
+    """How the original is trained: as Retrain is."""
+    train = TrainConfig(
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        arch=config.arch,
+        resolution=config.resolution,
+        limit=config.limit,
+        images_per_class=config.images_per_class,
+        crop_padding=config.crop_padding,
+        follow_links=config.follow_links,
+        epochs=config.retrain_epochs,
+        mixed_precision=config.mixed_precision,
+        seed=config.seed,
+    )
+    likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
+    likewise |= {"lr_scheduler", "max_grad_norm"}
+    given = config.settings.get("retrain", {})
+    return train.replace(**{k: v for k, v in given.items() if k in likewise})
+
+
+def before_training(config: CompareConfig, device: torch.device) -> Original:
+    """The original with its data; its weights are fresh ones unless it is given."""
+    if config.model:
+        return open_original(Path(config.model), device, config.data_dir)
+    return untrained_original(original_settings(config), device)
 
 
 def prepare_original(
@@ -237,20 +273,6 @@ def prepare_original(
     else:
         folder = output / "original"
         if not (folder / WEIGHTS).is_file():
-            train = TrainConfig(
-                dataset=config.dataset,
-                data_dir=config.data_dir,
-                arch=config.arch,
-                limit=config.limit,
-                follow_links=config.follow_links,
-                epochs=config.retrain_epochs,
-                mixed_precision=config.mixed_precision,
-                seed=config.seed,
-            )
-            # As Retrain is trained, so is the original.
-            likewise = {"epochs", "learning_rate", "train_batch_size", "momentum", "weight_decay"}
-            likewise |= {"lr_scheduler", "max_grad_norm"}
-            given = config.settings.get("retrain", {})
-            train = train.replace(**{k: v for k, v in given.items() if k in likewise})
+            train = original_settings(config)
             train_original(train, folder, overwrite=True, device=str(device), show=False)
     return open_original(folder, device, config.data_dir), hash_file(folder / WEIGHTS)

@@ -11,8 +11,14 @@ from erase.config.methods import find_method
 from erase.config.values import parse_line, parse_owned
 from erase.errors import InputError
 
-VARIANTS: dict[str, dict[str, Any]] = {"dual": {"dual_optim": True}, "trim": {"trim": 0.97}}
-"""What `METHOD+dual` and `lur+trim` add to a method."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dual": {"dual_optim": True},
+    "trim": {"trim": 0.97},
+    "auto": {"alpha": "auto"},
+}
+"""What `METHOD+dual`, `lur+trim` and `lur+auto` add to a method."""
+OWNERS = {"trim": ("lur", "lur-b"), "auto": ("lur",)}
+"""The methods that have a variant, where not all have it."""
 STARTS: dict[str, dict[str, float]] = {"trim": {"learning_rate": 5e-3, "forget_weight": 0.05}}
 """Defaults that a variant changes: a trimmed model is to be repaired first, as by Scissorhands."""
 
@@ -45,14 +51,13 @@ def entry(text: str) -> Entry:
     for variant in line.variants:
         if variant not in VARIANTS:
             raise InputError(f"There is no variant {variant!r}.", f"Known: {', '.join(VARIANTS)}.")
+        owners = OWNERS.get(variant, (spec.name,))
+        if spec.name not in owners:
+            has = f"Only {' and '.join(owners)} {'have' if len(owners) > 1 else 'has'} it."
+            raise InputError(f"{spec.name} has no {variant!r}.", has)
         start |= STARTS.get(variant, {})
         for key, value in VARIANTS[variant].items():
-            if key in spec.names:
-                settings[key] = value
-            elif key == "dual_optim":
-                changes[key] = value
-            else:
-                raise InputError(f"{spec.name} has no {variant!r}.", "Only lur and lur-b have it.")
+            (settings if key in spec.names else changes)[key] = value
     for key, value in classifier_settings(spec.name, line.settings).items():
         (settings if key in spec.names else changes)[key] = value
     return Entry(text, spec.name, changes, settings, start)

@@ -25,7 +25,6 @@ from erase.core.rng import derive_seed
 from erase.errors import RunError
 from erase.files import read_json, write_json
 from erase.judges.classifier_scores import average_gap
-from erase.training.classifier import run_method
 from erase.training.classifier_runs import score
 
 FAILED = 100.0  # Avg. Gap of a trial that diverged
@@ -169,7 +168,7 @@ class _Trials:
             references = reference_scores(problem, self.path.parent, repeat)
             row = {"fingerprint": key, "settings": settings, "repeat": repeat}
             try:
-                out = run_method(problem.original, forget, config)
+                out = problem.run(forget, config)
                 scores = score(problem.original, out.model, forget, config, validation=True)
                 row["scores"] = scores.to_dict()
                 row["gap"] = average_gap(row["scores"], references["retrain"])
@@ -245,7 +244,7 @@ def reference_scores(
     key = problem.key(config, forget, search=True)
     makers: dict[str, Callable[[], Row]] = {
         "original": lambda: scored(problem.original.model),
-        "retrain": lambda: scored(run_method(problem.original, forget, config).model),
+        "retrain": lambda: scored(problem.retrain(seed, forget).model),
     }
     return {
         name: dict(cached(folder / f"{name}-{repeat}.json", key, make, Judged)["scores"])

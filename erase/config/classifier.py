@@ -15,6 +15,14 @@ from erase.config.methods import MethodSpec, find_method, recipe_for
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
 BATCH = {"cifar10": 256, "cifar100": 256, "celeba": 8, "digits": 64}
+RESOLUTION_HELP = (
+    "Pixels a side to train at: of a folder's images any (default: 224); of CIFAR's up to 32, their"
+    " own, averaged over areas."
+)
+PER_CLASS_HELP = "Use only the first N training images of each class, and N / 5 test images."
+PADDING_HELP = (
+    "Pixels added on each side before a random crop; default: an eighth of the side of CIFAR's."
+)
 SCHEDULES = ("constant", "multistep", "cosine")
 
 
@@ -60,16 +68,13 @@ class TrainConfig(RunSettings):
     data_dir: str | None = option(None, "Folder that holds the data.", path=True)
     follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(
-        None, "cnn, resnet20, resnet56 or any torchvision classifier; default: by data set."
+        None,
+        "cnn, cnn-gelu, resnet20, resnet56 or any torchvision classifier; default: by data set.",
     )
-    resolution: int = option(
-        224,
-        "Pixels a side that a folder's images are trained at.",
-        least=1,
-        most=PIXELS,
-        former=FORMER_SIDE,
-    )
+    resolution: int | None = option(None, RESOLUTION_HELP, least=1, most=PIXELS, former=FORMER_SIDE)
     limit: int | None = option(None, "Use only N training images, to try things out.", least=1)
+    images_per_class: int | None = option(None, PER_CLASS_HELP, least=1)
+    crop_padding: int | None = option(None, PADDING_HELP, least=0, most=PIXELS)
     validation_share: float = option(
         0.1, "Share of each class held out from training, for --search.", least=0, below=1
     )

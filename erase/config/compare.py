@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from erase import registry
-from erase.config.base import DATASETS, NO_FP16, PRECISIONS, Config
-from erase.config.classifier import ClassifierConfig
+from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config
+from erase.config.classifier import PADDING_HELP, PER_CLASS_HELP, RESOLUTION_HELP, ClassifierConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.fields import option, settings_field, typed_values
-from erase.config.limits import BATCHES, EPOCHS, IMAGES, SEEDS, STEPS
+from erase.config.limits import BATCHES, EPOCHS, IMAGES, PIXELS, SEEDS, STEPS
 from erase.config.methods import MethodSpec, find_method
 from erase.config.values import parse_owned
 from erase.errors import InputError
@@ -39,7 +39,10 @@ class CompareConfig(Config):
     model: str | None = option(
         None, "An original to start from; default: one is trained.", path=True
     )
+    resolution: int | None = option(None, RESOLUTION_HELP, least=1, most=PIXELS, former=FORMER_SIDE)
     limit: int | None = option(None, "Use only N training images.", least=1)
+    images_per_class: int | None = option(None, PER_CLASS_HELP, least=1)
+    crop_padding: int | None = option(None, PADDING_HELP, least=0, most=PIXELS)
     trials: int = option(
         3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
     )

@@ -41,7 +41,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -98,8 +97,9 @@ def meta_gradient(
     * `hvp`: finite differences along v (module docstring). 3 evaluations, no double backward, so
       fused attention, gradient checkpointing, autocast and torch.compile keep working. Two copies
       of the parameters. For smooth networks.
-    * `exact`: double backward. 3 evaluations and a second-order one; small models, and networks
-      with kinks (ReLU), where finite differences do not converge to autograd's Hessian.
+    * `exact`: double backward. 2 evaluations and a second-order one, whose graph is kept in between
+      (of several micro-batches it is made anew); small models, and networks with kinks (ReLU),
+      where finite differences do not converge to autograd's Hessian.
     * `first-order`: leaves the correction out. 2 evaluations, one copy. An ablation.
     * `joint`: LUR-b (appendix B.2), ``grad L_r(theta) + lambda grad L_f(theta)``. 2 evaluations.
 
@@ -152,8 +152,10 @@ def meta_gradient(
     )
     complete = False
     try:
-        if measure_curvature:
-            stats = _measured(step, mode, bf16=precision == "bf16")
+        if measure_curvature and mode == "hvp":
+            stats = _hvp_measured(step, bf16=precision == "bf16")
+        elif measure_curvature:
+            stats = _exact(step, measure=True)
         elif mode == "joint" or alpha == 0:
             stats = _joint(step)
         elif mode == "first-order" or forget_weight == 0:
@@ -207,22 +209,24 @@ def _add(step: Step, retain_grad: list[Tensor]) -> None:
     step.set_grads(retain_grad)
 
 
-def _exact(step: Step) -> Stats:
+def _exact(step: Step, *, measure: bool = False) -> Stats:
     # The fused attention kernels have no double backward. All phases use the same kernel, because
     # another one may draw another dropout mask.
     with sdpa_kernel(SDPBackend.MATH):
-        retain_loss = step.retain()
-        with step.moving() as theta:
-            step.move(theta, step.grads(), -step.alpha)
-            retain_grad = step.pop_grads()
+        retain_loss, add_product = step.retain_with_product()
+        retain_grad = step.pop_grads()
+        with step.elsewhere(retain_grad, -step.alpha) as theta:
             losses = retain_loss, step.forget()
             stats = step.measure(losses, (retain_grad, step.grads()), theta)
-        # A second forward, because a graph kept from the first would not survive the move.
         v = step.pop_grads()
-        step.set_grads(retain_grad)
-        step.retain_twice(v, -step.reach)
-        torch._foreach_add_(step.grads(), v, alpha=step.weight)
-    return stats
+        if not measure or not stats.forget_grad_norm:
+            step.set_grads(retain_grad)
+            add_product(v, -step.reach)
+            torch._foreach_add_(step.grads(), v, alpha=step.weight)
+            return stats
+        step.set_grads([torch.zeros_like(g) for g in retain_grad])
+        add_product(v, 1.0)
+    return _with_curvature(step, stats, retain_grad, v)
 
 
 def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
@@ -257,32 +261,29 @@ def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
     return stats
 
 
-def _measured(step: Step, mode: Mode, *, bf16: bool) -> Stats:
-    """As `_exact` or `_hvp`, with H_r v by itself, so that it can be measured."""
+def _hvp_measured(step: Step, *, bf16: bool) -> Stats:
+    """As `_hvp`, with H_r v by itself, so that it can be measured."""
     constant = STEP_BF16 if bf16 else max(STEP[p.dtype] for p in step.params)
-    exact = mode == "exact"
-    with sdpa_kernel(SDPBackend.MATH) if exact else nullcontext():
-        retain_loss = step.retain()
-        with step.moving() as theta:
-            step.move(theta, step.grads(), -step.alpha)
-            retain_grad = step.pop_grads()
-            losses = retain_loss, step.forget()
-            v = step.pop_grads()
-            stats = step.measure(losses, (retain_grad, v), theta)
-            if not stats.forget_grad_norm:
-                step.set_grads(retain_grad)
-                return stats
-            if not exact:
-                eps = constant * (norm(theta) or 1.0) / stats.forget_grad_norm
-                _difference(step, theta, retain_grad, v, eps, bf16)
-        if exact:
-            step.retain_twice(v, 1.0)
-        product = step.pop_grads()
-    stats = replace(
-        stats,
-        curvature=dot(v, product),
-        curvature_size=checked_norm("curvature product", product) / stats.forget_grad_norm,
-    )
+    retain_loss = step.retain()
+    with step.moving() as theta:
+        step.move(theta, step.grads(), -step.alpha)
+        retain_grad = step.pop_grads()
+        losses = retain_loss, step.forget()
+        v = step.pop_grads()
+        stats = step.measure(losses, (retain_grad, v), theta)
+        if not stats.forget_grad_norm:
+            step.set_grads(retain_grad)
+            return stats
+        eps = constant * (norm(theta) or 1.0) / stats.forget_grad_norm
+        _difference(step, theta, retain_grad, v, eps, bf16)
+    return _with_curvature(step, stats, retain_grad, v)
+
+
+def _with_curvature(step: Step, stats: Stats, retain_grad: list[Tensor], v: list[Tensor]) -> Stats:
+    """The whole gradient in place of H_r v in `p.grad`, and the curvature in the statistics."""
+    product = step.pop_grads()
+    size = checked_norm("curvature product", product) / (stats.forget_grad_norm or 1.0)
+    stats = replace(stats, curvature=dot(v, product), curvature_size=size)
     torch._foreach_add_(retain_grad, v, alpha=step.weight)
     torch._foreach_add_(retain_grad, product, alpha=-step.reach)
     step.set_grads(retain_grad)

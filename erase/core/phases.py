@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from erase.core.params import restore, snapshot
+from erase.core.second_order import fast_second_order
 from erase.errors import InputError, RunError
 
 Loss = Callable[[], Tensor]
@@ -105,20 +106,54 @@ class Step:
         """The same for the forget loss."""
         return self._phase("forget", self._forget, _scaled_backward(scale))
 
-    def retain_twice(self, v: list[Tensor], scale: float) -> None:
-        """Add scale times the mean of H_r v to `p.grad`, by double backward."""
+    def retain_with_product(self) -> tuple[float, Callable[[list[Tensor], float], None]]:
+        """As `retain`, and a function that adds ``scale`` times H_r v to `p.grad` later.
 
+        That function needs theta as it is now; in between, only `elsewhere` may change it. The
+        graph of a single micro-batch is kept for it; several, whose graphs may not fit into
+        memory together, are evaluated again.
+        """
+        if len(self._retain) > 1:
+            return self.retain(), self._product_again
+        kept: list[Tensor | None] = []
+
+        def backward(loss: Tensor, _share: float) -> None:
+            kept[:] = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+            for p, grad in zip(self.params, kept, strict=True):
+                p.grad = None if grad is None else grad.detach().clone()
+
+        with fast_second_order():
+            value = self._phase("retain", self._retain, backward)
+
+        def product(v: list[Tensor], scale: float) -> None:
+            for p, h in zip(self.params, self._differentiate(kept, v), strict=True):
+                if h is not None and p.grad is not None:
+                    p.grad.add_(h, alpha=scale)
+            kept.clear()
+            self._sync()
+
+        return value, product
+
+    def _product_again(self, v: list[Tensor], scale: float) -> None:
         def backward(loss: Tensor, share: float) -> None:
             grads = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
-            # A gradient that no longer depends on the parameters has no second derivative.
-            pairs = [(g, d) for g, d in zip(grads, v, strict=True) if g is not None]
-            dot = sum(
-                ((g * d).sum() for g, d in pairs if g.requires_grad), start=loss.new_zeros(())
-            )
-            if dot.requires_grad:
-                (dot * (scale * share)).backward()
+            for p, h in zip(self.params, self._differentiate(grads, v), strict=True):
+                if h is not None:
+                    p.grad = h * (scale * share) if p.grad is None else p.grad + h * (scale * share)
 
-        self._phase("retain", self._retain, backward)
+        with fast_second_order():
+            self._phase("retain", self._retain, backward)
+
+    def _differentiate(
+        self, grads: Sequence[Tensor | None], v: list[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """The gradient of <grads, v>."""
+        # A gradient that no longer depends on the parameters has no second derivative.
+        pairs = [(g, d) for g, d in zip(grads, v, strict=True) if g is not None and g.requires_grad]
+        if not pairs:
+            return [None] * len(v)
+        outputs, directions = zip(*pairs, strict=True)
+        return torch.autograd.grad(outputs, self.params, directions, allow_unused=True)
 
     def _phase(
         self,
@@ -143,9 +178,15 @@ class Step:
         for p in self.params:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-            if sync and self._reduce is not None:
-                p.grad.copy_(self._mean(p.grad))
+        if sync:
+            self._sync()
         return value
+
+    def _sync(self) -> None:
+        """Average `p.grad` over processes."""
+        for p in self.params:
+            if self._reduce is not None and p.grad is not None:
+                p.grad.copy_(self._mean(p.grad))
 
     def _mean(self, tensor: Tensor) -> Tensor:
         return tensor if self._reduce is None else self._reduce(tensor)
@@ -174,6 +215,23 @@ class Step:
             yield theta
         finally:
             restore(self.params, theta)
+
+    @contextmanager
+    def elsewhere(self, direction: list[Tensor], length: float) -> Iterator[list[Tensor]]:
+        """Inside, the live parameters are theta + length * direction; yields theta.
+
+        The new values have memory of their own, and theta's stays as it is. So a graph that was
+        made at theta is whole again afterwards, as it would not be after a move.
+        """
+        theta = [p.data for p in self.params]
+        there = torch._foreach_add(theta, direction, alpha=length)
+        try:
+            for p, values in zip(self.params, there, strict=True):
+                p.data = values
+            yield theta
+        finally:
+            for p, values in zip(self.params, theta, strict=True):
+                p.data = values
 
     @torch.no_grad()
     def move(self, theta: list[Tensor], direction: list[Tensor], length: float) -> None:

@@ -26,80 +26,34 @@ from erase.config.base import DATASETS
 from erase.core.rng import generator
 from erase.data.classes import left_out, list_classes
 from erase.data.digits import split_digits
+from erase.data.labelled import (
+    FOLDER_SIZE,
+    Augmentation,
+    ClassificationData,
+    LabelledSet,
+    balanced,
+    shrunk,
+    turns,
+)
 from erase.data.pictures import PictureFolder, read_picture
 from erase.errors import InputError
-from erase.files import fingerprint
 from erase.reading import read_bytes, read_text
 from erase.runs.processes import Distributed
 
+__all__ = ["Augmentation", "ClassificationData", "LabelledSet", "load_dataset"]
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of the images, if a folder has no test images of its own
-
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """Images `[N, 3, H, W]`, uint8 in [0, 255], with labels `[N]`, int64 from 0."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: Tensor) -> LabelledSet:
-        """The samples at these positions, `[M]`."""
-        rows = indices.to(self.labels.device)
-        return LabelledSet(self.images[rows], self.labels[rows])
-
-    def to(self, device: torch.device) -> LabelledSet:
-        """A copy on the device."""
-        return LabelledSet(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crops and flips. `pad`: pixels added on each side before the crop to `size`."""
-
-    size: int
-    pad: int = 0
-    flip: bool = True
-
-
-@dataclass(frozen=True)
-class ClassificationData:
-    """A data set with the facts that a model of it needs.
-
-    `mean` and `std` are per channel, of pixels in [0, 1]; `recipe` names the entry of the
-    methods' `DEFAULTS`.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: LabelledSet
-    test: LabelledSet
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: Augmentation
-    recipe: str
-
-    def sha256(self) -> str:
-        """SHA-256 of all images and labels, to train on and to test with."""
-        tensors = [t for part in (self.train, self.test) for t in (part.images, part.labels)]
-        return fingerprint(
-            [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
-        )
-
-    def to(self, device: torch.device) -> ClassificationData:
-        """A copy on the device."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
 def load_dataset(
     name: str,
     data_dir: Path | None = None,
     *,
-    image_size: int = 224,
+    image_size: int | None = None,
     limit: int | None = None,
+    images_per_class: int | None = None,
+    crop_padding: int | None = None,
     follow_links: bool | None = False,
 ) -> ClassificationData:
     """Load a data set by name.
@@ -107,32 +61,49 @@ def load_dataset(
     Args:
         name: one of `DATASETS`.
         data_dir: folder that holds the data (for CIFAR: or its parent); digits need none.
-        image_size: pixels a side that a `folder` is trained at; stored 8/7 larger for the crops.
+        image_size: pixels a side to train at; None is 224 of a `folder`, which is stored 8/7
+            larger for the crops, and the data's own size of the others. CIFAR's images are made
+            smaller by averaging over areas.
         limit: keep only N training images, and a fifth as many test images, for quick trials; of a
             `folder` as many of each class as the numbers allow, of the others, which come in random
             order, the first.
+        images_per_class: keep only the first N training images of each class, and the first N / 5
+            test images (at least one).
+        crop_padding: pixels added on each side before a random crop; None is the data's own.
         follow_links: whether links may lead out of a `folder`.
 
     Raises:
-        InputError: unknown name, or missing or broken files.
+        InputError: unknown name, missing or broken files, fewer images than asked for, or a size
+            that the data cannot have.
     """
     if name == "digits":
         data = _digits()
     elif name in CIFAR:
         data = _cifar(name, data_dir)
     elif name == "folder":
-        data = _folder(data_dir, image_size, bool(follow_links))
+        data = _folder(data_dir, image_size or FOLDER_SIZE, bool(follow_links))
     else:
         raise InputError(f"There is no data set {name!r}.", f"Known: {', '.join(DATASETS)}.")
-    if limit is None:
+    if images_per_class is not None:
+        data = balanced(data, images_per_class)
+    if limit is not None:
+        data = _limited(data, limit)
+    if image_size is not None and name != "folder":
+        data = shrunk(data, image_size)
+    if crop_padding is None:
         return data
+    return replace(data, augmentation=replace(data.augmentation, pad=crop_padding))
+
+
+def _limited(data: ClassificationData, limit: int) -> ClassificationData:
+    name = data.name
     if limit < len(data.classes):
         raise InputError(
             f"{limit} images cannot hold {len(data.classes)} classes.", "Raise --limit."
         )
     sizes = (limit, max(limit // 5, len(data.classes) if name == "folder" else 1))
     train, test = (
-        images.subset(_in_turns(images.labels)[:size].sort().values)
+        images.subset(turns(images.labels).argsort(stable=True)[:size].sort().values)
         if name == "folder"
         else images.subset(torch.arange(min(size, len(images))))
         for images, size in zip((data.train, data.test), sizes, strict=True)
@@ -142,15 +113,6 @@ def load_dataset(
             f"The first {limit} images hold none of {data.classes[lacking[0]]!r}.", "Raise --limit."
         )
     return replace(data, train=train, test=test)
-
-
-def _in_turns(labels: Tensor) -> Tensor:
-    """All indices, the first of each class before the second of any."""
-    turns = torch.zeros_like(labels)
-    for label in labels.unique().tolist():
-        rows = labels == label
-        turns[rows] = torch.arange(int(rows.sum()))
-    return turns.argsort(stable=True)
 
 
 def validation_indices(labels: Tensor, share: float, seed: int) -> Tensor:

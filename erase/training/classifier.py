@@ -73,6 +73,8 @@ def open_original(folder: Path, device: torch.device, data_dir: str | None = Non
         Path(folder_of_data) if folder_of_data else None,
         image_size=description.image_size,
         limit=description.limit,
+        images_per_class=description.images_per_class,
+        crop_padding=description.crop_padding,
         follow_links=description.follow_links,
     )
     if data.classes != description.classes:
@@ -86,9 +88,16 @@ def open_original(folder: Path, device: torch.device, data_dir: str | None = Non
             "The data has fewer training images than the model was trained with.",
             "Give --data-dir with the data that the model was trained on.",
         )
+    return Original(
+        model.to(device), description, data.to(device), trained_indices(data, description)
+    )
+
+
+def trained_indices(data: ClassificationData, description: Description) -> Tensor:
+    """Indices of the training set without those of validation, `[M]`."""
     trained = torch.ones(len(data.train), dtype=torch.bool)
     trained[torch.tensor(description.validation, dtype=torch.long)] = False
-    return Original(model.to(device), description, data.to(device), trained.nonzero().flatten())
+    return trained.nonzero().flatten()
 
 
 def warn_of_other_data(original: Original, folder: str) -> None:
@@ -183,13 +192,9 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Image
         order = torch.randperm(len(retain), generator=generator(config.seed, "retain limit"))
         retain = retain[order[: config.retain_limit].sort().values]
     description, device = original.description, original.device
-    model = deepcopy(original.model)
-    channels_last = device.type == "cuda" or description.image_size >= CHANNELS_LAST_FROM
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
     bf16 = config.mixed_precision == "bf16"
     return ImageClassifierTask(
-        model=model,
+        model=in_preferred_format(deepcopy(original.model), original),
         forget=train.subset(forget),
         retain=train.subset(retain),
         augmentation=original.data.augmentation,
@@ -201,8 +206,18 @@ def _task(original: Original, forget: Tensor, config: ClassifierConfig) -> Image
             description, seed=seed, pretrained=bool(description.facts.get("pretrained"))
         ),
         autocast=(lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else nullcontext,
-        channels_last=channels_last,
+        channels_last=_channels_last(original),
     )
+
+
+def in_preferred_format(model: Classifier, original: Original) -> Classifier:
+    """A model of the original's kind, in the memory format that it is trained in."""
+    return model.to(memory_format=torch.channels_last) if _channels_last(original) else model
+
+
+def _channels_last(original: Original) -> bool:
+    large = original.description.image_size >= CHANNELS_LAST_FROM
+    return original.device.type == "cuda" or large
 
 
 def _loop(

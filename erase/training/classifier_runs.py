@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from erase.training.classifier import (
     describe_result,
     open_original,
     run_method,
+    trained_indices,
     warn_of_other_data,
 )
 from erase.training.classifier_measures import (
@@ -82,19 +83,13 @@ def train_original(
 ) -> Path:
     """`erase train classifier`: train, or import, an original and save it in a run folder."""
     chosen_device = torch.device(choose_device(device))
-    data = load_dataset(
-        config.dataset,
-        Path(config.data_dir) if config.data_dir else None,
-        image_size=config.resolution,
-        limit=config.limit,
-        follow_links=config.follow_links,
-    )
-    config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
+    original = untrained_original(config, chosen_device)
+    data, description = original.data, original.description
+    config = config.replace(arch=description.arch)
     run = _plan_training(config, data.recipe)
-    description = _describe(config, data)
-    initial = build(description, seed=config.seed, pretrained=config.pretrained)
     if config.weights:
-        description = import_weights(initial, description, Path(config.weights))
+        description = import_weights(original.model, description, Path(config.weights))
+        original = replace(original, description=description)
         run = run.replace(epochs=0)
     folder = RunFolder(
         output,
@@ -114,14 +109,6 @@ def train_original(
     if show:
         say_device(str(chosen_device), device)
     with folder.hold(seed=config.seed, device=str(chosen_device), facts=folder.facts) as record:
-        trained_on = torch.ones(len(data.train), dtype=torch.bool)
-        trained_on[torch.tensor(description.validation, dtype=torch.long)] = False
-        original = Original(
-            initial.to(chosen_device),
-            description,
-            data.to(chosen_device),
-            trained_on.nonzero().flatten(),
-        )
         nothing = torch.zeros(0, dtype=torch.long)
         if run.epochs:
             outcome = run_method(
@@ -147,6 +134,25 @@ def train_original(
         if record:
             record.finish(seconds=round(seconds, 3), **facts)
     return output
+
+
+def untrained_original(config: TrainConfig, device: torch.device) -> Original:
+    """What `train_original` starts from: fresh weights, the data, and its split."""
+    data = load_dataset(
+        config.dataset,
+        Path(config.data_dir) if config.data_dir else None,
+        image_size=config.resolution,
+        limit=config.limit,
+        images_per_class=config.images_per_class,
+        crop_padding=config.crop_padding,
+        follow_links=config.follow_links,
+    )
+    config = config.replace(arch=config.arch or ARCHITECTURES[data.recipe])
+    description = _describe(config, data)
+    model = build(description, seed=config.seed, pretrained=config.pretrained)
+    return Original(
+        model.to(device), description, data.to(device), trained_indices(data, description)
+    )
 
 
 def _plan_training(config: TrainConfig, recipe: str) -> ClassifierConfig:
@@ -175,6 +181,8 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         dataset=config.dataset,
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
+        images_per_class=config.images_per_class,
+        crop_padding=config.crop_padding,
         follow_links=config.follow_links,
         data_sha256=data.sha256(),
         validation=tuple(validation.tolist()),

@@ -82,7 +82,7 @@ def plan(config: DDPMConfig, device: str | None = None) -> DDPMPlan:
     data = load_dataset(
         config.dataset,
         Path(config.data_dir) if config.data_dir else None,
-        image_size=config.resolution or 0,
+        image_size=(config.resolution or 0) if config.dataset == "folder" else None,
         limit=config.limit,
         follow_links=config.follow_links,
     )

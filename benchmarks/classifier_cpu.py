@@ -1,0 +1,99 @@
+"""All classifier methods on small real images, at equal effort, on CPU cores: docs/classifier.md.
+
+    python -m benchmarks.classifier_cpu --data-dir DATA --output runs/classifier-cpu --jobs 2
+
+CIFAR-10 at 16 pixels a side, 1,000 training images of each class (a tenth of them for validation),
+2,000 test images, the net `cnn-gelu`. Forgotten are `random:10%`, `random:50%` and `class:cat`, in
+three trials. Every method has 12 trials to choose its settings by, on forget sets that are none of
+the table's, and one pass over the retain set; those that only see D_f have five passes over it.
+LUR stands in the table twice: `lur` searches its α, `lur+auto` has it set by itself. Figure 5
+sweeps α at the settings of `lur`.
+
+This is `erase compare classifier` with the options below, printed first; it may be killed and
+started again. `costs.json` in the output folder sums the processor time of each kind of job.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from erase.comparison.jobs import COSTS
+from erase.config.families import CLASSIFIER, methods_for
+from erase.files import read_jsonl, write_json
+
+FORGET = ("random:10%", "random:50%", "class:cat")
+ALPHAS = "0,0.01,0.03,0.1,0.3,auto"
+DATA = {"dataset": "cifar10", "resolution": 16, "images-per-class": 1000}
+RECIPE = {"arch": "cnn-gelu", "crop-padding": 0, "retrain-epochs": 20, "epochs": 1}
+TRAINING = ("retrain.learning_rate=0.1", "retrain.lr_scheduler=cosine")
+BATCH = 64
+FORGET_ONLY = {"ga": 5, "be": 5, "bs": 5}
+"""Passes over D_f of the methods that see nothing else."""
+OTHERS = ("ssd.fisher_batch_size=64",)  # its authors' faster way: 9,000 gradients otherwise
+SLICE = {"images-per-class": 40, "retrain-epochs": 2, "trials": 1, "search": 5, "shadow-models": 1}
+
+
+def lines() -> list[str]:
+    """The lines of the table: every classifier method of the registry, and LUR with its own α."""
+    return [*(name for name in methods_for(CLASSIFIER) if name != "retrain"), "lur+auto"]
+
+
+def command(given: argparse.Namespace) -> list[str]:
+    """The command line that makes all of it."""
+    options: dict[str, Any] = {**DATA, **RECIPE, "trials": given.trials, "search": given.search}
+    options |= {"shadow-models": given.shadow_models, "methods": ",".join(lines())}
+    options |= {"alphas": ALPHAS, "jobs": given.jobs, "output": given.output}
+    options |= {"data-dir": given.data_dir} if given.data_dir else {}
+    options |= {"device": given.device} if given.device else {}
+    options |= SLICE if given.slice else {}
+    settings = [*TRAINING, *OTHERS, *(f"{name}.epochs={n}" for name, n in FORGET_ONLY.items())]
+    settings += [f"{name}.train_batch_size={BATCH}" for name in methods_for(CLASSIFIER)]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [word for spec in given.forget or FORGET for word in ("--forget", spec)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return [sys.executable, "-m", "erase", "compare", "classifier", *words]
+
+
+def costs(output: Path) -> dict[str, float]:
+    """Processor seconds of what was done, by kind of job and, for searches and runs, by line."""
+    sums: dict[str, float] = defaultdict(float)
+    for row in read_jsonl(output / COSTS):
+        line = f" {row['label'].partition('@')[0]}" if row["kind"] in ("search", "run") else ""
+        sums[f"{row['kind']}{line}"] += row["processor_s"]
+    return {name: round(sums[name], 1) for name in sorted(sums, key=lambda name: -sums[name])}
+
+
+def main() -> int:
+    """Run the comparison through the command line, as a user would; its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, help="holds cifar-10-batches-bin")
+    parser.add_argument("--output", type=Path, default=Path("runs/classifier-cpu"))
+    parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
+    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU when there is one")
+    parser.add_argument("--forget", action="append", help="only this forget set; several times")
+    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--search", type=int, default=12, help="trials of each method's search")
+    parser.add_argument("--shadow-models", type=int, default=2, help="reference models of RMIA")
+    parser.add_argument("--slice", action="store_true", help="400 images, to see that it works")
+    given = parser.parse_args()
+    words = command(given)
+    print(shlex.join(words), flush=True)
+    done = subprocess.run(words, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if (given.output / COSTS).is_file():
+        sums = costs(given.output)
+        write_json(given.output / "costs.json", sums)
+        print("Seconds of processor time:")
+        for name, seconds in {**sums, "all": sum(sums.values())}.items():
+            print(f"  {seconds:9.1f}  {name}")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
