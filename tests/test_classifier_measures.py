@@ -55,9 +55,10 @@ def blank(keep: int = 0) -> Classifier:
     model = deepcopy(world().model)
     layer = model.get_submodule("net.layer3")
     assert isinstance(layer, torch.nn.Sequential)
-    assert isinstance(layer[0], torch.nn.Conv2d)
+    convolution = layer[0]
+    assert isinstance(convolution, torch.nn.Conv2d)
     with torch.no_grad():
-        layer[0].weight[keep:] = 0
+        convolution.weight[keep:] = 0
     return model
 
 

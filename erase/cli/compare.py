@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from erase.cli.command import Group, option
+from erase.cli.command import Group, PathType, option
 from erase.cli.completion import complete
 from erase.cli.early import (
     check_classifier_metrics,
@@ -19,7 +19,7 @@ from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.resolve import resolve
 
-OUTPUT = option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
+OUTPUT = option("--output", type=PathType(), required=True, help="Result folder.")
 
 
 @click.group(cls=Group)

@@ -24,6 +24,7 @@ from erase.data.prompts import prompts_root
 from erase.data.texts import read_pairs, read_prompts
 from erase.errors import InputError
 from erase.files import read_json
+from erase.reading import expanded
 from erase.runs.run_folder import RunFolder
 from erase.runs.unfinished import check_finished
 
@@ -32,7 +33,7 @@ DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|mlu|musa|meta|privateuseone)(:\d
 
 def check_model(name: str) -> None:
     """InputError for what names no model, and for the folder of a run that is not finished."""
-    check_finished(Path(name).expanduser())
+    check_finished(expanded(name))
     models.check_model(name)
 
 
@@ -48,7 +49,7 @@ def check_denoiser(config: ConceptConfig, device: str | None) -> None:
         read_pairs(config.forget_prompts)
     if config.retain_prompts:
         read_prompts(config.retain_prompts)
-    index = Path(config.model).expanduser() / "model_index.json"
+    index = expanded(config.model) / "model_index.json"
     knows_classes = index.is_file() and "id2label" in read_json(index)
     if not is_class and (config.model in EMBEDDED or index.is_file()) and not knows_classes:
         concept = given_concept(

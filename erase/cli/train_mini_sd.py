@@ -4,21 +4,22 @@ from pathlib import Path
 
 import click
 
-from erase.cli.command import command, option
+from erase.cli.command import PathType, command, option
 from erase.cli.early import check_device_name
 from erase.cli.options import device_option
+from erase.config.limits import SEEDS, TRAIN_STEPS
 
 
 @command("mini-sd")
-@option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the pipeline.")
+@option("--output", type=PathType(), required=True, help="Folder for the pipeline.")
 @option(
     "--classifier-output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="Also train the digit classifier, into this folder.",
 )
 @option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, SEEDS),
     default=0,
     show_default=True,
     help="Seed of everything random.",
@@ -27,17 +28,17 @@ from erase.cli.options import device_option
     "--max-train-steps",
     "steps",
     former=("steps",),
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, TRAIN_STEPS),
     help="Steps of the denoiser; default: the shipped model's.",
 )
 @option(
     "--vae-steps",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, TRAIN_STEPS),
     help="Steps of the autoencoder; default: the shipped model's.",
 )
 @option(
     "--images-per-class",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 10_000),
     default=50,
     show_default=True,
     help="Images a digit rendered to measure the quality for the model card; 0: do not.",

@@ -17,7 +17,7 @@ from erase.comparison.classifier_problem import (
 )
 from erase.comparison.entries import Entry, entry, slug
 from erase.comparison.search import search
-from erase.comparison.store import Result, cached
+from erase.comparison.store import Judged, Result, cached
 from erase.config.classifier import ClassifierConfig
 from erase.config.compare import CompareConfig
 from erase.errors import RunError
@@ -78,7 +78,7 @@ class ClassifierComparison:
         key = self.problem.key(config, forget, scoring="original", **self.problem.measuring())
         model = self.problem.original.model
         path = self._path(trial, "original")
-        return cached(path, key, lambda: self.problem.judge(model, forget, config))
+        return cached(path, key, lambda: self.problem.judge(model, forget, config), Judged)
 
     def run_entry(self, trial: int, item: Entry, searched: dict[str, float]) -> Result:
         """Run and judge an entry in a trial, unless its result is there already."""
@@ -93,7 +93,8 @@ class ClassifierComparison:
             self.progress(f"{self.problem.spec}  trial {trial}  {item.label}  {_line(scores)}")
             return result
 
-        return cached(path, self.problem.key(config, forget, **self.problem.measuring()), make)
+        key = self.problem.key(config, forget, **self.problem.measuring())
+        return cached(path, key, make, Judged)
 
     def _path(self, trial: int, label: str) -> Path:
         return self.folder / f"trial-{trial}" / f"{slug(label)}.json"

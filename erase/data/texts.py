@@ -1,15 +1,11 @@
 """Text that people bring, as prompts, captions and tables: one reader for all of it.
 
-Files may begin with a byte-order mark, and may be UTF-8 or, with such a mark, UTF-16.
+What a file may hold at all, and in which encoding, is decided in `erase.reading`.
 """
 
-import codecs
 import csv
-import gzip
 import io
 import json
-import stat
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +13,9 @@ from typing import Any
 
 from erase.errors import InputError
 from erase.files import read_jsonl
+from erase.reading import read_text
 from erase.scoring.names import plain
 
-LIMIT = 64 << 20
-"""Most bytes, unpacked; the largest public prompt table has 10 MB."""
 ROWS = 1_000_000
 """Most rows of a table, and most prompts of a text."""
 TABLES = (".csv", ".tsv")
@@ -49,46 +44,13 @@ def is_table(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(TABLES)
 
 
-def read_text(path: Path, kind: str = "text") -> str:
-    """The text of a file, unpacked if it is gzipped; `kind` is what messages call it.
-
-    Raises InputError, naming the file, when it is missing, no regular file, of more than `LIMIT`
-    bytes, no text, or in another encoding; then with the number of the line.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError("no regular file")
-        opened: Any = gzip.open if path.name.lower().endswith(".gz") else Path.open
-        with opened(path, "rb") as file:
-            content = file.read(LIMIT + 1)
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: NUL in the path
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{path} cannot be read as {kind} ({why}).", "Check the path, or give another file."
-        ) from error
-    if len(content) > LIMIT:
-        raise InputError(f"{path} has more than {LIMIT >> 20} MiB of text.", "Give a shorter one.")
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text: str = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        why = "it is cut" if wide else f"line {line} is not UTF-8"
-        raise InputError(
-            f"{path} cannot be read as {kind} ({why}).", "Save it as UTF-8 text."
-        ) from error
-    if "\0" in text:
-        raise InputError(f"{path} cannot be read as {kind} (it holds NUL).", "Give a text file.")
-    return text
-
-
 def read_csv(path: Path) -> Table:
     """A table with a header; its columns are separated by commas, semicolons or tabs.
 
     Raises InputError as `read_text`, for quotes that do not match (with the number of the line
     that the row begins in), and for a table without a row.
     """
-    text = read_text(path, "a CSV table")
+    text = read_text(path, kind="a CSV table")
     header = text.lstrip().split("\n", 1)[0]
     reader = csv.reader(
         io.StringIO(text, newline=""), strict=True, delimiter=max(",;\t", key=header.count)
@@ -140,11 +102,9 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
                     "Correct the line.",
                 )
         return [(n, dict(zip(table.header, row, strict=True))) for n, row in table.rows]
-    lines = [n for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-    try:
-        rows: Sequence[Any] = read_jsonl(path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8.", "Save it as UTF-8 text.") from error
+    text = read_text(path, kind="text")
+    lines = [n for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    rows: Sequence[Any] = read_jsonl(path, Any)
     if len(rows) < len(lines):  # `read_jsonl` takes it for a write that was cut short
         raise InputError(f"{path}, line {lines[len(rows)]} is not JSON.", "Correct the line.")
     for number, row in enumerate(rows, start=1):
@@ -170,7 +130,11 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     rows = _prompt_rows(path)
-    texts = list(read_text(path).splitlines()) if rows is None else [text for _, _, text in rows]
+    texts = (
+        list(read_text(path, kind="text").splitlines())
+        if rows is None
+        else [text for _, _, text in rows]
+    )
     _check_count(path, len(texts))
     prompts = tuple(text.strip() for text in texts if text.strip())
     if not prompts:

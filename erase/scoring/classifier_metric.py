@@ -30,8 +30,8 @@ class Column:
     beyond: str = "–"
     """What it shows for a trial without a number: `not within 500`."""
     partial: bool = False
-    """Whether a mean over the trials that have a number is fair: it is where the original and Retrain
-    alone decide whether there is one."""
+    """Whether a mean over the trials that have a number is fair: it is where the original and
+    Retrain alone decide whether there is one."""
 
     def text(self, value: float | None, deviation: float | None = None) -> str:
         """A number, with its deviation if it has one, as the table shows it."""

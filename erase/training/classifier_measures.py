@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,20 @@ from erase.scoring.statistics import Floats
 from erase.training.classifier import Original
 
 FORGET, METRICS = "forget.json", "metrics.json"
+
+
+@dataclass(frozen=True)
+class _Forgotten:
+    """What `FORGET` says of the samples."""
+
+    indices: list[int]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What `METRICS` says of the metrics."""
+
+    measured: dict[str, dict[str, float | None]]
 
 
 class ObservedClassifier:
@@ -212,7 +227,7 @@ def open_retrained(
             "Give a run of --method retrain on the same original to --retrained.",
         )
     facts, path = description.facts, folder / FORGET
-    forgotten = read_json(path).get("indices") if path.is_file() else None
+    forgotten = read_json(path, _Forgotten).indices if path.is_file() else None
     if facts.get("method") != "retrain" or forgotten != forget.tolist():
         raise InputError(
             f"{folder} is no run of --method retrain with the same forget set.",
@@ -250,7 +265,7 @@ def measured_lines(folder: Path, names: Sequence[str]) -> list[str]:
     """What a run's `metrics.json` says of those metrics, a line of text for each value."""
     if not names:
         return []
-    values = read_json(folder / METRICS)["measured"]
+    values = read_json(folder / METRICS, _Measured).measured
     lines = []
     for metric in load_classifier_metrics(names):
         for key, column in metric.columns.items():

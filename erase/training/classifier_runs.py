@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ from erase.training.classifier_measures import (
 )
 from erase.training.distinct import bits, check_changed
 from erase.training.worst import hardest
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `METRICS` says of the scores."""
+
+    scores: ClassifierScores
+
 
 ARCHITECTURES = {
     "digits": "cnn",
@@ -240,7 +249,7 @@ def erase_classifier(
     )
     state = folder.state()
     if state.finished:
-        return output, ClassifierScores(**read_json(output / METRICS)["scores"])
+        return output, read_json(output / METRICS, Measured).scores
     if show:
         say_device(str(original.device), device)
     with folder.hold(

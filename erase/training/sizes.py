@@ -8,9 +8,10 @@ import torch
 
 from erase.config.methods import build_method
 from erase.data.captioned import CaptionedImages
-from erase.files import hash_file, read_json
+from erase.files import hash_file
 from erase.models.configs import part_skeleton
 from erase.render.sizes import png_bytes
+from erase.tasks.family import setting
 from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
 from erase.training.validation import validation_prompts
@@ -19,9 +20,8 @@ from erase.training.validation import validation_prompts
 def latent_shape(planned: ConceptPlan) -> tuple[int, int, int]:
     """Channels, height and width of the denoiser's input."""
     source = planned.source
-    network = read_json(source.path / planned.family.component / "config.json")
     size = (planned.config.resolution or source.resolution()) // source.latent_factor()
-    return int(network["in_channels"]), size, size
+    return setting(source.path, planned.family.component, "in_channels"), size, size
 
 
 def image_counts(planned: ConceptPlan) -> dict[str, int]:
