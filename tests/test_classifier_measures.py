@@ -211,22 +211,31 @@ def test_relearn_is_the_first_check_at_which_plain_sgd_has_the_loss() -> None:
         world().data.train.images[forget].float() / 255,
         world().data.train.labels[forget],
     )
-    rate, momentum, losses = 0.05, 0.5, []
+    rate, momentum, losses, clipped = 0.05, 0.5, [], []
     velocity = [torch.zeros_like(p) for p in model.parameters()]
     for _ in range(13):
         loss = torch.nn.functional.cross_entropy(model(images), labels)
         losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(model.parameters()))
+        size = torch.cat([g.flatten() for g in gradients]).norm()
+        clipped.append(bool(size > 2))
+        gradients = tuple(g * min(1.0, 2 / float(size)) for g in gradients)
         with torch.no_grad():
             for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
                 v.mul_(momentum).add_(g)
                 p.sub_(v, alpha=rate)
     assert losses[0] > losses[6] > losses[12]
+    assert set(clipped) == {True, False}
     assert view.forget_loss() == pytest.approx(losses[0], rel=1e-4)
 
     def steps(until: float, at: Sequence[int]) -> int | None:
         return view.relearn(
-            until, learning_rate=rate, momentum=momentum, batch_size=1000, checks=at
+            until,
+            learning_rate=rate,
+            momentum=momentum,
+            max_grad_norm=2.0,
+            batch_size=1000,
+            checks=at,
         )
 
     everywhere = list(range(13))
@@ -314,6 +323,20 @@ def test_a_table_says_what_is_missing_and_how_often() -> None:
     assert rows["ft"].strip() == f"not within {CAP} (1 of 2)"
     assert rows["lur"].strip() == "15 ± 7"
     assert rows["ga"].strip() == "–"
+
+
+def test_idi_is_averaged_over_the_trials_in_which_it_is_defined() -> None:
+    def bits(*values: float) -> list[dict[str, Any]]:
+        return [_trial({"idi_information": v, "idi_error": 0.01}) for v in values]
+
+    results = {"original": bits(2, 2, 2), "retrain": bits(1, 1.5, 2), "lur": bits(1.5, 1.5, 1)}
+    table = summarise(results, ["idi"])
+    assert table["lur"]["idi"] == (0.25, pytest.approx(math.sqrt(0.125)))
+    assert table["lur"]["idi_beyond"] == 1
+    text = markdown(table, table_columns(["idi"]))
+    assert "| 0.25 ± 0.35 (2 of 3) |" in text
+    never = summarise({name: trials[2:] for name, trials in results.items()}, ["idi"])
+    assert "| not defined |" in markdown(never, table_columns(["idi"]))
 
 
 # The samples that are hardest to forget

@@ -53,7 +53,7 @@ class Idi(ClassifierMetric):
     """
 
     name = "idi"
-    columns: ClassVar[Mapping[str, Column]] = {"idi": Column("IDI", 2, "not defined")}
+    columns: ClassVar[Mapping[str, Column]] = {"idi": Column("IDI", 2, "not defined", partial=True)}
 
     def check(self, labels: Labels) -> None:
         """Refuse a D_f with a class of which there are no unseen images."""

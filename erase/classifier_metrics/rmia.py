@@ -36,7 +36,7 @@ class Rmia(ClassifierMetric):
     requires = frozenset({"references"})
     columns: ClassVar[Mapping[str, Column]] = {
         "rmia_auc": Column("RMIA AUC", 3),
-        "rmia_tpr": Column("RMIA TPR at 1% FPR (%)"),
+        "rmia_tpr": Column("RMIA TPR (%)"),
     }
 
     def check(self, labels: Labels) -> None:

@@ -46,10 +46,11 @@ def summarise(
 
     Avg. Gap, ToW and what metrics relate to Retrain are taken in each trial against that trial's
     own Retrain, then averaged; `gap_of_means`, the gap between the averaged columns, is what some
-    papers print. A column without a number in some trial has no mean: [None, None], and
-    `NAME_beyond` says in how many trials.
+    papers print. `NAME_beyond` says in how many trials a column has no number; it then has no mean,
+    [None, None], unless it is `partial`.
     """
     loaded = [load_classifier_metric(name) for name in metrics]
+    columns = table_columns(metrics)
     table: dict[str, dict[str, Any]] = {}
     for label, trials in results.items():
         good = [t for t in trials if "scores" in t]
@@ -70,10 +71,13 @@ def summarise(
                 for name, value in related(loaded, mine, original or {}, gold or {}).items():
                     values.setdefault(name, []).append(value)
         for name, numbers in values.items():
-            if beyond := sum(number is None for number in numbers):
-                row |= {name: (None, None), f"{name}_beyond": beyond}
+            there = [number for number in numbers if number is not None]
+            if beyond := len(numbers) - len(there):
+                row[f"{name}_beyond"] = beyond
+            if there and (not beyond or (name in columns and columns[name].partial)):
+                row[name] = _mean_std(there)
             elif numbers:
-                row[name] = _mean_std(numbers)
+                row[name] = (None, None)
         table[label] = row
     for label, row in table.items():
         if all(name in row for name in GAP_METRICS):
@@ -97,10 +101,10 @@ def _text(row: Mapping[str, Any], name: str, column: Column) -> str:
     if name not in row:
         return MISSING
     mean, std = row[name]
+    beyond, trials = row.get(f"{name}_beyond", 0), row["trials"]
     if mean is None:
-        beyond, trials = row[f"{name}_beyond"], row["trials"]
         return column.beyond + (f" ({beyond} of {trials})" if beyond < trials else "")
-    return column.text(mean, std)
+    return column.text(mean, std) + (f" ({trials - beyond} of {trials})" if beyond else "")
 
 
 def _shown(table: Rows, columns: Columns) -> Columns:

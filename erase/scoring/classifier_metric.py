@@ -29,6 +29,9 @@ class Column:
     digits: int = 2
     beyond: str = "–"
     """What it shows for a trial without a number: `not within 500`."""
+    partial: bool = False
+    """Whether a mean over the trials that have a number is fair: it is where the original and
+    Retrain alone decide whether there is one."""
 
     def text(self, value: float | None, deviation: float | None = None) -> str:
         """A number, with its deviation if it has one, as the table shows it."""
@@ -56,6 +59,7 @@ class ModelView(Protocol):
         *,
         learning_rate: float,
         momentum: float,
+        max_grad_norm: float,
         batch_size: int,
         checks: Sequence[int],
     ) -> int | None:
@@ -65,6 +69,7 @@ class ModelView(Protocol):
             until: the loss to reach, as `forget_loss` measures it.
             learning_rate: of SGD without weight decay.
             momentum: of SGD.
+            max_grad_norm: norm at which gradients are clipped.
             batch_size: images of D_f in a step; all of D_f where it has fewer.
             checks: numbers of steps after which the loss is looked at, rising; 0 is before the
                 first step. After the last one fine-tuning ends.

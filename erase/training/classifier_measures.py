@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
 
 from erase.config.classifier import ClassifierConfig
@@ -89,6 +90,7 @@ class ObservedClassifier:
         *,
         learning_rate: float,
         momentum: float,
+        max_grad_norm: float,
         batch_size: int,
         checks: Sequence[int],
     ) -> int | None:
@@ -103,6 +105,7 @@ class ObservedClassifier:
                 logits = model(pixels)
             optimizer.zero_grad()
             cross_entropy(logits.float(), labels).backward()
+            clip_grad_norm_(model.parameters(), max_grad_norm)
             optimizer.step()
             if step + 1 in checks and self._loss(self._predict(model)) <= until:
                 return step + 1
