@@ -1,9 +1,9 @@
 """Plug-ins: files of this package, found by their names, and other packages' entry points.
 
-One file of `erase/methods/`, `erase/suites/` or `erase/metrics/` is one plug-in. Its name is the
+One file of `erase/methods/`, `erase/suites/`, `erase/metrics/` or `erase/attacks/` is one plug-in. Its name is the
 file's with `-` for `_`; files whose name starts with an underscore are not plug-ins. Another
 package brings its own by an entry point in the group `erase.methods`, `erase.suites`,
-`erase.metrics` or `erase.judges`, whose value names a module that holds what such a file holds:
+`erase.metrics`, `erase.attacks` or `erase.judges`, whose value names a module that holds what such a file holds:
 
     [project.entry-points."erase.metrics"]
     brightness = "my_package.brightness"
@@ -26,7 +26,13 @@ from typing import TypeVar
 
 from erase.errors import InputError, likely
 
-KINDS = {"methods": "method", "suites": "suite", "metrics": "metric", "judges": "judge"}
+KINDS = {
+    "methods": "method",
+    "suites": "suite",
+    "metrics": "metric",
+    "attacks": "attack",
+    "judges": "judge",
+}
 JUDGES = ("classifier", "clip", "inception", "lpips", "nudenet")
 """Names that other packages' judges may not take: those of the files that are judges here."""
 OWN = "erase"

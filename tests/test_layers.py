@@ -26,6 +26,7 @@ RANKS = {
     "methods": 5,
     "suites": 5,
     "metrics": 5,
+    "attacks": 5,
     "judges": 5,
     "render": 6,
     "report": 6,
@@ -33,11 +34,12 @@ RANKS = {
     "evaluation": 7,
     "embedded": 8,
     "export": 8,
-    "comparison": 8,
-    "api": 9,
-    "__init__": 10,
-    "cli": 10,
-    "__main__": 10,
+    "attack": 8,
+    "comparison": 9,
+    "api": 10,
+    "__init__": 11,
+    "cli": 11,
+    "__main__": 11,
 }
 SINGLE = {"errors", "files", "registry"}  # files, which may import one another
 PLUGINS = {
@@ -49,6 +51,7 @@ PLUGINS = {
     },
     "suites": {"erase.data.prompts", "erase.data.prompt_table"},
     "metrics": set(),
+    "attacks": {"erase.tasks.attack", "erase.tasks.partway", "erase.tasks.prompts"},
 }
 """What each kind of plug-in may import of the rooms above `scoring`."""
 WITHOUT_TORCH = ("errors", "files", "registry", "config", "scoring")

@@ -32,6 +32,7 @@ def complete(name: str, config: type[Config] | None = None) -> Complete | None:
         "suite": lambda: registry.names("suites"),
         "metric": lambda: registry.names("metrics"),
         "metrics": lambda: registry.names("metrics"),
+        "attack": lambda: registry.names("attacks"),
         "concept": _concepts,
         "target": _concepts,
         "model": _models,

@@ -12,6 +12,7 @@ from pathlib import Path
 from erase import registry
 from erase.artifacts import models
 from erase.artifacts.packaged import EMBEDDED
+from erase.config.attack import AttackConfig
 from erase.config.base import Config, MethodConfig
 from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ClassConfig, ConceptConfig
@@ -74,6 +75,13 @@ def check_evaluation(config: EvaluateConfig) -> None:
     check_model(config.model)
     if config.baseline:
         check_model(config.baseline)
+
+
+def check_attack(config: AttackConfig) -> None:
+    """InputError for what `erase attack` cannot use, as far as it shows here."""
+    for name in config.attack:
+        registry.check("attacks", name)
+    check_evaluation(config)
 
 
 def check_methods(text: str, families: Iterable[str]) -> None:
