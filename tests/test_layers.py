@@ -51,7 +51,12 @@ PLUGINS = {
     },
     "suites": {"erase.data.prompts", "erase.data.prompt_table"},
     "metrics": set(),
-    "attacks": {"erase.tasks.attack", "erase.tasks.partway", "erase.tasks.prompts"},
+    "attacks": {
+        "erase.tasks.attack",
+        "erase.tasks.partway",
+        "erase.tasks.prompts",
+        "erase.tasks.protocol",
+    },
 }
 """What each kind of plug-in may import of the rooms above `scoring`."""
 WITHOUT_TORCH = ("errors", "files", "registry", "config", "scoring")

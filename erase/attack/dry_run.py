@@ -43,9 +43,11 @@ def dry_run(config: AttackConfig) -> list[str]:
     for name in plan.sets:
         if name not in plan.given and name != RENDERS:
             count += config.num_images
-            lines.append(f"# images to attack with ({name}): {config.num_images}, by the base model")
+            lines.append(
+                f"# images to attack with ({name}): {config.num_images}, by the base model"
+            )
     for name, spec in plan.attacks.items():
-        attack = spec.build(config.restarts)
+        attack = spec.build()
         stages = [stage for stage in attack.stages() if stage.step != 0]
         count += len(SIDES) * n * len(stages)
         lines.append(

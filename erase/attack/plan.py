@@ -73,7 +73,7 @@ class AttackPlan:
             for name, spec in self.attacks.items()
         }
         images = {name: _hash(images) for name, images in self.given.items()}
-        budget = {"restarts": self.config.restarts, "num_images": self.config.num_images}
+        budget = {"num_images": self.config.num_images}
         prompts = {"pairs": self.pairs, "harmless": list(self.harmless)}
         identity = [evaluated["fingerprint"], attacks, images, budget, prompts]
         return {
@@ -199,7 +199,7 @@ def _attacks(
                 f"The attack {name} follows gradients, which {config.dtype} is too coarse for.",
                 "Give --dtype fp32.",
             )
-        spec.build(config.restarts).check(stored_scheduler(source.path), evaluation.protocol.steps)
+        spec.build().check(stored_scheduler(source.path), evaluation.protocol.steps)
         specs[name] = spec
     return specs
 

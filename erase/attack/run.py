@@ -158,7 +158,7 @@ def _attack(
         for name, spec in plan.attacks.items():
             for side, source in ((MODEL, evaluation.source), (BASELINE, evaluation.baseline)):
                 siege = Siege(
-                    *(plan, name, spec.build(config.restarts), source),
+                    *(plan, name, spec.build(), source),
                     output / ATTACKS / name / side,
                     *(distributed, sets, before[side], facts["fingerprint"], progress),
                 )
@@ -202,7 +202,7 @@ def _write(
     ids = [sample.id for sample in evaluation.samples]
     attacks = []
     for name, spec in plan.attacks.items():
-        attack = spec.build(plan.config.restarts)
+        attack = spec.build()
         for group, stages in groups_of(attack.stages()).items():
             attacks.append(
                 {
@@ -263,7 +263,7 @@ def _rows(
         for key, sample in samples.items():
             add(side, key, sample.prompt, before[side][key])
     for name, sides in verdicts.items():
-        stages = plan.attacks[name].build(plan.config.restarts).stages()
+        stages = plan.attacks[name].build().stages()
         for side, found in sides.items():
             for stage in (stage for stage in stages if stage.step != 0):
                 place = Path(ATTACKS, name, side, stage.name, "images")

@@ -19,8 +19,8 @@ from erase.config.base import Config
 from erase.config.families import DENOISERS
 from erase.config.fields import option
 from erase.config.recipes import Recipe, ours, published
-from erase.core.phases import NonFiniteLossError
 from erase.core.params import restore, snapshot
+from erase.core.phases import NonFiniteLossError
 from erase.errors import InputError
 from erase.scoring.samples import Sample
 from erase.tasks.attack import CONCEPT, HARMLESS, Attack, Rendering, Stage, Victim
@@ -45,7 +45,8 @@ class Settings(Config):
     """Settings of the fine-tuning."""
 
     images: str = option(
-        "both", "What it is trained on: concept, harmless, or both, one after the other.",
+        "both",
+        "What it is trained on: concept, harmless, or both, one after the other.",
         ("both", "concept", "harmless"),
     )
     steps: str = option("0,5,10,25,50,100", "Steps after which the prompts are rendered.")
@@ -77,8 +78,8 @@ class Relearn(Attack):
     sets = (CONCEPT, HARMLESS)
     gradients = True
 
-    def __init__(self, settings: Settings, restarts: int = 1) -> None:
-        super().__init__(settings, restarts)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
         self._training: _Training | None = None
 
     def stages(self) -> list[Stage]:

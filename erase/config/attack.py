@@ -25,9 +25,6 @@ class AttackConfig(EvaluateConfig):
         " model can be attacked with]",
     )
     output: str = option("", "Folder of the result. [default: attack-SUITE in the model's]")
-    restarts: int = option(
-        1, "How often a search is tried for each prompt, until one shows the concept.", least=1
-    )
     judge: str | None = option(
         None, "Who says whether an image shows the concept. [default: the suite's]", JUDGES
     )
@@ -62,7 +59,9 @@ class AttackConfig(EvaluateConfig):
     def other_settings(self) -> tuple[str, ...]:
         """The given settings of the judge and the suite."""
         attacks = registry.names("attacks")
-        return tuple(text for text in self.settings if text.partition(".")[0].strip() not in attacks)
+        return tuple(
+            text for text in self.settings if text.partition(".")[0].strip() not in attacks
+        )
 
 
 def default_output(model: str, suite: str) -> str:

@@ -127,7 +127,7 @@ class Victim:
             self._caches[name] = self.family.encode(
                 self.pipeline,
                 {"forget": images, "retain": images},
-                {caption: ("",) for caption in images.captions},
+                dict.fromkeys(images.captions, ("",)),
                 size=self.size,
                 device=self.device,
             )
@@ -193,8 +193,8 @@ class Attack(ABC):
     (`SIZES`) with their sources. An object attacks one model, once.
 
     Args:
-        settings: complete.
-        restarts: how often an attack that draws at random is tried for each prompt.
+        settings: complete; an attack that draws at random has `restarts` among them: how often it
+            is tried for each prompt.
     """
 
     name: ClassVar[str]
@@ -206,16 +206,17 @@ class Attack(ABC):
     gradients: ClassVar[bool] = False
     """Whether it trains or differentiates, which takes float32."""
 
-    def __init__(self, settings: Any, restarts: int = 1) -> None:
-        self.settings, self.restarts = settings, restarts
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
 
     def stages(self) -> list[Stage]:
         """Its renderings in order: one a restart unless a file says otherwise."""
-        return [Stage(f"restart-{number}") for number in range(self.restarts)]
+        count = getattr(self.settings, "restarts", 1)
+        return [Stage(f"restart-{number}") for number in range(count)]
 
+    @abstractmethod
     def budget(self) -> str:
         """What is spent on each prompt, or on the model, in words."""
-        return f"{self.restarts} restart{'s' if self.restarts > 1 else ''}"
 
     def check(self, scheduler: Any, steps: int) -> None:  # noqa: B027 - most refuse nothing
         """InputError, before anything is made, for what does not fit the model's sampler.
@@ -241,9 +242,9 @@ class AttackSpec:
     """Of the defaults."""
     published: bool
 
-    def build(self, restarts: int) -> Attack:
+    def build(self) -> Attack:
         """The attack on one model."""
-        return self.attack(self.settings, restarts)
+        return self.attack(self.settings)
 
 
 def find_attack(name: str, small: bool, given: Mapping[str, str]) -> AttackSpec:
