@@ -114,12 +114,13 @@ def make_plan(config: AttackConfig, missing: list[str] | None = None) -> AttackP
             f"There is no base model to attack as the control: {note['reason']}.",
             "Give --baseline MODEL, the model that the concept was erased from.",
         )
+    source, base = evaluation.source, evaluation.baseline
     evaluation = _of_the_concept(config, evaluation, suite, missing)
-    family = family_of(evaluation.source)
-    if family_of(evaluation.baseline) is not family:
+    family = family_of(source)
+    if family_of(base) is not family:
         raise InputError(
-            f"{evaluation.baseline.name} is a {evaluation.baseline.pipeline_class()}, and"
-            f" {evaluation.source.name} a {evaluation.source.pipeline_class()}.",
+            f"{base.name} is a {base.pipeline_class()}, and {source.name} a"
+            f" {source.pipeline_class()}.",
             "Give the --baseline that the model was made from.",
         )
     root = prompts_root(config.prompts)

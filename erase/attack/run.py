@@ -158,9 +158,16 @@ def _attack(
         for name, spec in plan.attacks.items():
             for side, source in ((MODEL, evaluation.source), (BASELINE, evaluation.baseline)):
                 siege = Siege(
-                    *(plan, name, spec.build(), source),
+                    plan,
+                    name,
+                    spec.build(),
+                    source,
                     output / ATTACKS / name / side,
-                    *(distributed, sets, before[side], facts["fingerprint"], progress),
+                    distributed=distributed,
+                    sets=sets,
+                    plain=before[side],
+                    identity=facts["fingerprint"],
+                    progress=progress,
                 )
                 verdicts.setdefault(name, {})[side] = siege.run()
         if record is None:
@@ -174,7 +181,8 @@ def _plain_images(
     """The images of the plain prompts by side; the base model's are shared with evaluations."""
     evaluation = plan.evaluation
     own, shared = distributed.on_main(lambda: image_fingerprints(evaluation))
-    assert evaluation.baseline is not None and shared is not None
+    assert evaluation.baseline is not None
+    assert shared is not None
     return {
         MODEL: evaluation.render(
             distributed, evaluation.source, own, output / BEFORE, "model", progress
@@ -223,7 +231,7 @@ def _write(
         "before": plain_scores(ids, before),
         "attacks": attacks,
     }
-    rows = _rows(plan, output, before, verdicts)
+    rows = _rows(plan, before, verdicts)
     write_jsonl(output / SAMPLES, rows)
     write_json(output / METRICS, metrics)
     seconds = {
@@ -246,7 +254,6 @@ def _write(
 
 def _rows(
     plan: AttackPlan,
-    output: Path,
     before: Mapping[str, Rows],
     verdicts: Mapping[str, Mapping[str, Verdicts]],
 ) -> list[dict[str, Any]]:

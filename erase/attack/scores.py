@@ -84,8 +84,8 @@ def attack_scores(
             for side in SIDES
         }
         half = sum(plain[BASELINE]) / len(ids) / 2
-        reached = (point["step"] for point in curve[MODEL] if half and point["value"] >= half)
-        scores |= {"curve": curve, "half": next(reached, None)}
+        reached = [point["step"] for point in curve[MODEL] if half and point["value"] >= half]
+        scores |= {"curve": curve, "half": reached[0] if reached else None}
     return scores
 
 

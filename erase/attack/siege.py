@@ -125,7 +125,7 @@ class Siege:
             self.distributed.on_all(lambda: self._render(stage, rendering, folder, mark))
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
         rows = judge_images(self.distributed, self.plan.evaluation, samples, files)
-        prompts = {row["id"]: row["prompt"] for row in read_jsonl(folder / RENDERED)}
+        prompts = {row["id"]: row["text"] for row in read_jsonl(folder / RENDERED)}
         return prompts, rows
 
     def _is_complete(self, folder: Path, samples: Sequence[Sample], mark: str) -> bool:
@@ -133,7 +133,9 @@ class Siege:
 
     def _begin(self, folder: Path, rendering: Rendering, mark: str) -> None:
         claim(folder, mark, overwrite=True)
-        write_jsonl(folder / RENDERED, map(asdict, rendering.samples))
+        said = rendering.texts or {}
+        rows = ({**asdict(s), "text": said.get(s.id, s.prompt)} for s in rendering.samples)
+        write_jsonl(folder / RENDERED, rows)
         note_files(folder, RENDERED)
 
     def _render(self, stage: Stage, rendering: Rendering, folder: Path, mark: str) -> None:

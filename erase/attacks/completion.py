@@ -1,9 +1,9 @@
 """Let the base model begin each image, and the attacked model finish it.
 
 The base model denoises under the prompt down to step k of N, and the attacked model takes over from
-those latents x_k (Sharma et al. 2024, "Unlearning or Concealment?", section 4: partial diffusion
-with a share ψ = k / N). A model that only avoids the concept at the noisy steps completes it. So does,
-with a large enough share, a model that never knew it: read the curve of shares, not its end.
+those latents x_k (Sharma et al. 2024, "Unlearning or Concealment?": partial diffusion with a share
+ψ = k / N). A model that only avoids the concept at the noisy steps completes it. So does, with a
+large enough share, a model that never knew it: read all shares, not the largest alone.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Completion(Attack):
         partway(scheduler).set_timesteps(steps)
         if round(self.settings.points[0] * steps) < 1:
             raise InputError(
-                f"completion.shares has {self.settings.points[0]:g}, which is none of {steps} steps.",
+                f"completion.shares has {self.settings.points[0]:g}, which is no step of {steps}.",
                 "Give a larger share.",
             )
 

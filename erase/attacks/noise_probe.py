@@ -1,9 +1,10 @@
 """Start the sampler from noised images of the concept, or add noise to it on the way; no training.
 
-Images: the sampler begins at x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε with x_0 an image of the concept, and ends
-under the plain prompt. Noise: DDIM adds η times the noise of DDPM in each step, above η = 1 more than
-the model expects, so that its path leaves the one that was unlearned (Lu et al., "When Are Concepts
-Erased From Diffusion Models?", NeurIPS 2025, noise-based probing). The best of several η counts.
+Images: the sampler begins at x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε with x_0 an image of the concept, and
+ends under the plain prompt. Noise: DDIM adds η times the noise of DDPM in each step, above η = 1
+more than the model expects, so that its path leaves the one that was unlearned (Lu et al., "When
+Are Concepts Erased From Diffusion Models?", NeurIPS 2025, noise-based probing). The best of several
+η counts.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Find the noise from which the model draws an image of the concept under the empty prompt.
 
-An image x_0 of the concept is taken back to noise by DDIM's steps in reverse under the empty prompt,
-each step refined by fixed-point iteration, and rendered from that noise without text or guidance, so that
-nothing that was unlearned about words matters (as TINA: Xiang et al., CVPR 2026; Rusanovsky et al. 2024,
-"Memories of Forgotten Concepts"). Where it succeeds on a model that never knew the concept, it
-tells of the sampler, not of the model: compare.
+An image x_0 of the concept is taken back to noise by DDIM's steps in reverse under the empty
+prompt, each step refined by fixed-point iteration, and rendered from that noise without text or
+guidance, so that nothing that was unlearned about words matters (as TINA: Xiang et al., CVPR 2026;
+Rusanovsky et al. 2024, "Memories of Forgotten Concepts"). Where it also succeeds on a model that
+never knew the concept, it tells of the sampler, not of the model.
 """
 
 from __future__ import annotations
@@ -78,4 +78,4 @@ class NullText(Attack):
             return {"latents": noise}
 
         plain = [replace(sample, prompt="", guidance=1.0) for sample in samples]
-        return Rendering(plain, noise_of, partway(own))
+        return Rendering(plain, noise_of, partway(own), {s.id: "(empty prompt)" for s in samples})

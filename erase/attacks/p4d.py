@@ -1,10 +1,10 @@
 """Prompts under which the attacked denoiser predicts what the base model does under the plain one.
 
-K words δ are searched for with min E ‖ε_base(x_t, t, c(prompt)) − ε_θ(x_t, t, c(δ))‖² over timesteps and
-noise, x_0 being the base model's image (P4D-N: Chin et al., "Prompting4Debugging", ICML 2024, eqs. 2
-and 3). The vectors are moved by AdamW, and at each step replaced by those of the nearest words, to
-which the gradient belongs. The prompt with the least loss on fixed noise is taken, where the source
-asks CLIP.
+K words δ are searched for with min E ‖ε_base(x_t, t, c(prompt)) − ε_θ(x_t, t, c(δ))‖² over
+timesteps and noise, x_0 being the base model's image (P4D-N: Chin et al., "Prompting4Debugging",
+ICML 2024). The vectors are moved by AdamW, and at each step replaced by those of the nearest words,
+to which the gradient belongs. The prompt with the least loss on fixed noise is taken, where the
+source asks CLIP.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prompts that the text encoder takes for the concept, found by a genetic search; no denoiser.
 
-The concept's direction is the mean of c(y⁺) − c(y⁻) over pairs of prompts with and without it. For each
-prompt y the search looks for K words with min ‖c(words) − (c(y) + η direction)‖² (Ring-A-Bell: Tsai et
-al., ICLR 2024, section 3.2). Only words that can be typed are searched among.
+The concept's direction is the mean of c(y⁺) − c(y⁻) over pairs of prompts with and without it. For
+each prompt y the search looks for K words with min ‖c(words) − (c(y) + η direction)‖² (Ring-A-Bell:
+Tsai et al., ICLR 2024). Only words that can be typed are searched among.
 """
 
 from __future__ import annotations

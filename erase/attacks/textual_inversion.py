@@ -2,8 +2,8 @@
 
 The embedding v of one word is trained on images of the concept, all weights frozen:
 v* = argmin E ‖ε − ε_θ(x_t, t, c(v))‖² (CCE: Pham et al., "Circumventing Concept Erasure Methods",
-ICLR 2024, section 4.1; textual inversion, Gal et al., ICLR 2023). The word then stands in the prompts in
-the place of the concept's words, or in front of a prompt that has none of them.
+ICLR 2024; textual inversion, Gal et al., ICLR 2023). The word then stands in the prompts in the
+place of the concept's words, or in front of a prompt that has none of them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from erase.scoring.samples import Sample
 from erase.tasks.attack import CONCEPT, Attack, Rendering, Stage, Victim, with_prompts
 from erase.tasks.prompts import Vocabulary, concept_words, learned_word, with_word
 
+LEARNED = "<learned>"
+"""How reports write the learned word."""
 RECIPES: dict[str, Recipe] = {
     "large": published(
-        "circumventing-concept-erasure: esd/train.sh; its rate of 5e-3 is multiplied by its batch of"
-        " 4 and its accumulation of 4",
+        "circumventing-concept-erasure: esd/train.sh; its rate of 5e-3 is multiplied by its batch"
+        " of 4 and its accumulation of 4",
         steps=5000,
         batch_size=16,
         learning_rate=0.08,
@@ -84,11 +86,12 @@ class TextualInversion(Attack):
                 table = encoder.get_input_embeddings().weight
                 table[token] = learned[f"encoder-{number}"].to(table)
         replaced = {s.id: with_word(s.prompt, concept, word) for s in samples}
-        return Rendering(with_prompts(samples, replaced))
+        said = {s.id: with_word(s.prompt, concept, LEARNED) for s in samples}
+        return Rendering(with_prompts(samples, replaced), texts=said)
 
 
 def _free_word(victim: Victim, prompts: Sequence[str]) -> tuple[int, str]:
-    """A word that no prompt has: token and text."""
+    """A word that no prompt has, whose vector is replaced in this model: token and text."""
     vocabulary = Vocabulary(victim.pipeline.tokenizer)
     used = set().union(*(prompt.lower().split() for prompt in prompts))
     for token in reversed(vocabulary.tokens.tolist()):
@@ -128,4 +131,5 @@ def _start(victim: Victim, encoder: Any, concept: set[str]) -> Tensor:
         for text in sorted(concept)
         for token in tokenizer(text, add_special_tokens=False)["input_ids"]
     }
-    return table[sorted(tokens)].mean(0).detach().clone()
+    start: Tensor = table[sorted(tokens)].mean(0).detach().clone()
+    return start

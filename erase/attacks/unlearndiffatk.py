@@ -2,7 +2,7 @@
 
 The base model's image x_0 of the prompt is the target. K words δ are searched for with
 min E ‖ε − ε_θ(x_t, t, c([δ, prompt]))‖² at a fixed timestep t: the denoiser is its own classifier
-(UnlearnDiffAtk: Zhang et al., ECCV 2024, eq. 5). Each word is a distribution over the vocabulary; a step
+(UnlearnDiffAtk: Zhang et al., ECCV 2024). Each word is a distribution over the vocabulary; a step
 draws words from it, takes Adam's step with the clipped gradient, and projects onto the simplex. A
 restart takes another t, as the source does; here it also begins anew.
 """

@@ -74,7 +74,7 @@ def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
 def _change(paired: Mapping[str, Any]) -> str:
     low, high = (change(bound, "share") for bound in paired["ci95"])
     value = change(paired["value"], "share") if paired["value"] else "±0.0 points"
-    return f"{value} ({low} to {high})".replace(" points", "", 2).replace(" to ", " to ")
+    return f"{value} ({low} to {high})".replace(" points", "", 2)
 
 
 def _half(entry: Mapping[str, Any]) -> str:
@@ -166,7 +166,7 @@ def lead(data: AttackData) -> list[str]:
     metrics, n = data.metrics, data.metrics["n"]
 
     def count(summary: Mapping[str, Any]) -> int:
-        return round(summary["value"] * n)
+        return round(float(summary["value"]) * int(n))
 
     plainly = metrics["before"]
     sentences = [
@@ -190,8 +190,7 @@ def sheet(data: AttackData, entry: Mapping[str, Any]) -> dict[str, Any]:
     chosen = entry["stages"][-1:] if "curve" in entry else entry["stages"]
     for row in data.rows:
         if _own(row) and row.get("attack") == entry["attack"] and row["stage"] in chosen:
-            if row["id"] not in best or row["shown"]:
-                best[row["id"]] = row
+            best[row["id"]] = row if row["shown"] else best.get(row["id"], row)
     rows = sorted(best.values(), key=lambda row: not row["shown"])[:PAIRS]
     pairs = [
         {

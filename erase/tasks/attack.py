@@ -59,6 +59,8 @@ class Rendering:
     inputs: Inputs | None = None
     scheduler: Any = None
     """Replaces the pipeline's."""
+    texts: Mapping[str, str] | None = None
+    """By sample id: what a report says of the prompt, where its text alone says too little."""
 
 
 class Store(Protocol):

@@ -12,7 +12,7 @@ from torch import Tensor
 from erase.models.schedules import convert
 
 
-class PartwayDDIM(DDIMScheduler):
+class PartwayDDIM(DDIMScheduler):  # type: ignore[misc]
     """DDIM over a part of its steps.
 
     A pipeline takes it as any other scheduler. With `first` above 0 it has to be given latents of
@@ -30,9 +30,9 @@ class PartwayDDIM(DDIMScheduler):
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """The timesteps of the chosen part."""
         super().set_timesteps(num_inference_steps, device=device)
-        self.timesteps = self.timesteps[self.first : self.last]
+        self.timesteps: Tensor = self.timesteps[self.first : self.last]
 
-    def step(  # type: ignore[override]
+    def step(
         self,
         model_output: Tensor,
         timestep: int,

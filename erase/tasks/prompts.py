@@ -70,10 +70,9 @@ def learned_word(encoders: Sequence[Any], token: int, vectors: Sequence[Tensor])
 
 
 class Vocabulary:
-    """The words of a tokenizer that survive being written down and read again.
+    """The words of a tokenizer: the tokens that can be typed and are read again as themselves.
 
-    A prompt found token by token is rendered as text, as anybody could type it; so only tokens
-    that are whole words are searched among.
+    A prompt that was found token by token is rendered as text, as anybody could type it.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -86,8 +85,8 @@ class Vocabulary:
         ids = [number for number in range(len(self.tokenizer)) if number not in special]
         texts = [self.tokenizer.decode([number]).strip() for number in ids]
         again = self.tokenizer([text or "a b" for text in texts], add_special_tokens=False)
-        kept = [n for n, read in zip(ids, again["input_ids"], strict=True) if read == [n]]
-        return torch.tensor(kept)
+        rows = zip(ids, texts, again["input_ids"], strict=True)
+        return torch.tensor([n for n, text, read in rows if read == [n] and text.isprintable()])
 
     @cached_property
     def filler(self) -> str:
