@@ -172,9 +172,8 @@ class _Search:
         task.conditions = self.plain
         with torch.no_grad():
             wanted = task.predict(batch, model=self.base)
-        by_width = {vectors.shape[-1]: vectors for vectors in shown}
         filler = " ".join([self.vocabulary.filler] * self.settings.length)
-        with replaced_tokens(victim.encoders, 1, lambda table: by_width[table.shape[-1]]):
+        with replaced_tokens(victim.encoders, 1, shown):
             task.conditions = victim.conditions([filler] * len(self.samples))
         return noise_mse(task.predict(batch), wanted)
 

@@ -98,6 +98,10 @@ class Relearn(Attack):
             f" {settings.learning_rate:g}, {what}"
         )
 
+    def check(self, scheduler: Any, steps: int) -> None:  # noqa: ARG002
+        """InputError for steps that are none."""
+        self.stages()
+
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """Train up to the stage's step; another kind of images starts from the model as it was."""
         assert stage.step is not None

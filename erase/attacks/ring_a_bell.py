@@ -103,15 +103,15 @@ def _search(
 ) -> dict[str, Any]:
     """The best prompt of the last generation, with its distance."""
     source = generator(victim.seed, "ring-a-bell", stage.name, sample.id)
-    words = vocabulary.tokens
+    words, encoders = vocabulary.tokens, victim.encoders
     wanted = victim.conditions([sample.prompt])["states"][0] + settings.strength * direction
 
     def distance(tokens: Tensor) -> Tensor:
         distances = []
         for part in tokens.split(ENCODED):
-            ids = part.to(victim.device)
             filler = " ".join([vocabulary.filler] * settings.length)
-            with replaced_tokens(victim.encoders, 1, lambda table, ids=ids: table[ids]):  # type: ignore[misc]
+            vectors = [e.get_input_embeddings().weight[part.to(victim.device)] for e in encoders]
+            with replaced_tokens(encoders, 1, vectors):
                 states = victim.conditions([filler] * len(part))["states"]
             distances.append((states - wanted).square().flatten(1).sum(1).cpu())
         return torch.cat(distances)

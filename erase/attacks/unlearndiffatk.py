@@ -127,7 +127,8 @@ def _search(
         ]
         chosen = one_hot(torch.stack(drawn)[..., 0], len(words)).to(chances)
         hard = (chosen - chances).detach() + chances  # drawn forward, straight through backward
-        with replaced_tokens(victim.encoders, 1, lambda table, hard=hard: hard @ table[words]):  # type: ignore[misc]
+        vectors = [hard @ e.get_input_embeddings().weight[words] for e in victim.encoders]
+        with replaced_tokens(victim.encoders, 1, vectors):
             task.conditions = victim.conditions(prompts)
         batch = Noised(clean, noise, task.add_noise(clean, noise, at), at, rows, rows)
         each = noise_mse(task.predict(batch), task.target(batch))

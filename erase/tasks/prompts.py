@@ -13,22 +13,21 @@ from torch import Tensor
 
 from erase.errors import InputError
 
-Embed = Callable[[Tensor], Tensor]
-"""`weight [V, D] → [B, K, D]`: vectors in the place of K tokens, from a table of embeddings."""
-
 
 @contextmanager
-def replaced_tokens(encoders: Sequence[Any], first: int, embed: Embed) -> Iterator[None]:
+def replaced_tokens(
+    encoders: Sequence[Any], first: int, vectors: Sequence[Tensor]
+) -> Iterator[None]:
     """Inside, the text encoders read other vectors in the place of tokens `first`, `first + 1`, ….
 
     Args:
         encoders: of a pipeline; each has a table of its own.
         first: position of the first replaced token; 1 is the one after the start token.
-        embed: gives the vectors, with a gradient where they have one.
+        vectors: `[B, K, D]` for each encoder, with a gradient where they have one.
     """
     hooks = [
-        encoder.get_input_embeddings().register_forward_hook(_replacing(first, embed))
-        for encoder in encoders
+        encoder.get_input_embeddings().register_forward_hook(_replacing(first, own))
+        for encoder, own in zip(encoders, vectors, strict=True)
     ]
     try:
         yield
@@ -37,13 +36,11 @@ def replaced_tokens(encoders: Sequence[Any], first: int, embed: Embed) -> Iterat
             hook.remove()
 
 
-def _replacing(first: int, embed: Embed) -> Callable[[Any, Any, Tensor], Tensor]:
-    def hook(table: Any, _: Any, output: Tensor) -> Tensor:
-        vectors = embed(table.weight).to(output)
-        length = vectors.shape[1]
-        if first + length > output.shape[1]:
-            return output
-        return torch.cat([output[:, :first], vectors, output[:, first + length :]], dim=1)
+def _replacing(first: int, vectors: Tensor) -> Callable[[Any, Any, Tensor], Tensor]:
+    after = first + vectors.shape[1]
+
+    def hook(_: Any, __: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :first], vectors.to(output), output[:, after:]], dim=1)
 
     return hook
 
