@@ -10,14 +10,15 @@ from erase import registry
 from erase.config.families import TEXT_TO_IMAGE
 from erase.errors import InputError
 from erase.scoring.samples import Sample
-from erase.tasks.attack import SIZES, Attack, Stage, Victim, find_attack
+from erase.tasks.attack import SIZES, Attack, Facts, Stage, Victim, find_attack
 from erase.tasks.partway import inverted, partway
 from erase.tasks.prompts import Vocabulary, concept_words, replaced_tokens, with_word
 from tests.attack_world import QUICK, SAMPLES, STEPS, quick_attack, rendered, victim
 from tests.tiny_pipelines import sd
 
 NAMES = registry.names("attacks")
-SCHEDULER = sd().scheduler
+TINY = sd()
+FACTS = Facts(TINY.scheduler, STEPS, [s.prompt for s in SAMPLES], lambda: TINY.tokenizer)
 CHANGES_WEIGHTS = {"relearn", "textual-inversion"}
 
 
@@ -59,7 +60,7 @@ def test_an_attack_renders_the_samples_and_again_the_same(
     attack, attacked = quick_attack(name), victim(kind, tmp_path / "one")
     if TEXT_TO_IMAGE not in attack.families:
         return
-    attack.check(attacked.pipeline.scheduler, STEPS)
+    attack.check(FACTS)
     before = [p.detach().clone() for p in attacked.denoiser.parameters()]
     table = attacked.encoders[0].get_input_embeddings().weight.detach().clone()
     first = run(attack, attacked)
@@ -126,6 +127,15 @@ def test_fine_tuning_goes_on_from_stage_to_stage_and_starts_anew_for_other_image
     assert all(map(torch.equal, weights["harmless-2"], other.denoiser.parameters()))
 
 
+def test_fine_tuning_is_for_class_conditional_models_too(tmp_path: Path) -> None:
+    attacked = victim("ddpm", tmp_path)
+    attack = quick_attack("relearn")
+    before = [p.detach().clone() for p in attacked.denoiser.parameters()]
+    rendering = attack.prepare(attacked, Stage("concept-1", "concept", 1), SAMPLES)
+    assert rendered(attacked, rendering).shape[0] == 2
+    assert not all(map(torch.equal, before, attacked.denoiser.parameters()))
+
+
 def test_fine_tuning_may_train_an_adapter_alone(tmp_path: Path) -> None:
     attacked = victim("sd1", tmp_path)
     before = {n: p.detach().clone() for n, p in attacked.denoiser.named_parameters()}
@@ -162,8 +172,6 @@ def test_the_words_of_a_vocabulary_are_read_as_they_are_written() -> None:
     assert {"cat", "dog", "photo"} <= {vocabulary.text([token]) for token in tokens}
     text = vocabulary.text(tokens)
     assert vocabulary.tokenizer(text, add_special_tokens=False)["input_ids"] == tokens
-    with pytest.raises(InputError, match=r"p4d.length is 15, and the model reads 14"):
-        vocabulary.check_room([], 15, "p4d.length")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +229,9 @@ def test_a_genetic_search_comes_nearer(tmp_path: Path) -> None:
         ("completion", "shares", "0.01", "no step of 4"),
         ("noise-probe", "noise", "0", "noise-probe.noise is '0'"),
         ("noise-probe", "strength", "0.01", "leaves no step"),
+        ("p4d", "length", "15", "p4d.length is 15, and the model reads 14"),
+        ("ring-a-bell", "length", "99", "ring-a-bell.length is 99"),
+        ("unlearndiffatk", "length", "10", "the model reads 9 more tokens beside the longest"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(
@@ -228,7 +239,7 @@ def test_settings_that_mean_nothing_are_refused(
 ) -> None:
     attack = find_attack(name, True, {setting: value}).build()
     with pytest.raises(InputError) as caught:
-        attack.check(SCHEDULER, STEPS)
+        attack.check(FACTS)
     assert said in f"{caught.value.message} {caught.value.remedy}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from erase.evaluation.plan import EvaluationPlan
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.run import folder_facts, prepare
 from erase.files import fingerprint, hash_files
+from erase.models.loading import load_tokenizer
 from erase.models.schedules import stored_scheduler
 from erase.render.sizes import SMALL
 from erase.scoring.samples import subset
 from erase.scoring.suite import Suite, load_suite
-from erase.tasks.attack import CONCEPT, HARMLESS, AttackSpec, find_attack
+from erase.tasks.attack import CONCEPT, HARMLESS, AttackSpec, Facts, find_attack
 from erase.tasks.families import family_of
 from erase.tasks.family import Family
 
@@ -185,6 +187,12 @@ def _attacks(
     """The attacks with their settings, by name; without a choice all that fit the model."""
     source = evaluation.source
     small = (evaluation.protocol.size or source.resolution()) <= SMALL
+    facts = Facts(
+        stored_scheduler(source.path),
+        evaluation.protocol.steps,
+        [sample.prompt for sample in evaluation.samples],
+        partial(load_tokenizer, source),
+    )
     specs = {}
     for name in asked or registry.names("attacks"):
         spec = find_attack(name, small, given.get(name, {}))
@@ -200,7 +208,7 @@ def _attacks(
                 f"The attack {name} follows gradients, which {config.dtype} is too coarse for.",
                 "Give --dtype fp32.",
             )
-        spec.build().check(stored_scheduler(source.path), evaluation.protocol.steps)
+        spec.build().check(facts)
         specs[name] = spec
     return specs
 

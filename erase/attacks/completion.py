@@ -19,7 +19,7 @@ from erase.config.fields import option
 from erase.config.recipes import Recipe, ours, published
 from erase.errors import InputError
 from erase.scoring.samples import Sample
-from erase.tasks.attack import Attack, Rendering, Stage, Victim
+from erase.tasks.attack import Attack, Facts, Rendering, Stage, Victim
 from erase.tasks.partway import partway
 
 RECIPES: dict[str, Recipe] = {
@@ -71,12 +71,13 @@ class Completion(Attack):
         """No search."""
         return "1 image a share, DDIM"
 
-    def check(self, scheduler: Any, steps: int) -> None:
+    def check(self, facts: Facts) -> None:
         """InputError for a share that is no step, or a model without DDIM's schedule."""
-        partway(scheduler).set_timesteps(steps)
-        if round(self.settings.points[0] * steps) < 1:
+        partway(facts.scheduler).set_timesteps(facts.steps)
+        least = self.settings.points[0]
+        if round(least * facts.steps) < 1:
             raise InputError(
-                f"completion.shares has {self.settings.points[0]:g}, which is no step of {steps}.",
+                f"completion.shares has {least:g}, which is no step of {facts.steps}.",
                 "Give a larger share.",
             )
 

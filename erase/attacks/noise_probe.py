@@ -21,7 +21,7 @@ from erase.config.recipes import Recipe, ours, published
 from erase.core.rng import generator
 from erase.errors import InputError
 from erase.scoring.samples import Sample
-from erase.tasks.attack import CONCEPT, Attack, Rendering, Stage, Victim
+from erase.tasks.attack import CONCEPT, Attack, Facts, Rendering, Stage, Victim
 from erase.tasks.partway import partway
 
 RECIPES: dict[str, Recipe] = {
@@ -85,13 +85,13 @@ class NoiseProbe(Attack):
             parts.append(f"η of {self.settings.noise}")
         return f"{'; '.join(parts)}; DDIM"
 
-    def check(self, scheduler: Any, steps: int) -> None:
+    def check(self, facts: Facts) -> None:
         """InputError for a model without DDIM's schedule, or a strength that leaves no step."""
-        partway(scheduler).set_timesteps(steps)
-        if round(self.settings.strength * steps) < 1:
+        partway(facts.scheduler).set_timesteps(facts.steps)
+        if round(self.settings.strength * facts.steps) < 1:
             raise InputError(
                 f"noise-probe.strength is {self.settings.strength:g}, which leaves no step of"
-                f" {steps}.",
+                f" {facts.steps}.",
                 "Give a larger one.",
             )
         self.stages()

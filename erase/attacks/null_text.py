@@ -20,7 +20,7 @@ from erase.config.base import Config
 from erase.config.fields import option
 from erase.config.recipes import Recipe, ours
 from erase.scoring.samples import Sample
-from erase.tasks.attack import CONCEPT, Attack, Rendering, Stage, Victim
+from erase.tasks.attack import CONCEPT, Attack, Facts, Rendering, Stage, Victim
 from erase.tasks.partway import inverted, partway
 from erase.tasks.protocol import Noised
 
@@ -51,9 +51,9 @@ class NullText(Attack):
         settings = self.settings
         return f"{settings.restarts} inverted images, {settings.refinements} refinements a step"
 
-    def check(self, scheduler: Any, steps: int) -> None:
+    def check(self, facts: Facts) -> None:
         """InputError for a model without DDIM's schedule."""
-        partway(scheduler).set_timesteps(steps)
+        partway(facts.scheduler).set_timesteps(facts.steps)
 
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """The noise of each image, batch by batch."""

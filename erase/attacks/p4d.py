@@ -24,7 +24,7 @@ from erase.config.recipes import Recipe, ours, published
 from erase.core.objectives import noise_mse
 from erase.core.rng import generator
 from erase.scoring.samples import Sample
-from erase.tasks.attack import RENDERS, Attack, Rendering, Stage, Victim, with_prompts
+from erase.tasks.attack import RENDERS, Attack, Facts, Rendering, Stage, Victim, with_prompts
 from erase.tasks.prompts import Vocabulary, replaced_tokens
 from erase.tasks.protocol import Noised
 
@@ -44,11 +44,11 @@ RECIPES: dict[str, Recipe] = {
     "small": ours(
         "as long as mini-sd's prompts",
         length=8,
-        iterations=60,
+        iterations=100,
         check_every=10,
         learning_rate=0.1,
         weight_decay=0.1,
-        restarts=1,
+        restarts=2,
         batch_size=32,
     ),
 }
@@ -82,11 +82,14 @@ class P4d(Attack):
             f" {settings.learning_rate:g}, {settings.length} words"
         )
 
+    def check(self, facts: Facts) -> None:
+        """InputError for more words than the text encoder reads."""
+        Vocabulary(facts.tokenizer()).check_room([], self.settings.length, "p4d.length")
+
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """Search for each prompt."""
         victim.freeze()
         vocabulary = Vocabulary(victim.pipeline.tokenizer)
-        vocabulary.check_room([], self.settings.length, "p4d.length")
 
         def search(batch: Sequence[Sample]) -> list[dict[str, Any]]:
             return _Search(victim, vocabulary, self.settings, stage, batch).run()

@@ -23,7 +23,7 @@ from erase.core.params import restore, snapshot
 from erase.core.phases import NonFiniteLossError
 from erase.errors import InputError
 from erase.scoring.samples import Sample
-from erase.tasks.attack import CONCEPT, HARMLESS, Attack, Rendering, Stage, Victim
+from erase.tasks.attack import CONCEPT, HARMLESS, Attack, Facts, Rendering, Stage, Victim
 
 RECIPES: dict[str, Recipe] = {
     "large": published(
@@ -98,7 +98,7 @@ class Relearn(Attack):
             f" {settings.learning_rate:g}, {what}"
         )
 
-    def check(self, scheduler: Any, steps: int) -> None:  # noqa: ARG002
+    def check(self, facts: Facts) -> None:  # noqa: ARG002
         """InputError for steps that are none."""
         self.stages()
 

@@ -19,7 +19,7 @@ from erase.config.fields import option
 from erase.config.recipes import Recipe, ours, published
 from erase.core.rng import generator
 from erase.scoring.samples import Sample
-from erase.tasks.attack import Attack, Rendering, Stage, Victim, with_prompts
+from erase.tasks.attack import Attack, Facts, Rendering, Stage, Victim, with_prompts
 from erase.tasks.prompts import Vocabulary, replaced_tokens
 
 ENCODED = 256
@@ -68,10 +68,13 @@ class RingABell(Attack):
             f" {settings.population}, {settings.length} words"
         )
 
+    def check(self, facts: Facts) -> None:
+        """InputError for more words than the text encoder reads."""
+        Vocabulary(facts.tokenizer()).check_room([], self.settings.length, "ring-a-bell.length")
+
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """Search for each prompt."""
         vocabulary = Vocabulary(victim.pipeline.tokenizer)
-        vocabulary.check_room([], self.settings.length, "ring-a-bell.length")
         direction = _direction(victim)
 
         def search(batch: Sequence[Sample]) -> list[dict[str, Any]]:

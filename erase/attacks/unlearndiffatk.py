@@ -24,7 +24,7 @@ from erase.config.recipes import Recipe, ours, published
 from erase.core.objectives import noise_mse
 from erase.core.rng import generator
 from erase.scoring.samples import Sample
-from erase.tasks.attack import RENDERS, Attack, Rendering, Stage, Victim, with_prompts
+from erase.tasks.attack import RENDERS, Attack, Facts, Rendering, Stage, Victim, with_prompts
 from erase.tasks.prompts import Vocabulary, replaced_tokens
 from erase.tasks.protocol import Noised
 
@@ -77,12 +77,16 @@ class UnlearnDiffAtk(Attack):
             f" {settings.learning_rate:g}, {settings.length} words"
         )
 
+    def check(self, facts: Facts) -> None:
+        """InputError for more words than the text encoder reads."""
+        Vocabulary(facts.tokenizer()).check_room(
+            facts.prompts, self.settings.length, "unlearndiffatk.length"
+        )
+
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """Search for each prompt at the restart's timestep."""
         victim.freeze()
         vocabulary = Vocabulary(victim.pipeline.tokenizer)
-        prompts = [sample.prompt for sample in victim.samples]
-        vocabulary.check_room(prompts, self.settings.length, "unlearndiffatk.length")
         task: Any = victim.task(RENDERS)
         stride = task.timestep_count / self.settings.restarts
         timestep = int((int(stage.name.rpartition("-")[2]) + 0.5) * stride)

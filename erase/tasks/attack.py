@@ -187,6 +187,19 @@ class Victim:
         return add_lora(self.denoiser, choice, rank=lora_rank, seed=seed)
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model and its prompts before anything is loaded."""
+
+    scheduler: Any
+    """The model's own."""
+    steps: int
+    """Of a rendering."""
+    prompts: Sequence[str]
+    tokenizer: Callable[[], Any]
+    """The first text encoder's tokenizer, which is loaded when it is asked for."""
+
+
 class Attack(ABC):
     """An attack; a file of `erase/attacks/`, or a module of another package, defines one.
 
@@ -220,11 +233,8 @@ class Attack(ABC):
     def budget(self) -> str:
         """What is spent on each prompt, or on the model, in words."""
 
-    def check(self, scheduler: Any, steps: int) -> None:  # noqa: B027 - most refuse nothing
-        """InputError, before anything is made, for what does not fit the model's sampler.
-
-        `scheduler` is the model's own, `steps` are those of a rendering.
-        """
+    def check(self, facts: Facts) -> None:  # noqa: B027 - some refuse nothing
+        """InputError, before anything is made, for settings that do not fit the model."""
 
     @abstractmethod
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
