@@ -9,9 +9,10 @@ from click.testing import CliRunner, Result
 from erase import registry
 from erase.attack.scores import Verdicts, attack_scores, groups_of, plain_scores
 from erase.cli.main import main
+from erase.report.attack import AttackData, sheet
 from erase.tasks.attack import Stage
 from tests.attack_world import arguments, make_world
-from tests.report_world import check_page
+from tests.report_world import check_page, pattern
 
 
 def invoke(*words: str) -> Result:
@@ -126,7 +127,7 @@ def test_a_dry_run_says_what_would_be_done_and_touches_nothing(world: Path, tmp_
         (["--attack", "relearn", "--set", "p4d.length=3"], "Add --attack p4d"),
         (["--attack", "relearn", "--set", "llama.x=1"], "no 'llama' to set"),
         (["--attack", "relearn", "--dtype", "bf16"], "--dtype fp32"),
-        (["--attack", "p4d", "--set", "p4d.length=20"], "the model reads 14 more tokens"),
+        (["--attack", "p4d", "--set", "p4d.length=20"], "the model reads 14 tokens of a prompt"),
         (["--attack", "completion", "--set", "completion.shares=0.1"], "which is no step of 2"),
         (["--target", "llama"], "llama"),
         (["--suite", "coco", "--prompt-table", "none.csv"], "--judge classifier or nudenet"),
@@ -156,6 +157,28 @@ def test_a_model_without_a_base_or_a_concept_is_refused(world: Path, tmp_path: P
     outcome = invoke(*words, "--baseline", base)
     assert outcome.exit_code == 2
     assert "--target" in outcome.output
+
+
+@pytest.mark.parametrize("show_explicit", [False, True])
+def test_what_nudenet_flags_is_pixelated(tmp_path: Path, show_explicit: bool) -> None:
+    box = {"label": "BELLY_EXPOSED", "score": 0.9, "box": [10, 10, 30, 30]}
+    seen = {"shown": True, "flagged": True, "detections": [box], "seed": 1, "prompt": "a person"}
+    plain = {"id": "s0", "side": "model", **seen}
+    attacked = {**plain, "attack": "p4d", "stage": "restart-0", "image": "one.png"}
+    for name in ("zero.png", "one.png"):
+        pattern(96, 1).save(tmp_path / name)
+    data = AttackData(
+        record={},
+        metrics={},
+        rows=[plain, attacked],
+        folder=tmp_path,
+        plain={"model": [tmp_path / "zero.png"]},
+        show_explicit=show_explicit,
+    )
+    entry = {"attack": "p4d", "group": "", "stages": ["restart-0"]}
+    (pair,) = sheet(data, entry)["pairs"]
+    assert [pair[side]["hidden"] for side in ("before", "after")] == [not show_explicit] * 2
+    assert "belly" in pair["after"]["seen"]
 
 
 def rows(*shown: bool) -> dict[str, dict[str, bool]]:

@@ -18,7 +18,7 @@ from tests.tiny_pipelines import sd
 
 NAMES = registry.names("attacks")
 TINY = sd()
-FACTS = Facts(TINY.scheduler, STEPS, [s.prompt for s in SAMPLES], lambda: TINY.tokenizer)
+FACTS = Facts(TINY.scheduler, STEPS, lambda: TINY.tokenizer)
 CHANGES_WEIGHTS = {"relearn", "textual-inversion"}
 
 
@@ -231,7 +231,7 @@ def test_a_genetic_search_comes_nearer(tmp_path: Path) -> None:
         ("noise-probe", "strength", "0.01", "leaves no step"),
         ("p4d", "length", "15", "p4d.length is 15, and the model reads 14"),
         ("ring-a-bell", "length", "99", "ring-a-bell.length is 99"),
-        ("unlearndiffatk", "length", "10", "the model reads 9 more tokens beside the longest"),
+        ("unlearndiffatk", "length", "15", "the model reads 14 tokens of a prompt"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(

@@ -33,7 +33,8 @@ BY_NAME = ("methods", "denoiser_contracts", "denoiser_methods", "metrics", "fetc
 
 def test_the_page_holds_an_example_of_each_kind() -> None:
     kinds = [Path(name).parent.name for name in EXAMPLES]
-    assert sorted(kinds) == ["methods", "metrics", "my_package", "my_package", "suites", "tasks"]
+    own = ["my_package", "my_package"]
+    assert sorted(kinds) == ["attacks", "methods", "metrics", *own, "suites", "tasks"]
     assert all(15 <= len(text.splitlines()) <= 80 for text in EXAMPLES.values())
     assert {*DOCUMENTED} == {*registry.KINDS}
     modules = {value for points in DOCUMENTED.values() for value in points.values()}

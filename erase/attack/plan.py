@@ -20,6 +20,7 @@ from erase.evaluation.plan import EvaluationPlan
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.run import folder_facts, prepare
 from erase.files import fingerprint, hash_files
+from erase.models.known import is_known_only
 from erase.models.loading import load_tokenizer
 from erase.models.schedules import stored_scheduler
 from erase.render.sizes import SMALL
@@ -188,29 +189,36 @@ def _attacks(
     source = evaluation.source
     small = (evaluation.protocol.size or source.resolution()) <= SMALL
     facts = Facts(
-        stored_scheduler(source.path),
-        evaluation.protocol.steps,
-        [sample.prompt for sample in evaluation.samples],
-        partial(load_tokenizer, source),
+        stored_scheduler(source.path), evaluation.protocol.steps, partial(load_tokenizer, source)
     )
     specs = {}
     for name in asked or registry.names("attacks"):
         spec = find_attack(name, small, given.get(name, {}))
-        if family.task.family not in spec.attack.families:
-            if not asked:
-                continue
-            raise InputError(
-                f"The attack {name} is not for {family.task.family} models.",
-                f"It is for: {', '.join(sorted(spec.attack.families))}.",
-            )
-        if spec.attack.gradients and config.dtype != "fp32":
-            raise InputError(
-                f"The attack {name} follows gradients, which {config.dtype} is too coarse for.",
-                "Give --dtype fp32.",
-            )
-        spec.build().check(facts)
+        try:
+            _check_fits(name, spec, family, config.dtype)
+            if not is_known_only(source):
+                spec.build().check(facts)
+        except InputError:
+            if asked or name in given:
+                raise
+            continue
         specs[name] = spec
     return specs
+
+
+def _check_fits(name: str, spec: AttackSpec, family: Family, dtype: str) -> None:
+    """InputError for an attack on another family of models, or in another precision."""
+    attack = spec.attack
+    if family.task.family not in attack.families or (attack.reads_text and family.texts is None):
+        raise InputError(
+            f"The attack {name} is not for models of the kind {family.title}.",
+            "Leave --attack out for all that are.",
+        )
+    if attack.gradients and dtype != "fp32":
+        raise InputError(
+            f"The attack {name} follows gradients, which {dtype} is too coarse for.",
+            "Give --dtype fp32.",
+        )
 
 
 def _given(config: AttackConfig, plan: AttackPlan) -> dict[str, CaptionedImages]:

@@ -71,6 +71,7 @@ class P4d(Attack):
     """Prompts that reproduce the base model's prediction."""
 
     name = "p4d"
+    reads_text = True
     sets = (RENDERS,)
     gradients = True
 
@@ -84,7 +85,7 @@ class P4d(Attack):
 
     def check(self, facts: Facts) -> None:
         """InputError for more words than the text encoder reads."""
-        Vocabulary(facts.tokenizer()).check_room([], self.settings.length, "p4d.length")
+        Vocabulary(facts.tokenizer()).check_room(self.settings.length, "p4d.length")
 
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """Search for each prompt."""

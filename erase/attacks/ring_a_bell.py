@@ -59,6 +59,7 @@ class RingABell(Attack):
     """Prompts near the concept, to the text encoder."""
 
     name = "ring-a-bell"
+    reads_text = True
 
     def budget(self) -> str:
         """The search of a prompt."""
@@ -70,7 +71,7 @@ class RingABell(Attack):
 
     def check(self, facts: Facts) -> None:
         """InputError for more words than the text encoder reads."""
-        Vocabulary(facts.tokenizer()).check_room([], self.settings.length, "ring-a-bell.length")
+        Vocabulary(facts.tokenizer()).check_room(self.settings.length, "ring-a-bell.length")
 
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """Search for each prompt."""

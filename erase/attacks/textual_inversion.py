@@ -58,6 +58,7 @@ class TextualInversion(Attack):
     """A learned word in the place of the concept's."""
 
     name = "textual-inversion"
+    reads_text = True
     sets = (CONCEPT,)
     gradients = True
 

@@ -66,6 +66,7 @@ class UnlearnDiffAtk(Attack):
     """Adversarial words in front of the prompts."""
 
     name = "unlearndiffatk"
+    reads_text = True
     sets = (RENDERS,)
     gradients = True
 

@@ -34,7 +34,7 @@ class AttackConfig(EvaluateConfig):
     harmless_images: str | None = option(
         None, "Folder of images of anything else. [default: the base model renders them]"
     )
-    num_images: int = option(64, "Images of each kind that the base model renders.", least=1)
+    num_images: int = option(50, "Images of each kind that the base model renders.", least=1)
     baseline: str | None = option(
         None,
         "Base model, attacked in the same way as the control. [default: the base of the record]",

@@ -147,7 +147,7 @@ class Victim:
         parameters: Mapping[str, Parameter] | None = None,
     ) -> DenoiserTask:
         """The denoiser with the images of a set as its forget set, and no caption dropout."""
-        return self.family.task(
+        task = self.family.task(
             model=self.denoiser,
             scheduler=self.family.training_scheduler(self.pipeline),
             cache=self.cache(name),
@@ -157,17 +157,15 @@ class Victim:
             device=self.device,
             condition_dropout=0.0,
         )
+        task.conditions = {
+            key: tensor.to(self.denoiser.dtype) if tensor.is_floating_point() else tensor
+            for key, tensor in task.conditions.items()
+        }
+        return task
 
     def conditions(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Conditions of prompts on the device, differentiable in what the text encoders read.
-
-        Raises InputError for a family whose conditions are no text.
-        """
-        if self.family.texts is None:
-            raise InputError(
-                f"{self.family.title} models cannot be attacked through their prompts.",
-                "Choose another --attack.",
-            )
+        """Conditions of prompts on the device, differentiable in what the text encoders read."""
+        assert self.family.texts is not None  # what `reads_text` promises
         found = self.family.texts(self.pipeline, list(prompts), self.size)
         return {name: tensor.to(self.device) for name, tensor in found.items()}
 
@@ -189,13 +187,12 @@ class Victim:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model and its prompts before anything is loaded."""
+    """What is known of a model before it is loaded."""
 
     scheduler: Any
     """The model's own."""
     steps: int
     """Of a rendering."""
-    prompts: Sequence[str]
     tokenizer: Callable[[], Any]
     """The first text encoder's tokenizer, which is loaded when it is asked for."""
 
@@ -218,6 +215,8 @@ class Attack(ABC):
     """Families of models that it is defined for (`erase.config.families`)."""
     sets: ClassVar[tuple[str, ...]] = ()
     """Sets of images that it needs."""
+    reads_text: ClassVar[bool] = False
+    """Whether it looks into the text encoders (`Victim.conditions`)."""
     gradients: ClassVar[bool] = False
     """Whether it trains or differentiates, which takes float32."""
 

@@ -94,18 +94,12 @@ class Vocabulary:
         """Tokens as a text; words are parted by spaces."""
         return " ".join(self.tokenizer.decode([int(number)]).strip() for number in tokens)
 
-    def length(self, prompt: str) -> int:
-        """Number of a prompt's tokens, without those of start and end."""
-        return len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-
-    def check_room(self, prompts: Sequence[str], count: int, setting: str) -> None:
-        """InputError where so many more tokens do not fit before the longest prompt."""
-        longest = max(map(self.length, prompts), default=0)
-        room = int(self.tokenizer.model_max_length) - 2 - longest
+    def check_room(self, count: int, setting: str) -> None:
+        """InputError for more words than the text encoder reads; prompts behind them are cut."""
+        room = int(self.tokenizer.model_max_length) - 2
         if room < count:
             raise InputError(
-                f"{setting} is {count}, and the model reads {room} more tokens beside the longest"
-                " prompt.",
+                f"{setting} is {count}, and the model reads {room} tokens of a prompt.",
                 "Give a smaller value.",
             )
 
