@@ -80,9 +80,7 @@ class UnlearnDiffAtk(Attack):
 
     def check(self, facts: Facts) -> None:
         """InputError for more words than the text encoder reads."""
-        Vocabulary(facts.tokenizer()).check_room(
-            facts.prompts, self.settings.length, "unlearndiffatk.length"
-        )
+        Vocabulary(facts.tokenizer()).check_room(self.settings.length, "unlearndiffatk.length")
 
     def prepare(self, victim: Victim, stage: Stage, samples: Sequence[Sample]) -> Rendering:
         """Search for each prompt at the restart's timestep."""

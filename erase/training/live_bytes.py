@@ -9,6 +9,7 @@ Memory that belongs to no tensor is not counted: buffers inside a kernel (convol
 and memory that the allocator holds.
 """
 
+import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -117,7 +118,11 @@ def _copied(self: Tensor, memo: dict[int, Any]) -> Tensor:
 
 
 def peak_of(counted: LiveBytes, work: Callable[[], object]) -> int:
-    """The most bytes alive at once while `work` runs, those before it included."""
+    """The most bytes alive at once while `work` runs, those before it included.
+
+    What only circular references hold is dropped first: when Python would do it is chance.
+    """
+    gc.collect()
     counted.peak = counted.live
     counted.pieces_peak = before = counted.pieces
     work()
