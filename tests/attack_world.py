@@ -24,7 +24,7 @@ QUICK = {
     "textual-inversion": {"steps": "2", "batch_size": "2"},
     "ring-a-bell": {"generations": "2", "population": "4", "length": "2"},
     "unlearndiffatk": {"iterations": "2", "length": "2", "restarts": "2"},
-    "p4d": {"iterations": "2", "length": "2"},
+    "p4d": {"iterations": "2", "length": "2", "restarts": "1"},
     "null-text": {"refinements": "1"},
     "completion": {"shares": "0.25,0.5"},
     "noise-probe": {"noise": "0.5,1.6"},
