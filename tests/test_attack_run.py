@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from erase import registry
 from erase.attack.scores import Verdicts, attack_scores, groups_of, plain_scores
 from erase.cli.main import main
+from erase.errors import InputError
 from erase.report.attack import AttackData, sheet
 from erase.tasks.attack import Stage
 from tests.attack_world import arguments, make_world
@@ -96,6 +97,17 @@ def test_lost_images_and_findings_are_made_again_alike(world: Path, folder: Path
     assert {name: (folder / name).read_bytes() for name in kept} == kept
 
 
+def test_the_report_can_be_written_again(world: Path, folder: Path) -> None:
+    kept = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    outcome = invoke("report", str(folder))
+    assert outcome.exit_code == 0, outcome.output
+    assert (folder / "report.html").read_bytes() == kept
+    outcome = invoke("report", str(folder), "--output", str(folder.parent / "both"))
+    assert outcome.exit_code == 2
+    assert "holds attacks" in outcome.output
+
+
 def test_other_attacks_or_settings_are_refused_and_named(world: Path, folder: Path) -> None:
     kept = (folder / "metrics.json").read_bytes()
     for words in (
@@ -112,7 +124,12 @@ def test_other_attacks_or_settings_are_refused_and_named(world: Path, folder: Pa
 def test_a_dry_run_says_what_would_be_done_and_touches_nothing(world: Path, tmp_path: Path) -> None:
     outcome = invoke(*arguments(world, tmp_path / "out", "relearn", "p4d"), "--dry-run")
     assert outcome.exit_code == 0, outcome.output
-    for text in ("learning_rate: 0.0001", "source:", "# p4d: 1 searches", "# missing: nothing"):
+    for text in (
+        "learning_rate: 0.0001",
+        "source:",
+        "# p4d: 1 search of 2 steps",
+        "# missing: nothing",
+    ):
         assert text in outcome.output
     assert "# images: at most" in outcome.output
     assert not (tmp_path / "out").exists()
@@ -165,20 +182,22 @@ def test_what_nudenet_flags_is_pixelated(tmp_path: Path, show_explicit: bool) ->
     seen = {"shown": True, "flagged": True, "detections": [box], "seed": 1, "prompt": "a person"}
     plain = {"id": "s0", "side": "model", **seen}
     attacked = {**plain, "attack": "p4d", "stage": "restart-0", "image": "one.png"}
-    for name in ("zero.png", "one.png"):
+    (tmp_path / "before" / "images").mkdir(parents=True)
+    for name in ("before/images/s0.png", "one.png"):
         pattern(96, 1).save(tmp_path / name)
     data = AttackData(
         record={},
         metrics={},
         rows=[plain, attacked],
         folder=tmp_path,
-        plain={"model": [tmp_path / "zero.png"]},
         show_explicit=show_explicit,
     )
     entry = {"attack": "p4d", "group": "", "stages": ["restart-0"]}
     (pair,) = sheet(data, entry)["pairs"]
     assert [pair[side]["hidden"] for side in ("before", "after")] == [not show_explicit] * 2
     assert "belly" in pair["after"]["seen"]
+    with pytest.raises(InputError, match="lies outside"):
+        data.image({"id": "s0", "image": "../other.png"})
 
 
 def rows(*shown: bool) -> dict[str, dict[str, bool]]:

@@ -13,7 +13,7 @@ from erase.attack.scores import SIDES
 from erase.config.attack import AttackConfig
 from erase.evaluation.run import warnings
 from erase.render.sizes import png_bytes, readable_bytes
-from erase.tasks.attack import RENDERS
+from erase.tasks.attack import RENDERS, counted
 
 
 def dry_run(config: AttackConfig) -> list[str]:
@@ -51,8 +51,8 @@ def dry_run(config: AttackConfig) -> list[str]:
         stages = [stage for stage in attack.stages() if stage.step != 0]
         count += len(SIDES) * n * len(stages)
         lines.append(
-            f"# {name}: {attack.budget()}; {len(stages)} renderings of each prompt at most, by each"
-            " model"
+            f"# {name}: {attack.budget()}; each model renders each prompt"
+            f" {counted(len(stages), 'time', 'times')} at most"
         )
     lines.append(
         f"# images: at most {count}, {evaluation.protocol.steps} steps each;"

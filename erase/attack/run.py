@@ -172,7 +172,7 @@ def _attack(
                 verdicts.setdefault(name, {})[side] = siege.run()
         if record is None:
             return None
-        return _write(plan, output, record, files, before, verdicts)
+        return _write(plan, output, record, before, verdicts)
 
 
 def _plain_images(
@@ -202,7 +202,6 @@ def _write(
     plan: AttackPlan,
     output: Path,
     record: RunRecord,
-    files: Mapping[str, Sequence[Path]],
     before: Mapping[str, Rows],
     verdicts: Mapping[str, Mapping[str, Verdicts]],
 ) -> AttackResult:
@@ -244,7 +243,6 @@ def _write(
         metrics=metrics,
         rows=rows,
         folder=output,
-        plain={side: list(paths) for side, paths in files.items()},
         show_explicit=plan.config.show_explicit,
     )
     write_report(output / REPORT, data)

@@ -66,7 +66,7 @@ def attack_scores(
     either = {
         side: [a or b for a, b in zip(plain[side], after[side], strict=True)] for side in SIDES
     }
-    scores = {
+    scores: dict[str, Any] = {
         "after": _both("attacked images of the concept", after),
         "change": {side: rate_difference(after[side], plain[side]).to_json() for side in SIDES},
         "either": _both("images of the concept, plain or attacked", either),

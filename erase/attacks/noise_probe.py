@@ -21,7 +21,7 @@ from erase.config.recipes import Recipe, ours, published
 from erase.core.rng import generator
 from erase.errors import InputError
 from erase.scoring.samples import Sample
-from erase.tasks.attack import CONCEPT, Attack, Facts, Rendering, Stage, Victim
+from erase.tasks.attack import CONCEPT, Attack, Facts, Rendering, Stage, Victim, counted
 from erase.tasks.partway import partway
 
 RECIPES: dict[str, Recipe] = {
@@ -80,7 +80,8 @@ class NoiseProbe(Attack):
         """Starts and values of η."""
         parts = []
         if self.settings.starts != NOISE:
-            parts.append(f"{self.settings.restarts} images noised to {self.settings.strength:g}")
+            images = counted(self.settings.restarts, "image", "images")
+            parts.append(f"{images} noised to {self.settings.strength:g}")
         if self.settings.starts != IMAGES:
             parts.append(f"η of {self.settings.noise}")
         return f"{'; '.join(parts)}; DDIM"

@@ -20,7 +20,7 @@ from erase.config.base import Config
 from erase.config.fields import option
 from erase.config.recipes import Recipe, ours
 from erase.scoring.samples import Sample
-from erase.tasks.attack import CONCEPT, Attack, Facts, Rendering, Stage, Victim
+from erase.tasks.attack import CONCEPT, Attack, Facts, Rendering, Stage, Victim, counted
 from erase.tasks.partway import inverted, partway
 from erase.tasks.protocol import Noised
 
@@ -49,7 +49,8 @@ class NullText(Attack):
     def budget(self) -> str:
         """The inversions."""
         settings = self.settings
-        return f"{settings.restarts} inverted images, {settings.refinements} refinements a step"
+        images = counted(settings.restarts, "inverted image", "inverted images")
+        return f"{images}, {settings.refinements} refinements a step"
 
     def check(self, facts: Facts) -> None:
         """InputError for a model without DDIM's schedule."""

@@ -19,7 +19,7 @@ from erase.config.fields import option
 from erase.config.recipes import Recipe, ours, published
 from erase.core.rng import generator
 from erase.scoring.samples import Sample
-from erase.tasks.attack import Attack, Facts, Rendering, Stage, Victim, with_prompts
+from erase.tasks.attack import Attack, Facts, Rendering, Stage, Victim, counted, with_prompts
 from erase.tasks.prompts import Vocabulary, replaced_tokens
 
 ENCODED = 256
@@ -64,8 +64,9 @@ class RingABell(Attack):
     def budget(self) -> str:
         """The search of a prompt."""
         settings = self.settings
+        tries = counted(settings.restarts, "search", "searches")
         return (
-            f"{settings.restarts} searches of {settings.generations} generations of"
+            f"{tries} of {settings.generations} generations of"
             f" {settings.population}, {settings.length} words"
         )
 

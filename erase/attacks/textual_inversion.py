@@ -21,7 +21,7 @@ from erase.config.fields import option
 from erase.config.recipes import Recipe, ours, published
 from erase.core.objectives import noise_mse
 from erase.scoring.samples import Sample
-from erase.tasks.attack import CONCEPT, Attack, Rendering, Stage, Victim, with_prompts
+from erase.tasks.attack import CONCEPT, Attack, Rendering, Stage, Victim, counted, with_prompts
 from erase.tasks.prompts import Vocabulary, concept_words, learned_word, with_word
 
 LEARNED = "<learned>"
@@ -65,8 +65,9 @@ class TextualInversion(Attack):
     def budget(self) -> str:
         """The training of a word."""
         settings = self.settings
+        tries = counted(settings.restarts, "learned word", "learned words")
         return (
-            f"{settings.restarts} learned words, {settings.steps} steps of"
+            f"{tries}, {settings.steps} steps of"
             f" {settings.batch_size} images at {settings.learning_rate:g}"
         )
 

@@ -24,7 +24,16 @@ from erase.config.recipes import Recipe, ours, published
 from erase.core.objectives import noise_mse
 from erase.core.rng import generator
 from erase.scoring.samples import Sample
-from erase.tasks.attack import RENDERS, Attack, Facts, Rendering, Stage, Victim, with_prompts
+from erase.tasks.attack import (
+    RENDERS,
+    Attack,
+    Facts,
+    Rendering,
+    Stage,
+    Victim,
+    counted,
+    with_prompts,
+)
 from erase.tasks.prompts import Vocabulary, replaced_tokens
 from erase.tasks.protocol import Noised
 
@@ -73,8 +82,9 @@ class UnlearnDiffAtk(Attack):
     def budget(self) -> str:
         """The search of a prompt."""
         settings = self.settings
+        tries = counted(settings.restarts, "search", "searches")
         return (
-            f"{settings.restarts} searches of {settings.iterations} steps at"
+            f"{tries} of {settings.iterations} steps at"
             f" {settings.learning_rate:g}, {settings.length} words"
         )
 

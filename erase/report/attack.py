@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erase.files import write_bytes, write_text
+from erase.errors import InputError
+from erase.files import lies_inside, read_json, read_jsonl, write_bytes, write_text
 from erase.report.data import change, interval, number, short
 from erase.report.evaluation import render_page
 from erase.report.figures import BASE, MODEL, figure, finish, plain, saved
 from erase.report.image_sections import shown
 from erase.report.tables import csv_text, terminal
+from erase.runs.record import RECORD
+from erase.runs.unfinished import check_finished
 
 PAIRS = 10  # prompts shown of each attack
 SIDES = ("model", "baseline")
@@ -31,8 +34,6 @@ class AttackData:
     metrics: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
     folder: Path
-    plain: Mapping[str, Sequence[Path]]
-    """The images of the plain prompts, by side."""
     show_explicit: bool = False
 
     @property
@@ -44,6 +45,28 @@ class AttackData:
     def baseline(self) -> str:
         """Name of the base model."""
         return short(str(self.metrics["baseline"]))
+
+    def image(self, row: Mapping[str, Any]) -> Path:
+        """The model's own image of a row; InputError for a name that leads out of the folder."""
+        name = str(row.get("image") or f"before/images/{row['id']}.png")
+        if "\0" in name or not lies_inside(self.folder / name, self.folder):
+            raise InputError(
+                f"samples.jsonl names {name!r}, which lies outside of {self.folder}.",
+                "Somebody changed the file or put a link there: a report shows the run's own"
+                " images only.",
+            )
+        return self.folder / name
+
+
+def load_attack(folder: Path, *, show_explicit: bool = False) -> AttackData:
+    """Read a finished run of attacks.
+
+    Raises InputError for a folder whose run is not finished.
+    """
+    check_finished(folder)
+    record, metrics = read_json(folder / RECORD), read_json(folder / "metrics.json")
+    rows = read_jsonl(folder / "samples.jsonl")
+    return AttackData(record, metrics, rows, folder, show_explicit)
 
 
 def title_of(entry: Mapping[str, Any]) -> str:
@@ -185,7 +208,6 @@ def lead(data: AttackData) -> list[str]:
 def sheet(data: AttackData, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Plain over attacked images of the model, those that show the concept first."""
     plainly = {row["id"]: row for row in data.rows if "attack" not in row and _own(row)}
-    files = dict(zip(plainly, data.plain["model"], strict=True))
     best: dict[str, Mapping[str, Any]] = {}
     chosen = entry["stages"][-1:] if "curve" in entry else entry["stages"]
     for row in data.rows:
@@ -196,8 +218,8 @@ def sheet(data: AttackData, entry: Mapping[str, Any]) -> dict[str, Any]:
         {
             "prompt": row["prompt"],
             "captioned": True,
-            "before": _image(plainly[row["id"]], files[row["id"]], "plain", data),
-            "after": _image(row, data.folder / str(row["image"]), "attacked", data),
+            "before": _image(plainly[row["id"]], "plain", data),
+            "after": _image(row, "attacked", data),
         }
         for row in rows
     ]
@@ -208,8 +230,8 @@ def _own(row: Mapping[str, Any]) -> bool:
     return bool(row["side"] == "model")
 
 
-def _image(row: Mapping[str, Any], file: Path, moment: str, data: AttackData) -> dict[str, Any]:
-    return shown(row, file, moment, True, data)
+def _image(row: Mapping[str, Any], moment: str, data: AttackData) -> dict[str, Any]:
+    return shown(row, data.image(row), moment, True, data)
 
 
 def plot_curves(entries: Sequence[Mapping[str, Any]], data: AttackData) -> bytes:

@@ -277,6 +277,11 @@ def find_attack(name: str, small: bool, given: Mapping[str, str]) -> AttackSpec:
     return AttackSpec(kind, settings(**values), recipe.source, recipe.published)
 
 
+def counted(count: int, one: str, more: str) -> str:
+    """`1 search`, `2 searches`."""
+    return f"{count} {one if count == 1 else more}"
+
+
 def with_prompts(samples: Iterable[Sample], prompts: Mapping[str, str]) -> list[Sample]:
     """The samples with other prompts, by id."""
     return [replace(sample, prompt=prompts[sample.id]) for sample in samples]
