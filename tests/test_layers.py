@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "erase"
 RANKS = {
     "errors": 0,
     "files": 0,
+    "reading": 0,
     "registry": 0,
     "config": 1,
     "core": 1,
@@ -41,7 +42,7 @@ RANKS = {
     "cli": 11,
     "__main__": 11,
 }
-SINGLE = {"errors", "files", "registry"}  # files, which may import one another
+SINGLE = {"errors", "files", "reading", "registry"}  # files, which may import one another
 PLUGINS = {
     "methods": {
         "erase.tasks.protocol",
@@ -59,7 +60,7 @@ PLUGINS = {
     },
 }
 """What each kind of plug-in may import of the rooms above `scoring`."""
-WITHOUT_TORCH = ("errors", "files", "registry", "config", "scoring")
+WITHOUT_TORCH = ("errors", "files", "reading", "registry", "config", "scoring")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -121,7 +122,7 @@ def test_no_module_imports_itself_through_others() -> None:
 def test_the_lower_rooms_need_no_torch(path: Path) -> None:
     room = room_of(name_of(path))
     numbers = {"numpy", "scipy"} if room == "scoring" else set()
-    assert packages(path) <= {*sys.stdlib_module_names, "yaml", "erase", *numbers}
+    assert packages(path) <= {*sys.stdlib_module_names, "msgspec", "yaml", "erase", *numbers}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 from erase.comparison.classifier_problem import ClassifierProblem, prepare_original
 from erase.comparison.entries import Entry, entry, slug
 from erase.comparison.search import search
-from erase.comparison.store import Result, cached
+from erase.comparison.store import Judged, Result, cached
 from erase.config.classifier import ClassifierConfig
 from erase.config.compare import CompareConfig
 from erase.errors import RunError
@@ -69,7 +69,7 @@ class ClassifierComparison:
         key = self.problem.key(config, forget, scoring="original")
         model = self.problem.original.model
         path = self._path(trial, "original")
-        return cached(path, key, lambda: self.problem.judge(model, forget, config))
+        return cached(path, key, lambda: self.problem.judge(model, forget, config), Judged)
 
     def run_entry(self, trial: int, item: Entry, searched: dict[str, float]) -> Result:
         """Run and judge an entry in a trial, unless its result is there already."""
@@ -85,7 +85,10 @@ class ClassifierComparison:
             return result
 
         return cached(
-            path, self.problem.key(config, forget, shadows=self.problem.config.shadow_models), make
+            path,
+            self.problem.key(config, forget, shadows=self.problem.config.shadow_models),
+            make,
+            Judged,
         )
 
     def _path(self, trial: int, label: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from erase.comparison.entries import slug
 from erase.config.values import parse_line
@@ -19,6 +19,13 @@ AUTO = "lur@alpha=auto"
 """LUR whose α is set from the curvature."""
 JOINT = "lur@alpha=0.0"
 """With α = 0 LUR is LUR-b: the one that has all of LUR's other settings."""
+
+
+class Cosines(TypedDict, total=False):
+    """What the rows of a log may say."""
+
+    cosine_penultimate: float
+    cosine: float
 
 
 def sweep_alpha(label: str) -> float | None:
@@ -35,7 +42,8 @@ def cosines(folder: Path, labels: Sequence[str], trials: int) -> dict[str, dict[
     for label in labels:
         if label not in ("lur", "lur-b", AUTO) and sweep_alpha(label) is None:
             continue
-        logs = [read_jsonl(folder / f"trial-{t}" / f"{slug(label)}.jsonl") for t in range(trials)]
+        files = [folder / f"trial-{t}" / f"{slug(label)}.jsonl" for t in range(trials)]
+        logs: list[Any] = [read_jsonl(file, Cosines) for file in files]
         for name in COSINES:
             values = [[row[name] for row in rows if name in row] for rows in logs]
             if all(values):

@@ -9,6 +9,7 @@ from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
+from erase.config.limits import BATCHES, EPOCHS, PIXELS, SEEDS
 from erase.config.methods import MethodSpec, find_method, recipe_for
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
@@ -25,14 +26,15 @@ class RunSettings(Config):
         "recipe: by method and data set; see the run's config.yaml",
     )
 
-    epochs: int | None = option(None, "Epochs.", least=0)
+    epochs: int | None = option(None, "Epochs.", least=0, most=EPOCHS)
     learning_rate: float | None = option(None, "Learning rate of SGD.", least=0)
     train_batch_size: int | None = option(
         None,
         "Images of each set in a step.",
         least=2,  # batch statistics of one image are no statistics
+        most=BATCHES,
     )
-    momentum: float = option(0.9, "Momentum of SGD.", least=0)
+    momentum: float = option(0.9, "Momentum of SGD.", least=0, most=1)
     weight_decay: float = option(5e-4, "Weight decay of SGD.", least=0)
     lr_scheduler: str | None = option(
         None,
@@ -42,7 +44,7 @@ class RunSettings(Config):
     )
     max_grad_norm: float = option(0.0, "Gradient clipping norm; 0 turns clipping off.", least=0)
     mixed_precision: str = option("no", "no or bf16 (autocast).", PRECISIONS, advice=NO_FP16)
-    seed: int = option(0, "Seed of weights, batches and augmentation.", least=0)
+    seed: int = option(0, "Seed of weights, batches and augmentation.", least=0, most=SEEDS)
     checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.", least=0)
     checkpoints_total_limit: int = option(2, "Checkpoints kept.", least=0)
 
@@ -54,20 +56,24 @@ class TrainConfig(RunSettings):
     dataset: str = option(
         "digits", "digits, cifar10, cifar100 or folder (one folder a class).", DATASETS
     )
-    data_dir: str | None = option(None, "Folder that holds the data.")
+    data_dir: str | None = option(None, "Folder that holds the data.", path=True)
     follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(
         None, "cnn, resnet20, resnet56 or any torchvision classifier; default: by data set."
     )
     resolution: int = option(
-        224, "Pixels a side that a folder's images are trained at.", least=1, former=FORMER_SIDE
+        224,
+        "Pixels a side that a folder's images are trained at.",
+        least=1,
+        most=PIXELS,
+        former=FORMER_SIDE,
     )
-    limit: int | None = option(None, "Use only N training images, to try things out.")
+    limit: int | None = option(None, "Use only N training images, to try things out.", least=1)
     validation_share: float = option(
         0.1, "Share of each class held out from training, for --search.", least=0, below=1
     )
     pretrained: bool = option(False, "Start from torchvision's ImageNet weights.")
-    weights: str | None = option(None, "Import this state dict instead of training.")
+    weights: str | None = option(None, "Import this state dict instead of training.", path=True)
     normalization: str = option(
         "data",
         "Mean and deviation of pixels: data (the data set's own) or imagenet, as imported weights"
@@ -80,15 +86,19 @@ class TrainConfig(RunSettings):
 class ClassifierConfig(RunSettings, MethodConfig):
     """`erase classifier`: make a classifier forget samples or classes."""
 
-    model: str = option("", "Folder of the original, from `erase train classifier`.", required=True)
+    model: str = option(
+        "", "Folder of the original, from `erase train classifier`.", required=True, path=True
+    )
     forget: str = option(
         "",
         "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE.",
         required=True,
     )
     method: str = option("lur", "Unlearning method.")
-    data_dir: str | None = option(None, "Folder that holds the data, if it has moved.")
-    forget_seed: int | None = option(None, "Seed of a random forget set; default: --seed.")
+    data_dir: str | None = option(None, "Folder that holds the data, if it has moved.", path=True)
+    forget_seed: int | None = option(
+        None, "Seed of a random forget set; default: --seed.", least=0, most=SEEDS
+    )
     dual_optim: bool = option(
         False,
         "DualOptim: two optimizers, AdamW on the forget gradient, SGD on the retain gradient.",

@@ -28,6 +28,8 @@ from erase.data.classes import left_out, list_classes
 from erase.data.digits import split_digits
 from erase.data.pictures import PictureFolder, read_picture
 from erase.errors import InputError
+from erase.files import fingerprint
+from erase.reading import read_bytes, read_text
 from erase.runs.processes import Distributed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,6 +81,13 @@ class ClassificationData:
     std: tuple[float, ...]
     augmentation: Augmentation
     recipe: str
+
+    def sha256(self) -> str:
+        """SHA-256 of all images and labels, to train on and to test with."""
+        tensors = [t for part in (self.train, self.test) for t in (part.images, part.labels)]
+        return fingerprint(
+            [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
+        )
 
     def to(self, device: torch.device) -> ClassificationData:
         """A copy on the device."""
@@ -250,6 +259,10 @@ CIFAR = {
 }
 
 
+LARGEST = 256 << 20
+"""Most bytes of a file of CIFAR; the largest has 154 MB."""
+
+
 def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
     spec, archive = CIFAR[name], ARCHIVES[name]
     root = data_dir or cache_folder("datasets")
@@ -259,7 +272,7 @@ def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
     names_file = folder / spec.names
     if not names_file.is_file():
         raise InputError(f"{names_file} is missing.", "Unpack the official archive again.")
-    classes = tuple(names_file.read_text(encoding="utf-8").split())
+    classes = tuple(read_text(names_file).split())
     sets = []
     for files in (spec.train, spec.test):
         rows = np.concatenate(
@@ -276,7 +289,7 @@ def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
 def _read_bin(path: Path, md5: str, spec: Cifar) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     if not path.is_file():
         raise InputError(f"{path} is missing.", "Unpack the official archive again.")
-    content = path.read_bytes()
+    content = read_bytes(path, LARGEST)
     width = spec.label_bytes + 3072
     intact = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5 if md5 else True
     if not intact or not content or len(content) % width:
@@ -292,7 +305,7 @@ def _fetch_cifar(name: str, root: Path) -> Path:
         archive = ARCHIVES[name]
         raise InputError(
             f"{archive.folder} is not in {root}, and {archive.url} cannot be reached"
-            f" ({error.__cause__}).",
+            f" ({error.message.removesuffix('.')}).",
             "Give --data-dir with the unpacked official binary version.",
         ) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ def _samples_of(chosen: Sequence[int], labels: Tensor, trained_on: Tensor) -> Te
 
 
 def _from_file(path: Path, trained_on: Tensor, size: int) -> Tensor:
-    content = read_json(path)
+    content: Any = read_json(path, Any)
     indices = content.get("indices") if isinstance(content, dict) else content
     if not isinstance(indices, list) or not all(type(i) is int and 0 <= i < size for i in indices):
         raise InputError(
