@@ -1,10 +1,10 @@
 """Plug-ins: files of this package, found by their names, and other packages' entry points.
 
-One file of `erase/methods/`, `erase/suites/`, `erase/metrics/` or `erase/classifier_metrics/` is
-one plug-in. Its name is the file's with `-` for `_`; files whose name starts with an underscore
-are not plug-ins. Another package brings its own by an entry point in the group `erase.methods`,
-`erase.suites`, `erase.metrics`, `erase.classifier_metrics` or `erase.judges`, whose value names a
-module that holds what such a file holds:
+One file of `erase/methods/`, `erase/suites/`, `erase/metrics/`, `erase/classifier_metrics/` or
+`erase/attacks/` is one plug-in. Its name is the file's with `-` for `_`; files whose name starts
+with an underscore are not plug-ins. Another package brings its own by an entry point in the group
+`erase.methods`, `erase.suites`, `erase.metrics`, `erase.classifier_metrics`, `erase.attacks` or
+`erase.judges`, whose value names a module that holds what such a file holds:
 
     [project.entry-points."erase.metrics"]
     brightness = "my_package.brightness"
@@ -32,6 +32,7 @@ KINDS = {
     "suites": "suite",
     "metrics": "metric",
     "classifier_metrics": "metric of classifiers",
+    "attacks": "attack",
     "judges": "judge",
 }
 JUDGES = ("classifier", "clip", "inception", "lpips", "nudenet")

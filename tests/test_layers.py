@@ -28,6 +28,7 @@ RANKS = {
     "suites": 5,
     "metrics": 5,
     "classifier_metrics": 5,
+    "attacks": 5,
     "judges": 5,
     "render": 6,
     "report": 6,
@@ -35,11 +36,12 @@ RANKS = {
     "evaluation": 7,
     "embedded": 8,
     "export": 8,
-    "comparison": 8,
-    "api": 9,
-    "__init__": 10,
-    "cli": 10,
-    "__main__": 10,
+    "attack": 8,
+    "comparison": 9,
+    "api": 10,
+    "__init__": 11,
+    "cli": 11,
+    "__main__": 11,
 }
 SINGLE = {"errors", "files", "reading", "registry"}  # files, which may import one another
 PLUGINS = {
@@ -52,6 +54,12 @@ PLUGINS = {
     "suites": {"erase.data.prompts", "erase.data.prompt_table"},
     "metrics": set(),
     "classifier_metrics": set(),
+    "attacks": {
+        "erase.tasks.attack",
+        "erase.tasks.partway",
+        "erase.tasks.prompts",
+        "erase.tasks.protocol",
+    },
 }
 """What each kind of plug-in may import of the rooms above `scoring`."""
 WITHOUT_TORCH = ("errors", "files", "reading", "registry", "config", "scoring")

@@ -34,6 +34,7 @@ def complete(name: str, config: type[Config] | None = None) -> Complete | None:
         "metrics": lambda: registry.names(
             "classifier_metrics" if families == (CLASSIFIER,) else "metrics"
         ),
+        "attack": lambda: registry.names("attacks"),
         "concept": _concepts,
         "target": _concepts,
         "model": _models,

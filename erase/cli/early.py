@@ -12,6 +12,7 @@ from pathlib import Path
 from erase import registry
 from erase.artifacts import models
 from erase.artifacts.packaged import EMBEDDED
+from erase.config.attack import AttackConfig
 from erase.config.base import Config, MethodConfig
 from erase.config.classifier import ClassifierConfig
 from erase.config.concept import ClassConfig, ConceptConfig
@@ -88,6 +89,13 @@ def check_classifier_metrics(names: Iterable[str]) -> None:
     """InputError for a metric of classifiers that does not exist."""
     for name in names:
         registry.check("classifier_metrics", name)
+
+
+def check_attack(config: AttackConfig) -> None:
+    """InputError for what `erase attack` cannot use, as far as it shows here."""
+    for name in config.attack:
+        registry.check("attacks", name)
+    check_evaluation(config)
 
 
 def check_methods(text: str, families: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from erase.runs.processes import (
 from erase.runs.signals import LAUNCHED, end_with_parent, interruptible
 
 COMMANDS = {
+    "attack": "erase.cli.attack:attack",
     "class": "erase.cli.forget_class:forget_class",
     "classifier": "erase.cli.classifier:classifier",
     "compare": "erase.cli.compare:compare",

@@ -8,6 +8,7 @@ import click
 
 from erase.cli.command import PathType, command, option
 from erase.errors import InputError
+from erase.runs.record import read_record
 
 
 @command()
@@ -31,7 +32,7 @@ def report(
     allow_different: bool,
     show_explicit: bool,
 ) -> None:
-    """Write the report of an evaluation again, or put several side by side.
+    """Write the report of an evaluation or attacks again, or put evaluations side by side.
 
     Several evaluations become one table (models as rows, metrics as columns with 95% intervals, the
     best marked) and a strip of the same seeds across the models: report.html, table.csv, table.md,
@@ -46,6 +47,13 @@ def report(
     from erase.report.side_by_side import table_markdown
     from erase.report.side_by_side_page import write_comparison
 
+    if len(folders) == 1 and output is None and read_record(folders[0]).get("kind") == "attack":
+        from erase.report import attack
+
+        page = folders[0] / "report.html"
+        attack.write_report(page, attack.load_attack(folders[0], show_explicit=show_explicit))
+        click.echo(f"Report: {page}")
+        return
     runs = [load_evaluation(folder, show_explicit=show_explicit) for folder in folders]
     if len(runs) == 1 and output is None:
         write_report(folders[0] / "report.html", runs[0])

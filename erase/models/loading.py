@@ -18,7 +18,12 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from msgspec import Meta
 from safetensors.torch import load_file
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from erase.artifacts import hub
@@ -257,6 +262,16 @@ def load_pipeline(
             torch.nn.Module.to(part, dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's first text encoder, whose length is that of the encoder."""
+    folder = source.path / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    longest = read_json(source.path / "text_encoder" / "config.json")["max_position_embeddings"]
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    found: PreTrainedTokenizerBase = tokenizer
+    return found
 
 
 def _class_of(kind: str) -> type[DiffusionPipeline] | None:

@@ -96,6 +96,7 @@ def render(
     process_index: int = 0,
     num_processes: int = 1,
     each: Callable[[Path], object] | None = None,
+    inputs: Callable[[Sequence[Sample]], Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Render every sample to `folder/images/<id>.png`, except those that are there already.
 
@@ -114,6 +115,7 @@ def render(
         each: called with every file of this process's share, also those that were there already,
             in a thread of its own while the next batch renders. An error in it ends the rendering
             after the current batch.
+        inputs: further arguments of the pipeline for some samples, such as `latents`.
 
     Returns the files of all samples, in order, also of those that other processes render. Raises
     InputError when the folder holds images of another fingerprint or a setting is out of range, and
@@ -139,7 +141,7 @@ def render(
         progress(done, total)
     if todo:
         pipeline.to(device)
-    renderer = Renderer(pipeline, steps, size, batch_size)
+    renderer = Renderer(pipeline, steps, size, batch_size, inputs)
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as observer:
         pending: list[Future[Any]] = []
         observations: list[Future[Any]] = []
@@ -260,6 +262,8 @@ class Renderer:
     steps: int
     size: int | None
     batch_size: int
+    inputs: Callable[[Sequence[Sample]], Mapping[str, Any]] | None = None
+    """Further arguments of the pipeline for some samples."""
 
     def __post_init__(self) -> None:
         self.at_once = self.batch_size
@@ -301,6 +305,8 @@ class Renderer:
         guidance = filled[0].guidance
         if guidance > 1.0 and filled[0].negative_prompt:
             options["negative_prompt"] = [sample.negative_prompt for sample in filled]
+        if self.inputs is not None:
+            options |= self.inputs(filled)
         output = self.pipeline(
             prompt=[sample.prompt for sample in filled],
             num_inference_steps=self.steps,

@@ -74,6 +74,11 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
     check_finished(folder)
     record = read_record(folder)
     if record.get("kind") != "evaluation":
+        if record.get("kind") == "attack":
+            raise InputError(
+                f"{folder} holds attacks, which are not put side by side.",
+                f"Write its own report again: erase report {folder}",
+            )
         inside = sorted(path.parent.name for path in folder.glob("evaluation*/metrics.json"))
         raise InputError(
             f"{folder} holds no evaluation but: {record.get('kind')}.",

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from erase.report.data import ReportData, exposed, flagged, looked_at, part_name
 from erase.report.pictures import embed
+
+
+class Page(Protocol):
+    """A report's data, as far as a single image needs it."""
+
+    @property
+    def show_explicit(self) -> bool:
+        """Whether regions that NudeNet flags are shown as they are."""
+
 
 Order = Callable[[Mapping[str, Any]], float]
 PAIRS = 10  # before/after pairs shown of each class
@@ -139,7 +148,7 @@ def pair(data: ReportData, index: int) -> dict[str, Any]:
 
 
 def shown(
-    row: Mapping[str, Any], file: Path, moment: str, forget: bool | None, data: ReportData
+    row: Mapping[str, Any], file: Path, moment: str, forget: bool | None, data: Page
 ) -> dict[str, Any]:
     """One image with what was seen in it; `forget` is None where nothing is right or wrong."""
     image = embed(file, row, show_explicit=data.show_explicit)

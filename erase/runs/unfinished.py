@@ -20,7 +20,7 @@ COMMANDS = {
     "train classifier": "train classifier",
 }
 """The command that makes a run of each kind; one of kind `concept` may also be of `erase class`."""
-REPEATED = ("evaluation", "compare classifier", "compare diffusion")
+REPEATED = ("evaluation", "attack", "compare classifier", "compare diffusion")
 """Results that go on when their command is given again."""
 
 

@@ -40,6 +40,9 @@ class Family:
     """Class that makes samples noisy in training, built from the pipeline's own schedule."""
     frozen: tuple[str, ...] = ()
     """Parts that training does without, for everything is encoded before."""
+    texts: Callable[[Any, list[str], int], dict[str, Tensor]] | None = None
+    """`(pipeline, prompts, size)`: the conditions of prompts, differentiable in what the text
+    encoders read; None for a family that is attacked otherwise."""
 
     @property
     def unloaded(self) -> dict[str, Any]:

@@ -44,17 +44,21 @@ def encode(
     The size conditions of SDXL (original size, crop corner, target size) are those of an uncropped
     image of `size` pixels, as in rendering.
     """
+
+    def shown(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
+        return prompt_conditions(pipeline, prompts, size)
+
+    return encode_with(shown, pipeline, sets, anchors, size=size, device=device, prompts=prompts)
+
+
+def prompt_conditions(
+    pipeline: DiffusionPipeline, prompts: list[str], size: int
+) -> dict[str, Tensor]:
+    """The text of prompts (`text_states`), and the time ids `[P, 6]` of an uncropped image."""
     time_ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32)
-
-    def conditions(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
-        return {**text_states(pipeline, prompts), "time_ids": time_ids.repeat(len(prompts), 1)}
-
-    return encode_with(
-        conditions, pipeline, sets, anchors, size=size, device=device, prompts=prompts
-    )
+    return {**text_states(pipeline, prompts), "time_ids": time_ids.repeat(len(prompts), 1)}
 
 
-@torch.no_grad()
 def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
     """`states [P, L, D]`, `pooled [P, E]` and `text [P, L, D]` of prompts.
 
@@ -90,4 +94,5 @@ FAMILY = Family(
     conditions,
     UNet2DConditionModel,
     frozen=("vae", "text_encoder", "text_encoder_2"),
+    texts=prompt_conditions,
 )

@@ -23,7 +23,6 @@ class TextToImageTask(DenoiserTask):
         return {"encoder_hidden_states": self.conditions["states"][condition]}
 
 
-@torch.no_grad()
 def text_states(pipeline: DiffusionPipeline, prompts: list[str]) -> dict[str, Tensor]:
     """`states [P, L, D]` of prompts, as the pipeline itself computes them."""
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
@@ -56,4 +55,5 @@ FAMILY = Family(
     conditions,
     UNet2DConditionModel,
     frozen=("vae", "text_encoder"),
+    texts=lambda pipeline, prompts, _: text_states(pipeline, prompts),
 )

@@ -1,0 +1,1 @@
+"""From models and attacks to rates of the concept before and after."""

@@ -1,0 +1,1 @@
+"""Attacks: whether a model still shows what it was made to forget; a file of this folder each."""
