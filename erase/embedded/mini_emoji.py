@@ -1,0 +1,273 @@
+"""`erase train mini-emoji`: the embedded model of icons in several styles, from scratch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from erase.data.emoji import Vocabulary, read_vocabulary
+from erase.data.icons import Icons, read_icons
+from erase.embedded.folders import (
+    CARD,
+    ClassifierFolder,
+    PipelineFolder,
+    check_apart,
+    machine,
+    timed,
+)
+from erase.embedded.mini_emoji_card import Training, model_card
+from erase.embedded.mini_emoji_model import Design, build_pipeline
+from erase.embedded.mini_emoji_quality import Judges, Quality, measure_quality
+from erase.embedded.mini_emoji_stages import (
+    Pictures,
+    Recipe,
+    disturbed,
+    train_autoencoder,
+    train_denoiser,
+    train_judges,
+)
+from erase.embedded.stages import Checkpoints
+from erase.files import atomic_directory, fingerprint
+from erase.judges.icon_classifier import (
+    ICON_CLASSIFIERS,
+    IconClassifier,
+    IconReference,
+    accuracy,
+)
+from erase.models.loading import save_pipeline
+from erase.runs.checks import check_device
+from erase.runs.folder import locked
+
+HELD_OUT = 16  # batches of held-out changes that a judge is measured on
+
+
+def train_mini_emoji(
+    output: Path,
+    data: Path,
+    *,
+    judges_output: Path | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    design: Design | None = None,
+    vocabulary: Vocabulary | None = None,
+    images_a_pair: int = 20,
+    device: str = "cpu",
+    checkpoints: Path | None = None,
+    checkpointing_steps: int = 500,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Train `mini-emoji` on the icons of a folder and write it as a diffusers folder.
+
+    The same seed on the same machine gives the same weights, on a GPU mostly. Nothing appears at
+    `output` before training has finished.
+
+    Args:
+        output: folder to write: fp16 safetensors and a model card.
+        data: folder of the icons (`erase.data.icons`).
+        judges_output: folder for the two judges, `emoji-objects` and `emoji-styles`, which are
+            trained too; default: those that ship measure the quality.
+        seed: seed of initial weights, pictures, captions and noise.
+        recipe: steps, batches and rates; default: the shipped model's.
+        design: the shape of the network; default: the shipped model's.
+        vocabulary: objects, styles, colours and captions; default: the project's.
+        images_a_pair: pictures rendered of each of a third of all pairs of object and style, to
+            measure the quality for the card; 0: do not.
+        device: "cpu" or "cuda".
+        checkpoints: folder of the stages' states; a training that was interrupted goes on from
+            there; default: none are kept.
+        checkpointing_steps: steps between two checkpoints.
+        overwrite: replace a pipeline at `output` and judges at `judges_output`.
+        quiet: show no progress bars.
+
+    Returns:
+        `output`, absolute and without symbolic links.
+
+    Raises:
+        InputError: before training, when the device or icons are missing, a folder is not to be
+            replaced, folders lie in one another, or the checkpoints belong to another training.
+    """
+    check_device(device)
+    recipe, design = recipe or Recipe(), design or Design()
+    vocabulary = vocabulary or read_vocabulary()
+    output = output.resolve()
+    folders = [PipelineFolder(output, "mini-emoji", overwrite=overwrite)]
+    targets = dict(ICON_CLASSIFIERS)
+    if judges_output is not None:
+        targets = {k: judges_output.resolve() / folder.name for k, folder in targets.items()}
+        folders += [
+            ClassifierFolder(path, "classifier", overwrite=overwrite, option="--judges-output")
+            for path in targets.values()
+        ]
+    check_apart(*folders)
+    if images_a_pair and judges_output is None:
+        for folder in targets.values():
+            IconClassifier.load(folder)  # refuses a missing classifier before training
+    icons = read_icons(data, vocabulary)
+    kept = _checkpoints(checkpoints, checkpointing_steps, seed, recipe, design, vocabulary, icons)
+    pictures = Pictures(icons.to(device, design.size), vocabulary, seed)
+    pipeline = build_pipeline(seed, design, vocabulary).to(device)
+    seconds: dict[str, tuple[float, float]] = {}
+    with _repeatable(device), locked(checkpoints) if checkpoints else contextlib.nullcontext():
+        error = timed(
+            seconds,
+            "autoencoder",
+            lambda: train_autoencoder(
+                pipeline.vae, pictures, recipe, checkpoints=kept, quiet=quiet
+            ),
+        )
+        held_out: dict[str, float] = {}
+        if judges_output is not None:
+            made = build_judges(seed, design, vocabulary, device)
+            timed(
+                seconds,
+                "judges",
+                lambda: train_judges(
+                    dict(made), pipeline.vae, pictures, recipe, checkpoints=kept, quiet=quiet
+                ),
+            )
+            held_out = save_judges(made, targets, pipeline.vae, pictures, recipe)
+        result = timed(
+            seconds,
+            "denoiser",
+            lambda: train_denoiser(pipeline, pictures, recipe, checkpoints=kept, quiet=quiet),
+        )
+    with atomic_directory(output) as folder:
+        save_pipeline(pipeline, folder, torch.float16)
+        quality: Quality | None = None
+        if images_a_pair:
+            judges = Judges.load(targets["object"], targets["style"], device)
+            quality = measure_quality(
+                folder, judges, vocabulary, images=images_a_pair, device=device, quiet=quiet
+            )
+        training = Training(
+            seed=seed,
+            recipe=replace(recipe, steps=result.steps, minutes=None),
+            design=design,
+            seconds=seconds,
+            machine=machine(device),
+            reconstruction_error=error,
+            loss=result.loss,
+            held_out=held_out,
+        )
+        card = model_card(training, quality, vocabulary)
+        (folder / CARD).write_text(card, encoding="utf-8")
+    return output
+
+
+def build_judges(
+    seed: int, design: Design, vocabulary: Vocabulary, device: str
+) -> dict[str, IconClassifier]:
+    """The two untrained judges, by what they recognise: "object" and "style"."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return {
+            thing: IconClassifier(thing, vocabulary.names(thing), design.size).to(device)
+            for thing in ICON_CLASSIFIERS
+        }
+
+
+def save_judges(
+    judges: dict[str, IconClassifier],
+    folders: dict[str, Path],
+    vae: AutoencoderKL,
+    pictures: Pictures,
+    recipe: Recipe,
+) -> dict[str, float]:
+    """Write the judges, with what they see in the real icons.
+
+    Returns the accuracy of each, as stored, on held-out changes of real icons and of
+    reconstructions, half each.
+    """
+    measured = {}
+    for thing, judge in judges.items():
+        judge.half().float()  # judge what will be stored
+        measured[thing] = held_out_accuracy(judge, vae, pictures)
+        folder = folders[thing]
+        judge.save(
+            folder,
+            seed=pictures.seed,
+            steps=recipe.judge_steps,
+            held_out_accuracy=round(measured[thing], 5),
+        )
+        objects, styles, colours = pictures.shape
+        with torch.no_grad():
+            features = torch.cat(
+                [judge.features(part) for part in pictures.all_once("reference").split(256)]
+            )
+        IconReference(
+            features,
+            torch.arange(objects).repeat_interleave(styles * colours),
+            torch.arange(styles).repeat_interleave(colours).repeat(objects),
+        ).save(folder)
+    return measured
+
+
+def held_out_accuracy(judge: IconClassifier, vae: AutoencoderKL, pictures: Pictures) -> float:
+    """The share, between 0 and 1, of pictures that a judge recognises, changed as in no training.
+
+    They are changed as strongly as in training, half of them reconstructed.
+    """
+    shares = []
+    for batch in range(HELD_OUT):
+        draws = pictures.generator("held out", batch)
+        images, objects, styles = disturbed(pictures, vae, 128, draws)
+        shares.append(accuracy(judge, images, objects if judge.thing == "object" else styles))
+    return sum(shares) / len(shares)
+
+
+def _checkpoints(
+    folder: Path | None,
+    every: int,
+    seed: int,
+    recipe: Recipe,
+    design: Design,
+    vocabulary: Vocabulary,
+    icons: Icons,
+) -> Checkpoints | None:
+    """Where the states are kept, with the fingerprint of all that the weights depend on."""
+    if folder is None:
+        return None
+    run = fingerprint(
+        {
+            "seed": seed,
+            "recipe": asdict(recipe),
+            "design": asdict(design),
+            "words": vocabulary.texts(),
+            "icons": float(icons.tiles.double().sum()),
+            "torch": torch.__version__,
+        }
+    )
+    return Checkpoints(folder.resolve(), run, every)
+
+
+@contextlib.contextmanager
+def _repeatable(device: str) -> Iterator[None]:
+    """Let a GPU take, where it can, algorithms that give the same result each time."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.deterministic,
+    )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.deterministic,
+        ) = before
