@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+import torch.utils.deterministic
 from diffusers import AutoencoderKL
 
 from erase.data.emoji import Vocabulary, read_vocabulary
@@ -231,20 +232,28 @@ def _checkpoints(
     vocabulary: Vocabulary,
     icons: Icons,
 ) -> Checkpoints | None:
-    """Where the states are kept, with the fingerprint of all that the weights depend on."""
+    """Where the states are kept, with the fingerprints of all that each stage depends on.
+
+    So another training with the same autoencoder can start from copies of its first states.
+    """
     if folder is None:
         return None
-    run = fingerprint(
-        {
-            "seed": seed,
-            "recipe": asdict(recipe),
-            "design": asdict(design),
-            "words": vocabulary.texts(),
-            "icons": float(icons.tiles.double().sum()),
-            "torch": torch.__version__,
-        }
-    )
-    return Checkpoints(folder.resolve(), run, every)
+    settings = {"seed": seed, **asdict(recipe), **asdict(design), "torch": torch.__version__}
+    settings |= {
+        "colours": [colour.levels for colour in vocabulary.colours],
+        "icons": float(icons.tiles.double().sum()),
+    }
+    later = ("steps", "batch", "rate", "falling", "ema", "copies", "minutes", "bf16")
+    later += ("unet_widths", "unet_layers", "heads", "text_width", "text_layers", "prediction")
+    judges = {key: value for key, value in settings.items() if key not in later}
+    first = {key: value for key, value in judges.items() if not key.startswith("judge_")}
+    names = {thing: vocabulary.names(thing) for thing in ICON_CLASSIFIERS}
+    runs = {
+        "autoencoder": fingerprint(first),
+        "judges": fingerprint([judges, names]),
+        "denoiser": fingerprint([settings, vocabulary.texts()]),
+    }
+    return Checkpoints(folder.resolve(), runs, every)
 
 
 @contextlib.contextmanager
@@ -258,9 +267,11 @@ def _repeatable(device: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32,
         torch.backends.cudnn.allow_tf32,
         torch.backends.cudnn.deterministic,
+        torch.utils.deterministic.fill_uninitialized_memory,
     )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.deterministic = True
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time only
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -270,4 +281,5 @@ def _repeatable(device: str) -> Iterator[None]:
             torch.backends.cuda.matmul.allow_tf32,
             torch.backends.cudnn.allow_tf32,
             torch.backends.cudnn.deterministic,
+            torch.utils.deterministic.fill_uninitialized_memory,
         ) = before

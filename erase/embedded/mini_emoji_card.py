@@ -69,8 +69,8 @@ The icons are not part of this model's files; it was trained on pictures of them
 {_sources(vocabulary)}
 
 The icons were reduced to {design.size} pixels, moved and resized a little, and put on plain
-backgrounds. CC BY 4.0 asks for this attribution wherever the model or its pictures are passed on: "Twemoji" by
-Twitter and other contributors, and "Emoji One" by Ranks.com, both under
+backgrounds. CC BY 4.0 asks for this attribution wherever the model or its pictures are passed on:
+"Twemoji" by Twitter and other contributors, and "Emoji One" by Emoji One, both under
 https://creativecommons.org/licenses/by/4.0/. Fluent Emoji is copyright Microsoft Corporation (MIT),
 Noto Emoji copyright Google Inc (Apache-2.0).
 

@@ -27,7 +27,7 @@ class Recipe:
     """Steps, batches and learning rates; the defaults are those of the shipped model.
 
     `copies` are pictures of each icon on each background, encoded once for the denoiser. `minutes`
-    limits the denoiser's steps by time; `bf16` makes its matrices of 16 bits, on a GPU.
+    limits the denoiser's steps by time; `bf16` computes in 16 bits where that is safe, on a GPU.
     """
 
     vae_steps: int = 3000
@@ -135,10 +135,12 @@ def train_autoencoder(
     def loss(step: int) -> Tensor:
         draws = pictures.generator("autoencoder", step)
         batch, *_ = pictures.draw(recipe.vae_batch, draws)
-        posterior = vae.encode(batch).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=draws, device=batch.device)
-        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=recipe.bf16):
+            posterior = vae.encode(batch).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=draws, device=batch.device)
+            decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        divergence = 0.5 * (mean**2 + logvar.exp() - 1.0 - logvar).mean()
         edges = F.l1_loss(_across(decoded), _across(batch)) + F.l1_loss(
             _down(decoded), _down(batch)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from erase.runs.checkpoint import (
 
 GRADIENT_NORM = 1.0
 WARM_UP = 100  # steps in which the learning rate rises, or a tenth of them all
-TIMED = 60, 160  # from and up to this step the speed is measured that fits steps into minutes
+TIMED = 100  # steps over which the speed is measured, time and again, that fits steps into minutes
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Stage:
         rate: the learning rate, after a warm-up and before it falls linearly to zero.
         falling: share of the steps over which it falls; 1: from the end of the warm-up on.
         ema: decay of the moving average of the weights, which the stage leaves; None: no average.
-        minutes: if given, `steps` is only the most: as many are taken as fit, by the speed of the
-            first steps.
+        minutes: if given, `steps` is only the most: as many are taken as fit. The number follows
+            the speed until the learning rate falls, so that the same number of steps without
+            minutes does the same. Only with `falling` below 1.
     """
 
     name: str
@@ -59,12 +61,12 @@ class Checkpoints:
 
     Attributes:
         folder: has one folder for each stage.
-        run: fingerprint of all that the training depends on.
+        runs: by stage, the fingerprint of all that it depends on.
         every: steps between two checkpoints.
     """
 
     folder: Path
-    run: str
+    runs: Mapping[str, str]
     every: int
 
 
@@ -111,12 +113,10 @@ def run_stage(
     steps, result = state.load()
     started, bar = time.monotonic(), tqdm(total=steps, desc=stage.name, disable=quiet, unit="step")
     bar.update(result.steps)
-    clock = started
+    fit = _Fit(stage, started)
     while result.steps < steps:
         step = result.steps
-        if stage.minutes is not None and step in TIMED:
-            clock, steps = _fit(stage, step, steps, clock, started)
-            bar.total = steps
+        steps = bar.total = fit.steps(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * _share(stage, step, steps)
         value = loss(step)
@@ -147,16 +147,29 @@ def _share(stage: Stage, step: int, steps: int) -> float:
     return min((step + 1) / warm_up, (steps - step) / max(1, falling), 1.0)
 
 
-def _fit(stage: Stage, step: int, steps: int, clock: float, started: float) -> tuple[float, int]:
-    """At the first of `TIMED` start a clock; at the second say how many steps fit."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    now = time.monotonic()
-    if step == TIMED[0]:
-        return now, steps
-    left = 60.0 * (stage.minutes or 0.0) - (now - started)
-    fitting = step + max(1, int(left * (TIMED[1] - TIMED[0]) / (now - clock)))
-    return clock, min(steps, fitting)
+class _Fit:
+    """Fits the number of steps into the minutes of a stage."""
+
+    def __init__(self, stage: Stage, started: float) -> None:
+        self.stage, self.started = stage, started
+        self.before: tuple[int, float] | None = None
+
+    def steps(self, step: int, steps: int) -> int:
+        """How many steps fit, by the speed of the last `TIMED`; `steps` where that stays."""
+        stage = self.stage
+        level = 1.0 - stage.falling
+        if stage.minutes is None or step % TIMED or step < TIMED or step >= level * steps:
+            return steps
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now, before = time.monotonic(), self.before
+        self.before = step, now
+        if before is None:
+            return steps
+        speed = (step - before[0]) / (now - before[1])
+        left = 60.0 * stage.minutes - (now - self.started)
+        fitting = max(step + int(left * speed), math.ceil((step + 1) / level))
+        return min(stage.steps, fitting)
 
 
 class _State:
@@ -183,14 +196,16 @@ class _State:
         tensors["losses"] = torch.stack(result.losses)
         meta = {"optimizer": meta, "steps": steps}
         folder = self.checkpoints.folder / self.stage.name
-        save_checkpoint(folder, result.steps, tensors, meta, keep=1, run=self.checkpoints.run)
+        save_checkpoint(
+            folder, result.steps, tensors, meta, keep=1, run=self.checkpoints.runs[self.stage.name]
+        )
 
     def load(self) -> tuple[int, Result]:
         """The stage's steps and what was done of them; nothing without a checkpoint."""
         if self.checkpoints is None:
             return self.stage.steps, Result()
         folder = self.checkpoints.folder / self.stage.name
-        path = find_checkpoint(folder, LATEST, self.checkpoints.run)
+        path = find_checkpoint(folder, LATEST, self.checkpoints.runs[self.stage.name])
         if path is None:
             return self.stage.steps, Result()
         found = load_checkpoint(path)
