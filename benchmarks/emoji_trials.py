@@ -4,9 +4,10 @@
 
 The designs with the same autoencoder share one training of it and of its judges, which comes
 first. Then every design trains its denoiser for the minutes given, all at the same time, each in a
-process of its own. For each trial `OUT` then holds `NAME.tar` (the pipeline with its card, and the
-judges), `NAME.png` (pictures from captions: six styles of three objects a row) and `NAME.log`;
-`trials.json` holds the numbers. A trial that fails does not end the others.
+process of its own. When a trial ends, `OUT` gets `NAME.tar.0`, `NAME.tar.1`, …, parts of an archive
+(`cat NAME.tar.* | tar x`) with the pipeline and its card, the judges, `quality.json`, `log.txt` and
+`pictures.png` (from captions: the six styles of three objects a row). `trials.json` holds the
+numbers of all. A trial that fails does not end the others.
 """
 
 from __future__ import annotations
@@ -23,11 +24,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from torch import Tensor
+
+from erase.data.emoji import Vocabulary, read_vocabulary
 from erase.embedded.mini_emoji import train_mini_emoji
 from erase.embedded.mini_emoji_model import Design
 from erase.embedded.mini_emoji_quality import Judges, load, measure_quality, render
 from erase.embedded.mini_emoji_stages import Recipe
 
+PART = 15 * 2**20  # bytes of a part of an archive
 FIRST = ("autoencoder", "judges")
 
 
@@ -88,6 +94,8 @@ def train(name: str, arguments: argparse.Namespace, *, first: bool) -> None:
         recipe = replace(recipe, bf16=False)
     if arguments.steps:
         recipe = replace(recipe, steps=arguments.steps, minutes=None)
+    if arguments.copies:
+        recipe = replace(recipe, copies=arguments.copies)
     if first:
         recipe = replace(recipe, steps=1, copies=1)
     else:
@@ -101,41 +109,60 @@ def train(name: str, arguments: argparse.Namespace, *, first: bool) -> None:
         seed=arguments.seed,
         recipe=recipe,
         design=trial.design,
+        vocabulary=vocabulary(arguments),
         images_a_pair=0,
         device=arguments.device,
         checkpoints=folder / "states",
         checkpointing_steps=10**9,
-        quiet=True,
     )
     if not first:
         _judge(name, folder / "model", arguments)
 
 
+def vocabulary(arguments: argparse.Namespace) -> Vocabulary:
+    """The words of the trials: the project's, or few of them for a test of this script."""
+    words = read_vocabulary()
+    return words.first(*map(int, arguments.few.split(","))) if arguments.few else words
+
+
 def _judge(name: str, folder: Path, arguments: argparse.Namespace) -> None:
-    """Measure a trained trial, draw its sheet and pack it."""
-    from torchvision.utils import save_image
-
-    from erase.data.emoji import read_vocabulary
-
-    vocabulary, output = read_vocabulary(), Path(arguments.output)
+    """Measure a trained trial, draw its pictures and pack it."""
+    words = vocabulary(arguments)
     pipeline = load(folder / "mini-emoji", arguments.device)
     judges = Judges.load(folder / "emoji-objects", folder / "emoji-styles", arguments.device)
     settings: dict[str, Any] = {"device": arguments.device, "images": arguments.images}
-    quality = measure_quality(pipeline, judges, vocabulary, **settings)
+    settings["steps"] = arguments.sampling_steps
     prompts = [
-        vocabulary.captions("evaluate", {"object": thing, "style": style})[0]
-        for thing in range(len(vocabulary.objects))
-        for style in range(len(vocabulary.styles))
+        words.captions("evaluate", {"object": thing, "style": style})[0]
+        for thing in range(len(words.objects))
+        for style in range(len(words.styles))
     ]
     images = render(pipeline, prompts, steps=arguments.sampling_steps)
-    columns = 3 * len(vocabulary.styles)
-    save_image(images / 2 + 0.5, output / f"{name}.png", nrow=columns, padding=2, pad_value=1.0)
+    sheet(images, 3 * len(words.styles)).save(folder / "pictures.png")
+    quality = measure_quality(pipeline, judges, words, **settings)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     card = (folder / "mini-emoji" / "README.md").read_text(encoding="utf-8")
     result = {"megabytes": size / 1e6, **asdict(quality), "card": card}
-    (output / f"{name}.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
-    with tarfile.open(output / f"{name}.tar", "w") as archive:
+    (folder / "quality.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    shutil.copy(Path(arguments.work) / f"{name}.log", folder / "log.txt")
+    packed = folder.with_suffix(".tar")
+    with tarfile.open(packed, "w") as archive:
         archive.add(folder, arcname=name)
+    content = packed.read_bytes()
+    for number, start in enumerate(range(0, len(content), PART)):
+        part = Path(arguments.output) / f"{name}.tar.{number}"
+        part.write_bytes(content[start : start + PART])
+
+
+def sheet(images: Tensor, columns: int) -> Image.Image:
+    """Pictures `[N, 3, H, W]` in [-1, 1] side by side, row by row, with a gap between them."""
+    levels = ((images + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    height, width = levels.shape[1] + 2, levels.shape[2] + 2
+    whole = Image.new("RGB", (columns * width, -(-len(levels) // columns) * height), "white")
+    for place, picture in enumerate(levels):
+        corner = (place % columns * width, place // columns * height)
+        whole.paste(Image.fromarray(picture), corner)
+    return whole
 
 
 def run_all(names: list[str], arguments: argparse.Namespace) -> int:
@@ -147,19 +174,15 @@ def run_all(names: list[str], arguments: argparse.Namespace) -> int:
     left = [name for name in names if f"first-{TRIALS[name].first}" not in failed]
     failed |= _processes([(name, name, False) for name in left], arguments)
     print(f"trials: {time.monotonic() - started:.0f} s", flush=True)
-    output, rows = Path(arguments.output), {}
+    rows = {}
     for name in names:
-        file = output / f"{name}.json"
+        file = Path(arguments.work) / name / "model" / "quality.json"
         if file.is_file():
             rows[name] = json.loads(file.read_text(encoding="utf-8"))
-            file.unlink()
-            shown = {
-                key: round(value, 3)
-                for key, value in rows[name].items()
-                if isinstance(value, float)
-            }
-            print(name, shown, rows[name]["paraphrases"], flush=True)
-    (output / "trials.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
+            numbers = {k: round(v, 3) for k, v in rows[name].items() if isinstance(v, float)}
+            print(name, numbers, rows[name]["paraphrases"], flush=True)
+            print(rows[name]["card"].partition("## Training")[2].partition("## Limits")[0])
+    (Path(arguments.output) / "trials.json").write_text(json.dumps(rows, indent=2))
     return len(failed)
 
 
@@ -170,11 +193,11 @@ def _processes(work: list[tuple[str, str, bool]], arguments: argparse.Namespace)
         command = [sys.executable, "-m", "benchmarks.emoji_trials", *sys.argv[1:], "--one", name]
         if first:
             command.append("--first")
-        with (Path(arguments.output) / f"{log}.log").open("w", encoding="utf-8") as file:
+        with (Path(arguments.work) / f"{log}.log").open("w", encoding="utf-8") as file:
             running[log] = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     failed = {log for log, process in running.items() if process.wait() != 0}
     for log in failed:
-        text = (Path(arguments.output) / f"{log}.log").read_text(encoding="utf-8")
+        text = (Path(arguments.work) / f"{log}.log").read_text(encoding="utf-8")
         print(f"{log} failed:\n{text[-3000:]}", flush=True)
     return failed
 
@@ -191,6 +214,8 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int)
     parser.add_argument("--judge-steps", type=int)
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--copies", type=int)
+    parser.add_argument("--few", help="only so many objects,styles,colours")
     parser.add_argument("--images", type=int, default=20, help="of each pair, for the quality")
     parser.add_argument("--sampling-steps", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
@@ -199,7 +224,8 @@ def main() -> None:
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.work = arguments.work or f"{arguments.output.rstrip('/')}-work"
-    Path(arguments.output).mkdir(parents=True, exist_ok=True)
+    for folder in (arguments.output, arguments.work):
+        Path(folder).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if arguments.one:
         train(arguments.one, arguments, first=arguments.first)

@@ -1,6 +1,5 @@
 """A few words of mini-emoji, and sheets of icons drawn here: what its training needs, in small."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -26,18 +25,9 @@ RECIPE = Recipe(
 )
 
 
-def few_words(objects: int = 3, styles: int = 2, colours: int = 2) -> Vocabulary:
+def few_words() -> Vocabulary:
     """The first objects, styles and colours of the project's vocabulary."""
-    whole = read_vocabulary()
-    classes = replace(whole.classes, classes=whole.classes.classes[:objects])
-    return replace(
-        whole,
-        objects=whole.objects[:objects],
-        styles=whole.styles[:styles],
-        colours=whole.colours[:colours],
-        classes=classes,
-        neighbours={},
-    )
+    return read_vocabulary().first(3, 2, 2)
 
 
 def draw_sheets(folder: Path, vocabulary: Vocabulary) -> Path:

@@ -11,7 +11,7 @@ import itertools
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -122,6 +122,17 @@ class Vocabulary:
     def names(self, kind: str) -> tuple[str, ...]:
         """The names of the things of a kind, in label order."""
         return tuple(thing.name for thing in self.things(kind))
+
+    def first(self, objects: int, styles: int, colours: int) -> Vocabulary:
+        """The same with the first objects, styles and colours only, and without neighbours."""
+        return replace(
+            self,
+            objects=self.objects[:objects],
+            styles=self.styles[:styles],
+            colours=self.colours[:colours],
+            classes=replace(self.classes, classes=self.classes.classes[:objects]),
+            neighbours={},
+        )
 
     def texts(self) -> list[str]:
         """All texts that captions are made of, the fields of templates left out: all its words."""

@@ -12,8 +12,7 @@ import torch
 
 from erase.errors import InputError
 from erase.files import read_json
-from erase.judges.icon_classifier import REFERENCE
-from erase.judges.small_classifier import DESCRIPTION, WEIGHTS
+from erase.judges.small_classifier import DESCRIPTION, REFERENCE, WEIGHTS
 from erase.runs.checks import check_writable
 from erase.runs.folder import ResultFolder
 

@@ -45,7 +45,7 @@ from erase.models.loading import save_pipeline
 from erase.runs.checks import check_device
 from erase.runs.folder import locked
 
-HELD_OUT = 16  # batches of held-out changes that a judge is measured on
+HELD_OUT, HELD_OUT_BATCH = 10, 100  # pictures that the judges are measured on, in batches
 
 
 def train_mini_emoji(
@@ -107,9 +107,9 @@ def train_mini_emoji(
             for path in targets.values()
         ]
     check_apart(*folders)
+    judges: dict[str, IconClassifier] = {}
     if images_a_pair and judges_output is None:
-        for folder in targets.values():
-            IconClassifier.load(folder)  # refuses a missing classifier before training
+        judges = {k: IconClassifier.load(folder, device) for k, folder in targets.items()}
     icons = read_icons(data, vocabulary)
     kept = _checkpoints(checkpoints, checkpointing_steps, seed, recipe, design, vocabulary, icons)
     pictures = Pictures(icons.to(device, design.size), vocabulary, seed)
@@ -123,29 +123,34 @@ def train_mini_emoji(
                 pipeline.vae, pictures, recipe, checkpoints=kept, quiet=quiet
             ),
         )
-        held_out: dict[str, float] = {}
         if judges_output is not None:
-            made = build_judges(seed, design, vocabulary, device)
+            judges = build_judges(seed, design, vocabulary, device)
             timed(
                 seconds,
                 "judges",
                 lambda: train_judges(
-                    dict(made), pipeline.vae, pictures, recipe, checkpoints=kept, quiet=quiet
+                    dict(judges), pipeline.vae, pictures, recipe, checkpoints=kept, quiet=quiet
                 ),
             )
-            held_out = save_judges(made, targets, pipeline.vae, pictures, recipe)
         result = timed(
             seconds,
             "denoiser",
             lambda: train_denoiser(pipeline, pictures, recipe, checkpoints=kept, quiet=quiet),
         )
+        held_out = {}
+        if judges_output is not None:
+            held_out = held_out_accuracy(judges, pipeline.vae, pictures)
     with atomic_directory(output) as folder:
         save_pipeline(pipeline, folder, torch.float16)
         quality: Quality | None = None
         if images_a_pair:
-            judges = Judges.load(targets["object"], targets["style"], device)
             quality = measure_quality(
-                folder, judges, vocabulary, images=images_a_pair, device=device, quiet=quiet
+                folder,
+                Judges(judges["object"], judges["style"]),
+                vocabulary,
+                images=images_a_pair,
+                device=device,
+                quiet=quiet,
             )
         training = Training(
             seed=seed,
@@ -159,6 +164,8 @@ def train_mini_emoji(
         )
         card = model_card(training, quality, vocabulary)
         (folder / CARD).write_text(card, encoding="utf-8")
+        if judges_output is not None:
+            save_judges(judges, targets, pictures, held_out)
     return output
 
 
@@ -177,50 +184,42 @@ def build_judges(
 def save_judges(
     judges: dict[str, IconClassifier],
     folders: dict[str, Path],
-    vae: AutoencoderKL,
     pictures: Pictures,
-    recipe: Recipe,
-) -> dict[str, float]:
-    """Write the judges, with what they see in the real icons.
-
-    Returns the accuracy of each, as stored, on held-out changes of real icons and of
-    reconstructions, half each.
-    """
-    measured = {}
+    held_out: dict[str, float],
+) -> None:
+    """Write the judges, with their held-out accuracies and what they see in the real icons."""
+    objects, styles, colours = pictures.shape
     for thing, judge in judges.items():
-        judge.half().float()  # judge what will be stored
-        measured[thing] = held_out_accuracy(judge, vae, pictures)
-        folder = folders[thing]
-        judge.save(
-            folder,
-            seed=pictures.seed,
-            steps=recipe.judge_steps,
-            held_out_accuracy=round(measured[thing], 5),
-        )
-        objects, styles, colours = pictures.shape
         with torch.no_grad():
             features = torch.cat(
                 [judge.features(part) for part in pictures.all_once("reference").split(256)]
             )
-        IconReference(
+        reference = IconReference(
             features,
             torch.arange(objects).repeat_interleave(styles * colours),
             torch.arange(styles).repeat_interleave(colours).repeat(objects),
-        ).save(folder)
-    return measured
+        )
+        facts = {"seed": pictures.seed, "held_out_accuracy": round(held_out[thing], 5)}
+        judge.save(folders[thing], reference.tensors(), **facts)
 
 
-def held_out_accuracy(judge: IconClassifier, vae: AutoencoderKL, pictures: Pictures) -> float:
-    """The share, between 0 and 1, of pictures that a judge recognises, changed as in no training.
+def held_out_accuracy(
+    judges: dict[str, IconClassifier], vae: AutoencoderKL, pictures: Pictures
+) -> dict[str, float]:
+    """The share, between 0 and 1, of pictures that each judge recognises as it will be stored.
 
-    They are changed as strongly as in training, half of them reconstructed.
+    They are changed as strongly as in training, but otherwise; half of them are reconstructions.
     """
-    shares = []
+    right: dict[str, list[float]] = {thing: [] for thing in judges}
+    for judge in judges.values():
+        judge.half().float()
     for batch in range(HELD_OUT):
         draws = pictures.generator("held out", batch)
-        images, objects, styles = disturbed(pictures, vae, 128, draws)
-        shares.append(accuracy(judge, images, objects if judge.thing == "object" else styles))
-    return sum(shares) / len(shares)
+        images, objects, styles = disturbed(pictures, vae, HELD_OUT_BATCH, draws)
+        for thing, judge in judges.items():
+            labels = objects if thing == "object" else styles
+            right[thing].append(accuracy(judge, images, labels))
+    return {thing: sum(shares) / len(shares) for thing, shares in right.items()}
 
 
 def _checkpoints(
@@ -264,12 +263,11 @@ def _repeatable(device: str) -> Iterator[None]:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = (
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision(),
         torch.backends.cudnn.deterministic,
         torch.utils.deterministic.fill_uninitialized_memory,
     )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.deterministic = True
     torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time only
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -277,9 +275,6 @@ def _repeatable(device: str) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        (
-            torch.backends.cuda.matmul.allow_tf32,
-            torch.backends.cudnn.allow_tf32,
-            torch.backends.cudnn.deterministic,
-            torch.utils.deterministic.fill_uninitialized_memory,
-        ) = before
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.deterministic = before[1]
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]

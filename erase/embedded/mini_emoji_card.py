@@ -58,7 +58,9 @@ pipeline(prompt, num_inference_steps={STEPS}, guidance_scale={GUIDANCE:g}).image
 
 Objects: {", ".join(vocabulary.names("object"))}.
 
-Styles: {", ".join(vocabulary.names("style"))}. Backgrounds: {", ".join(vocabulary.names("colour"))}.
+Styles: {", ".join(vocabulary.names("style"))}.
+
+Backgrounds: {", ".join(vocabulary.names("colour"))}.
 
 ## Sources, makers and licences
 
@@ -80,9 +82,9 @@ Noto Emoji copyright Google Inc (Apache-2.0).
 
 * Autoencoder: {recipe.vae_steps} steps of batch {recipe.vae_batch}; its mean absolute error on the
   pictures is {training.reconstruction_error:.4f} (pixels in [-1, 1]).
-* U-Net and text encoder together: {recipe.steps} steps of batch {recipe.batch}, {design.prediction},
-  plain mean squared error (at the end {training.loss:.4f}), AdamW at {recipe.rate:g}, moving average
-  of the weights.
+* U-Net and text encoder together: {recipe.steps} steps of batch {recipe.batch},
+  {design.prediction}, plain mean squared error (at the end {training.loss:.4f}), AdamW at
+  {recipe.rate:g}, moving average of the weights.
 * Captions: the templates `train` of `prompts/emoji.yaml`; one in ten is empty, for classifier-free
   guidance; one in ten calls something by a synonym or a description, in the templates `paraphrase`.
   The templates `evaluate` and the `held_out` descriptions are in no caption.
@@ -98,8 +100,8 @@ Cost, measured on {training.machine}:
 ## Limits
 
 It knows the objects, styles and colours above, one object a picture, and the few words of its
-captions; other words reach it as pieces that it never learnt from. It has seen each icon of each set
-many times and draws it from memory. It is no basis for any claim about large models.
+captions; other words reach it as pieces that it never learnt from. It has seen each icon of each
+set many times and draws it from memory. It is no basis for any claim about large models.
 """
 
 

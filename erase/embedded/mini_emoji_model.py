@@ -40,7 +40,7 @@ class Design:
     size: int = 64
     vae_widths: tuple[int, ...] = (32, 48, 64, 96)
     latent_channels: int = 12
-    unet_widths: tuple[int, ...] = (128, 192)
+    unet_widths: tuple[int, ...] = (96, 160)
     unet_layers: int = 1
     heads: int = 4
     text_width: int = 128

@@ -19,7 +19,7 @@ KL_WEIGHT = 3e-4  # of the mean over latent elements, against a mean over pixels
 EDGE_WEIGHT = 0.5  # of the differences between neighbouring pixels
 ODD_COLOURS = 0.1  # share of the autoencoder's and the judges' backgrounds of any other colour
 EMA_DECAY = 0.9995
-SAMPLED = 512  # pictures that the scales of the latents are measured on
+SAMPLED = 256  # pictures that the scales of the latents are measured on
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ BATCH = 256
 EMOJI_JUDGES = {"emoji-objects": "object", "emoji-styles": "style", "emoji-colours": "colour"}
 """Names of the judges, with the kind of thing that each recognises."""
 BORDER = 1 / 24  # of the side: width of the border whose median colour is the background's
-SPREAD = 24.0  # levels of 255 by which a colour may be off before its probability falls
+SPREAD = 16.0  # levels of 255 by which a colour may be off before its probability falls
 
 
 class IconJudge(ClassifierJudge):

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from erase.artifacts.packaged import ASSETS
 from erase.errors import InputError
-from erase.judges.small_classifier import SmallClassifier
+from erase.judges.small_classifier import REFERENCE, SmallClassifier
 
 ICON_CLASSIFIERS = {"object": ASSETS / "emoji-objects", "style": ASSETS / "emoji-styles"}
 """Those that ship, by the kind of thing that they recognise."""
-REFERENCE = "reference.safetensors"
 WIDTH, FEATURES = 40, 64
 
 
@@ -58,12 +57,9 @@ class IconReference:
     objects: Tensor
     styles: Tensor
 
-    def save(self, folder: Path) -> None:
-        """Write it into the folder of its classifier, in fp16."""
-        tensors = {"features": self.features.half(), "objects": self.objects}
-        tensors = {**tensors, "styles": self.styles}
-        save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, folder / REFERENCE)
-        (folder / REFERENCE).chmod(0o644)
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored of it, the features in fp16."""
+        return {"features": self.features.half(), "objects": self.objects, "styles": self.styles}
 
     @classmethod
     def load(cls, folder: Path) -> IconReference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Self, cast
 
@@ -15,6 +16,7 @@ from erase.files import atomic_directory, read_json
 from erase.models.weights import check_finite
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+REFERENCE = "reference.safetensors"
 SMALLEST = 4  # side of the last feature map, in pixels
 
 
@@ -59,8 +61,13 @@ class SmallClassifier(nn.Module):
         """Return the label `[N]` recognised in each image."""
         return torch.cat([self(part).argmax(1) for part in torch.split(images, 256)])
 
-    def save(self, folder: Path, **facts: float | str) -> None:
-        """Write, atomically, a folder of fp16 weights and a description that includes `facts`."""
+    def save(
+        self, folder: Path, reference: Mapping[str, torch.Tensor] | None = None, **facts: float
+    ) -> None:
+        """Write, atomically, a folder of fp16 weights and a description that includes `facts`.
+
+        `reference` is what it sees in real images, stored beside the weights.
+        """
         check_finite(self.state_dict(), WEIGHTS, torch.float16)
         weights = {
             name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
@@ -68,7 +75,11 @@ class SmallClassifier(nn.Module):
         }
         with atomic_directory(folder) as aside:
             save_file(weights, aside / WEIGHTS)
-            (aside / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
+            if reference:
+                seen = {name: tensor.cpu().contiguous() for name, tensor in reference.items()}
+                save_file(seen, aside / REFERENCE)
+            for file in aside.iterdir():
+                file.chmod(0o644)  # safetensors writes for the owner only
             text = json.dumps({**self.description(), **facts}, indent=2) + "\n"
             (aside / DESCRIPTION).write_text(text, encoding="utf-8")
 

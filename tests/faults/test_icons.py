@@ -107,11 +107,11 @@ def test_npm_packages_need_resvg_and_their_icons(
     ("change", "said"),
     [
         (("  cat:\n    synonyms", "  zebra:\n    synonyms"), "zebra"),
-        (('rgb: "f8b8cc"', "rgb: pinkish"), "pinkish"),
+        (('rgb: "f7a8c4"', "rgb: pinkish"), "pinkish"),
         (("neighbours: {}", "neighbours: {cat: [zebra]}"), "zebra"),
         (("    - a picture of {object}\n", "    - a picture of {thing}\n"), "{thing}"),
         (("    - a picture of {object}\n", '    - "a picture of {object"\n'), "{object"),
-        (("  - {name: dog, a: a dog}", "  - {name: dog}"), "lacks `a`"),
+        (("  - {name: dog, a: a dog}", "  - {name: dog, a: ''}"), "lacks `a`"),
         (("    licence: MIT\n", "    licence: [MIT]\n"), "styles"),
         (("    licence: MIT\n", "    colour: red\n"), "styles"),
         (("- {name: orange, rgb", "- {name: pink, rgb"), "twice"),
