@@ -47,10 +47,10 @@ class Trial:
 
 
 GPU = Recipe(
-    vae_steps=3000,
+    vae_steps=50_000,
     vae_batch=96,
     vae_rate=1e-3,
-    judge_steps=1500,
+    judge_steps=50_000,
     judge_batch=256,
     steps=200_000,
     batch=512,
@@ -89,6 +89,8 @@ def train(name: str, arguments: argparse.Namespace, *, first: bool) -> None:
         judge_steps=arguments.judge_steps or trial.recipe.judge_steps,
         batch=arguments.batch or trial.recipe.batch,
         minutes=None if first else arguments.minutes,
+        vae_minutes=None if arguments.vae_steps else arguments.vae_minutes,
+        judge_minutes=None if arguments.judge_steps else arguments.judge_minutes,
     )
     if arguments.device == "cpu":
         recipe = replace(recipe, bf16=False)
@@ -210,6 +212,8 @@ def main() -> None:
     parser.add_argument("--work", help="folder for states and models; default: OUTPUT-work")
     parser.add_argument("--trials", default=",".join(DEFAULT), help=f"of {', '.join(TRIALS)}")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each denoiser")
+    parser.add_argument("--vae-minutes", type=float, default=1.2)
+    parser.add_argument("--judge-minutes", type=float, default=0.5)
     parser.add_argument("--steps", type=int, help="of each denoiser, instead of minutes")
     parser.add_argument("--vae-steps", type=int)
     parser.add_argument("--judge-steps", type=int)

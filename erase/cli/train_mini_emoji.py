@@ -47,9 +47,11 @@ RATE = click.FloatRange(min=0.0, min_open=True)
 @option("--vae-steps", type=STEPS, help="Steps of the autoencoder.")
 @option("--vae-batch", type=STEPS, help="Pictures a step of the autoencoder.")
 @option("--vae-rate", type=RATE, help="Learning rate of the autoencoder.")
+@option("--vae-minutes", type=RATE, help="Take as many of the autoencoder's steps as fit.")
 @option("--judge-steps", type=STEPS, help="Steps of the judges.")
 @option("--judge-batch", type=STEPS, help="Pictures a step of the judges.")
 @option("--judge-rate", type=RATE, help="Learning rate of the judges.")
+@option("--judge-minutes", type=RATE, help="Take as many of the judges' steps as fit.")
 @option("--mixed-precision", type=click.Choice(["no", "bf16"]), default="no", show_default=True)
 @option(
     "--images-per-pair",

@@ -115,8 +115,9 @@ def train_mini_emoji(
     pictures = Pictures(icons.to(device, design.size), vocabulary, seed)
     pipeline = build_pipeline(seed, design, vocabulary).to(device)
     seconds: dict[str, tuple[float, float]] = {}
+    taken: dict[str, int] = {}
     with _repeatable(device), locked(checkpoints) if checkpoints else contextlib.nullcontext():
-        error = timed(
+        first, error = timed(
             seconds,
             "autoencoder",
             lambda: train_autoencoder(
@@ -125,13 +126,14 @@ def train_mini_emoji(
         )
         if judges_output is not None:
             judges = build_judges(seed, design, vocabulary, device)
-            timed(
+            second = timed(
                 seconds,
                 "judges",
                 lambda: train_judges(
                     dict(judges), pipeline.vae, pictures, recipe, checkpoints=kept, quiet=quiet
                 ),
             )
+            taken["judge_steps"] = second.steps
         result = timed(
             seconds,
             "denoiser",
@@ -154,7 +156,7 @@ def train_mini_emoji(
             )
         training = Training(
             seed=seed,
-            recipe=replace(recipe, steps=result.steps, minutes=None),
+            recipe=replace(recipe, vae_steps=first.steps, steps=result.steps, **taken),
             design=design,
             seconds=seconds,
             machine=machine(device),
@@ -242,7 +244,7 @@ def _checkpoints(
         "colours": [colour.levels for colour in vocabulary.colours],
         "icons": float(icons.tiles.double().sum()),
     }
-    later = ("steps", "batch", "rate", "falling", "ema", "copies", "minutes", "bf16")
+    later = ("steps", "batch", "rate", "ema", "copies", "minutes")
     later += ("unet_widths", "unet_layers", "heads", "text_width", "text_layers", "prediction")
     judges = {key: value for key, value in settings.items() if key not in later}
     first = {key: value for key, value in judges.items() if not key.startswith("judge_")}

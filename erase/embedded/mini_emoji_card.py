@@ -111,8 +111,8 @@ def command(training: Training) -> str:
     given = [
         f"--{names.get(field.name, field.name.replace('_', '-'))} {value:g}"
         for field in fields(Recipe)
-        if not isinstance(value := getattr(training.recipe, field.name), bool | None)
-        and value != field.default
+        if not field.name.endswith(("minutes", "bf16"))
+        and (value := getattr(training.recipe, field.name)) != field.default
     ]
     if training.recipe.bf16:
         given.append("--mixed-precision bf16")

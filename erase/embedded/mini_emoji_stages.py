@@ -24,10 +24,15 @@ SAMPLED = 256  # pictures that the scales of the latents are measured on
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps, batches and learning rates; the defaults are those of the shipped model.
+    """Steps, batches and learning rates of autoencoder, judges and denoiser.
 
-    `copies` are pictures of each icon on each background, encoded once for the denoiser. `minutes`
-    limits the denoiser's steps by time; `bf16` computes in 16 bits where that is safe, on a GPU.
+    Attributes:
+        falling: share of a stage's steps over which its learning rate falls.
+        ema: decay of the denoiser's moving average.
+        copies: pictures of each icon on each background, encoded once for the denoiser.
+        minutes, vae_minutes, judge_minutes: if given, the steps are only the most: as many are
+            taken as fit.
+        bf16: compute in 16 bits where that is safe, on a GPU.
     """
 
     vae_steps: int = 3000
@@ -43,6 +48,8 @@ class Recipe:
     ema: float = EMA_DECAY
     copies: int = 8
     minutes: float | None = None
+    vae_minutes: float | None = None
+    judge_minutes: float | None = None
     bf16: bool = False
 
 
@@ -123,13 +130,13 @@ def train_autoencoder(
     *,
     checkpoints: Checkpoints | None = None,
     quiet: bool = False,
-) -> float:
+) -> tuple[Result, float]:
     """Train the autoencoder, then scale its latents: mean 0, deviation 1 in every channel.
 
     The scales become part of the layers beside the latents, so that the scaling factor is 1.
 
     Returns:
-        Mean absolute error of reconstructed pictures, in units of [-1, 1].
+        The stage's result, and the mean absolute error of pictures, in units of [-1, 1].
     """
 
     def loss(step: int) -> Tensor:
@@ -146,13 +153,20 @@ def train_autoencoder(
         )
         return F.l1_loss(decoded, batch) + EDGE_WEIGHT * edges + KL_WEIGHT * divergence
 
-    stage = Stage("autoencoder", recipe.vae_steps, recipe.vae_rate, ema=0.995)
-    run_stage(stage, {"vae": vae.train()}, loss, checkpoints=checkpoints, quiet=quiet)
+    stage = Stage(
+        "autoencoder",
+        recipe.vae_steps,
+        recipe.vae_rate,
+        falling=recipe.falling,
+        ema=0.995,
+        minutes=recipe.vae_minutes,
+    )
+    result = run_stage(stage, {"vae": vae.train()}, loss, checkpoints=checkpoints, quiet=quiet)
     vae.eval()
     images, *_ = pictures.draw(SAMPLED, pictures.generator("scales"))
     _standardise(vae, encode(vae, images, scaled=False))
     vae.register_to_config(scaling_factor=1.0)
-    return float(F.l1_loss(decode(vae, encode(vae, images)), images))
+    return result, float(F.l1_loss(decode(vae, encode(vae, images)), images))
 
 
 def _across(images: Tensor) -> Tensor:
@@ -184,7 +198,7 @@ def train_judges(
     *,
     checkpoints: Checkpoints | None = None,
     quiet: bool = False,
-) -> None:
+) -> Result:
     """Train the classifiers of objects and of styles, on pictures and on reconstructions of them.
 
     Args:
@@ -204,10 +218,17 @@ def train_judges(
         ) + F.cross_entropy(judges["style"](images), styles, label_smoothing=0.05)
 
     modules = {name: judge.train() for name, judge in judges.items()}
-    stage = Stage("judges", recipe.judge_steps, recipe.judge_rate)
-    run_stage(stage, modules, loss, checkpoints=checkpoints, quiet=quiet)
+    stage = Stage(
+        "judges",
+        recipe.judge_steps,
+        recipe.judge_rate,
+        falling=recipe.falling,
+        minutes=recipe.judge_minutes,
+    )
+    result = run_stage(stage, modules, loss, checkpoints=checkpoints, quiet=quiet)
     for judge in judges.values():
         judge.eval()
+    return result
 
 
 def disturbed(
