@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 LOWEST := .venv-lowest/.installed
 
-.PHONY: help setup demo test test-slow test-lowest check lint type format bench bench-gpu bench-gpu-diffusion clean
+.PHONY: help setup demo test test-slow test-faults test-lowest check lint type format bench bench-gpu bench-gpu-diffusion clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -24,6 +24,11 @@ test: $(SETUP)  ## the default tests
 
 test-slow: $(SETUP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-faults: $(SETUP)  ## every provoked fault, the slow ones too; their table in runs/faults.md
+	mkdir -p runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "fault and not gpu" --numprocesses auto --dist loadfile \
+		--timeout 3600 --faults runs/faults.md
 
 test-lowest: $(LOWEST)  ## what has to work with the lowest versions that are declared
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -o filterwarnings=default \

@@ -3,9 +3,9 @@
     python -m benchmarks.diffusion_tuning --output runs/tuning
 
 Resumable. Which digit was used must not be among those of the table of docs/diffusion.md. Prints,
-and writes to `choice.json`, the best of each method's three: the highest mean of UA and RA, ties
-by the lower FID. The choices stand in the methods' files, in
-`RECIPES["small"]`.
+and writes to `choice.json`, the best of each method's three: the highest harmonic mean of UA and RA
+(a method that forgets nothing, or that keeps nothing, has 0), ties by the lower FID. The choices
+stand in the methods' files, in `RECIPES["small"]`.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ GRID: dict[str, tuple[str, ...]] = {
 
 
 def choose(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The best row of each method by (UA + RA) / 2, then by FID; runs that failed lose."""
+    """The best row of each method by UA and RA, then by FID; runs that failed lose."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         method = row["method"].partition("@")[0]
@@ -62,7 +62,8 @@ def choose(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _rank(row: dict[str, Any]) -> tuple[float, float]:
-    return -(row["ua"] + row["ra"]), row["fid"]
+    ua, ra = row["ua"], row["ra"]
+    return -ua * ra / (ua + ra or 1.0), row["fid"]
 
 
 @click.command()

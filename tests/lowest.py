@@ -82,7 +82,9 @@ def test_plain_diffusers_and_transformers_4_read_a_folder_alike(
     assert there["encoders"] == here["encoders"]
     assert there["tokens"] == here["tokens"]
     assert there["tokens"][0] == there["tokens"][1]
-    assert there["corners"] == pytest.approx(here["corners"], abs=1e-4)
+    # Kernels round differently from version to version; less than half a step of 256 is no other
+    # picture.
+    assert there["corners"] == pytest.approx(here["corners"], abs=1 / 512)
 
 
 def test_a_single_file_of_the_run_is_read_back(

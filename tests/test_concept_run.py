@@ -196,6 +196,7 @@ def killed_when(output: Path, ready: Any) -> None:
     process.wait()
 
 
+@pytest.mark.fault("kill", times=3)
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     """SIGKILL while rendering, after the third step, and while the pipeline is written."""

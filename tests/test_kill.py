@@ -159,6 +159,7 @@ def check_killed(models: Path, undisturbed: Path, folder: Path, kills: int, seed
     assert not list(folder.rglob("*partial*")), "what a killed write left is still there"
 
 
+@pytest.mark.fault("kill", times=3)
 @pytest.mark.timeout(600)
 def test_killed_three_times_ends_with_the_same_metrics(
     models: Path, undisturbed: Path, tmp_path: Path
@@ -167,6 +168,7 @@ def test_killed_three_times_ends_with_the_same_metrics(
 
 
 @pytest.mark.slow
+@pytest.mark.fault("kill", times=10)
 @pytest.mark.timeout(1800)
 def test_killed_ten_times_ends_with_the_same_metrics(
     models: Path, undisturbed: Path, tmp_path: Path

@@ -17,7 +17,7 @@ from erase.data.emoji import KINDS, Words, read_vocabulary, words_of
 from erase.data.icons import Icons, background_colours, read_icons
 from erase.embedded import stages
 from erase.embedded.mini_emoji import train_mini_emoji
-from erase.embedded.mini_emoji_captions import MIX, CaptionDrawer
+from erase.embedded.mini_emoji_captions import MIX, OTHER_WORDS, CaptionDrawer
 from erase.embedded.mini_emoji_card import command
 from erase.embedded.mini_emoji_model import Design, build_pipeline
 from erase.embedded.mini_emoji_quality import Judges, measure_quality
@@ -27,6 +27,7 @@ from erase.files import hash_files
 from erase.judges.classifier import load_judge
 from erase.judges.emoji import ColourJudge, border_levels
 from erase.judges.icon_classifier import IconClassifier, IconReference
+from erase.runs import checkpoint
 from erase.runs.folder import locked
 from tests.emoji_world import DESIGN, RECIPE, draw_sheets, few_words
 
@@ -93,7 +94,7 @@ def test_held_out_captions_are_new_but_their_words_are_not() -> None:
             if split == "train" and len(labels) < 3:
                 trained |= set(ALL.captions("train", labels))
             if split == "paraphrase":
-                for kind, words in itertools.product(labels, ("synonyms", "descriptions")):
+                for kind, words in itertools.product(labels, OTHER_WORDS):
                     trained |= set(ALL.captions(split, labels, {kind: words}))
     known = set().union(*map(words_of, trained))
     for kind in ("object", "style"):
@@ -131,7 +132,7 @@ def test_drawn_captions_follow_the_labels_and_the_mix() -> None:
     drawer = CaptionDrawer(tokenizer, FEW, torch.device("cpu"))
     count = 4000
     labels = [torch.full((count,), n) for n in (2, 1, 0)]
-    tokens = drawer.draw(*labels, torch.Generator().manual_seed(0))
+    tokens = drawer.draw(labels, torch.Generator().manual_seed(0))
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     assert abs(texts.count("") / count - 0.1) < 0.02
     wrong = {*FEW.names("object")[:2], FEW.styles[0].name, FEW.colours[1].name}
@@ -249,7 +250,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
 ) -> None:
-    whole, saved = stages.save_checkpoint, []
+    whole, saved = checkpoint.save_checkpoint, []
 
     def save(folder: Path, *arguments: Any, **more: Any) -> Path:
         path = whole(folder, *arguments, **more)
@@ -283,7 +284,7 @@ def test_states_of_another_training_are_refused(icons: Path, tmp_path: Path) -> 
 
 def test_minutes_end_a_training_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
-    monkeypatch.setattr(stages.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(stages, "TIMED", 5)
     fit = stages._Fit(stages.Stage("x", 1000, 1.0, falling=0.5, minutes=1.0), 0.0)
     steps = 1000

@@ -51,7 +51,7 @@ def test_the_first_failure_ends_all_with_its_exit_code(tmp_path: Path) -> None:
         '[ "$RANK $LOCAL_RANK $WORLD_SIZE" = "1 1 2" ] && { echo Error: none >&2; exit 2; }\n'
         f"echo $$ > {tmp_path}/pid; exec sleep 100",
     )
-    said, complaints = process.communicate(timeout=60)
+    said, complaints = process.communicate(timeout=240)
     assert process.returncode == 2, complaints
     assert (said, complaints) == ("", "Error: none\n")
     assert not (tmp_path / "pid").exists() or not is_alive(int((tmp_path / "pid").read_text()))
@@ -64,7 +64,7 @@ def test_who_ends_the_launcher_ends_all(tmp_path: Path, how: signal.Signals) -> 
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(how)
-    _, complaints = process.communicate(timeout=60)
+    _, complaints = process.communicate(timeout=240)
     assert process.returncode == 128 + how
     assert complaints == ""
     assert not any(is_alive(int(file.read_text())) for file in written)

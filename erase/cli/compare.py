@@ -9,7 +9,7 @@ import click
 from erase.cli.command import Group, option
 from erase.cli.completion import complete
 from erase.cli.early import check_device_name, check_methods, check_model
-from erase.cli.options import config_options, settings_option
+from erase.cli.options import config_options, device_option, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.resolve import resolve
@@ -41,7 +41,7 @@ def compare() -> None:
     shell_complete=complete("methods", CompareConfig),
 )
 @option("--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them.")
-@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@device_option
 @option(
     "--dry-run",
     is_flag=True,
@@ -116,7 +116,7 @@ def classifier(
 @settings_option(
     "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
-@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@device_option
 @option(
     "--dry-run",
     is_flag=True,

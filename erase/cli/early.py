@@ -19,9 +19,9 @@ from erase.config.evaluate import EvaluateConfig
 from erase.config.families import CLASSIFIER, DENOISERS, declared_families
 from erase.config.methods import canonical, find_method, undefined
 from erase.config.values import parse_line
-from erase.data.concepts import check_renderable, find_concept
+from erase.data.concepts import check_renderable, given_concept
 from erase.data.prompts import prompts_root
-from erase.data.texts import read_prompts
+from erase.data.texts import read_pairs, read_prompts
 from erase.errors import InputError
 from erase.files import read_json
 from erase.runs.run_folder import RunFolder
@@ -44,15 +44,21 @@ def check_denoiser(config: ConceptConfig, device: str | None) -> None:
     check_method(config.method, DENOISERS)
     check_model(config.model)
     root = prompts_root(config.prompts)
-    forget = read_prompts(config.forget_prompts) if config.forget_prompts else None
-    retain = read_prompts(config.retain_prompts) if config.retain_prompts else None
+    if config.forget_prompts:
+        read_pairs(config.forget_prompts)
+    if config.retain_prompts:
+        read_prompts(config.retain_prompts)
     index = Path(config.model).expanduser() / "model_index.json"
     knows_classes = index.is_file() and "id2label" in read_json(index)
     if not is_class and (config.model in EMBEDDED or index.is_file()) and not knows_classes:
-        concept = find_concept(
-            config.concept, root, anchor=config.anchor, forget=forget, retain=retain
+        concept = given_concept(
+            config.concept,
+            root,
+            anchor=config.anchor,
+            forget_prompts=config.forget_prompts,
+            retain_prompts=config.retain_prompts,
         )
-        check_renderable(config.model, concept, own_prompts=forget is not None)
+        check_renderable(config.model, concept, own_prompts=bool(config.forget_prompts))
     check_settings(config, DENOISERS)
 
 

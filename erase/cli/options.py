@@ -122,6 +122,9 @@ def _help(config: type[Config], item: "dataclasses.Field[Any]") -> str:
     return f"{text}  [default: {item.default}]"
 
 
+device_option = option(
+    "--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."
+)
 run_options = together(
     option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
     option(
@@ -138,7 +141,7 @@ run_options = together(
         help="Continue the run that the folder holds; latest-whole passes over damaged checkpoints"
         " and makes a damaged result again.",
     ),
-    option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
+    device_option,
 )
 """The options of every command that fills a run folder."""
 

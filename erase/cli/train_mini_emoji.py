@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from erase.cli.command import command, option
+from erase.cli.early import check_device_name
+from erase.cli.options import device_option
 
 STEPS = click.IntRange(min=1)
 RATE = click.FloatRange(min=0.0, min_open=True)
@@ -60,7 +62,7 @@ RATE = click.FloatRange(min=0.0, min_open=True)
     show_default=True,
     help="Pictures rendered of each of a third of all pairs, to measure the quality; 0: do not.",
 )
-@option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@device_option
 @option(
     "--checkpoint-dir",
     "checkpoints",
@@ -76,7 +78,7 @@ def mini_emoji(
     seed: int,
     mixed_precision: str,
     images_per_pair: int,
-    device: str,
+    device: str | None,
     checkpoints: Path | None,
     checkpointing_steps: int,
     overwrite: bool,
@@ -91,6 +93,7 @@ def mini_emoji(
     npm install --prefix icons @iconify-json/noto@1.2.9 …     (all six: prompts/emoji.yaml)
     erase train mini-emoji --data-dir icons --output runs/mini-emoji --judges-output runs/judges
     """
+    check_device_name(device)
     from erase.embedded.mini_emoji import train_mini_emoji
     from erase.embedded.mini_emoji_stages import Recipe
 

@@ -24,7 +24,13 @@ from erase.data.forget import forget_indices
 from erase.files import fingerprint, hash_file
 from erase.judges.classifier_scores import attack_auc, confidence, predict, rmia_scores
 from erase.models.classifiers import WEIGHTS, Classifier
-from erase.training.classifier import Original, classifier_method, open_original, run_method
+from erase.training.classifier import (
+    Original,
+    classifier_method,
+    open_original,
+    run_method,
+    warn_of_other_data,
+)
 from erase.training.classifier_runs import score, train_original
 
 LIBRARIES = ("erase", "torch", "scikit-learn")
@@ -112,6 +118,7 @@ def check_entries(
 def _check_specs(config: CompareConfig, specs: Sequence[str]) -> None:
     if config.model:
         original = open_original(Path(config.model), torch.device("cpu"), config.data_dir)
+        warn_of_other_data(original, config.model)
         data, trained_on = original.data, original.trained_on
     else:
         data = load_dataset(

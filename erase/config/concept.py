@@ -26,7 +26,9 @@ class ConceptConfig(LoopConfig):
         (), "What to forget; may be given several times.", former=("target",), required=True
     )
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
-    forget_prompts: str | None = option(None, "File of forget prompts: one a line, or a CSV.")
+    forget_prompts: str | None = option(
+        None, "File of forget prompts: one a line, or a CSV; its column anchor, if any, pairs them."
+    )
     retain_prompts: str | None = option(None, "File of retain prompts: one a line, or a CSV.")
     forget_images: str | None = option(None, "Folder of forget images instead of rendering.")
     retain_images: str | None = option(None, "Folder of retain images instead of rendering.")

@@ -28,6 +28,7 @@ from erase.data.classes import left_out, list_classes
 from erase.data.digits import split_digits
 from erase.data.pictures import PictureFolder, read_picture
 from erase.errors import InputError
+from erase.files import fingerprint
 from erase.runs.processes import Distributed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,6 +80,13 @@ class ClassificationData:
     std: tuple[float, ...]
     augmentation: Augmentation
     recipe: str
+
+    def sha256(self) -> str:
+        """SHA-256 of all images and labels, to train on and to test with."""
+        tensors = [t for part in (self.train, self.test) for t in (part.images, part.labels)]
+        return fingerprint(
+            [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
+        )
 
     def to(self, device: torch.device) -> ClassificationData:
         """A copy on the device."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from erase.errors import InputError
 from erase.files import read_jsonl
+from erase.scoring.names import plain
 
 LIMIT = 64 << 20
 """Most bytes, unpacked; the largest public prompt table has 10 MB."""
@@ -26,6 +27,10 @@ TABLES = (".csv", ".tsv")
 """Suffixes of tables; `.gz` may follow."""
 PROMPT = ("prompt", "text", "caption")
 """Names of the column, or of the key, that holds a prompt or caption."""
+ANCHOR = "anchor"
+"""Name of the column, or of the key, that holds what to show instead of the row's prompt."""
+Anchors = tuple[str, ...]
+"""The prompts to show instead of one forget prompt; one is drawn per sample."""
 _NOT_LINES = (".json", ".yaml", ".yml", ".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".xml")
 
 
@@ -164,25 +169,64 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     a row without a prompt.
     """
     path = Path(path)
+    rows = _prompt_rows(path)
+    texts = list(read_text(path).splitlines()) if rows is None else [text for _, _, text in rows]
+    _check_count(path, len(texts))
+    prompts = tuple(text.strip() for text in texts if text.strip())
+    if not prompts:
+        raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")
+    return prompts
+
+
+def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[Anchors, ...] | None]:
+    """Prompts as `read_prompts`, and for each of them its anchors, from the column `anchor`.
+
+    The anchors are None where the file has no such column. Rows with the same prompt give one
+    prompt with several anchors; in JSON lines, `anchor` may also be a list. Raises InputError as
+    `read_prompts`, and, with its line, for a row without an anchor where others have one, and for
+    an anchor that is itself a prompt of the file.
+    """
+    path = Path(path)
+    prompts = read_prompts(path)
+    rows = _prompt_rows(path)
+    if rows is None or not any(ANCHOR in row for _, row, _ in rows):
+        return prompts, None
+    forgotten = {plain(prompt) for prompt in prompts}
+    anchors: dict[str, list[str]] = {}
+    for number, row, prompt in rows:
+        given = row.get(ANCHOR)
+        for text in given if isinstance(given, list) and given else [given]:
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(
+                    f"{path}, line {number} has no anchor.",
+                    "Fill in the anchor of every row, or remove the column and give --anchor.",
+                )
+            if plain(text) in forgotten:
+                raise InputError(
+                    f"{path}, line {number}: the anchor {text.strip()!r} is to be forgotten too.",
+                    "Give another one; an anchor is what to show instead of a prompt.",
+                )
+            anchors.setdefault(prompt, []).append(text.strip())
+    return tuple(anchors), tuple(tuple(dict.fromkeys(texts)) for texts in anchors.values())
+
+
+def _prompt_rows(path: Path) -> list[tuple[int, dict[str, Any], str]] | None:
+    """Line number, row and prompt of a table or of JSON lines; None for a file of other text."""
     if path.suffix.lower() in _NOT_LINES:
         raise InputError(
             f"{path} is no list of prompts.",
             "Give a text file with one prompt a line, or a .csv or .jsonl file with a column"
             " prompt.",
         )
-    if is_table(path) or path.suffix.lower() == ".jsonl":
-        rows = read_rows(path)
-        texts = [prompt_of(row) for _, row in rows]
-        for (number, row), text in zip(rows, texts, strict=True):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(
-                    f"{path}, line {number} has no prompt.",
-                    f"Its columns: {', '.join(row)}. Give one called prompt, and fill it in.",
-                )
-    else:
-        texts = list(read_text(path).splitlines())
-    _check_count(path, len(texts))
-    prompts = tuple(text.strip() for text in texts if text and text.strip())
-    if not prompts:
-        raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")
-    return prompts
+    if not is_table(path) and path.suffix.lower() != ".jsonl":
+        return None
+    rows = []
+    for number, row in read_rows(path):
+        text = prompt_of(row)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"{path}, line {number} has no prompt.",
+                f"Its columns: {', '.join(row)}. Give one called prompt, and fill it in.",
+            )
+        rows.append((number, row, text.strip()))
+    return rows

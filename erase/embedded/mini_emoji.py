@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.utils.deterministic
@@ -42,7 +43,7 @@ from erase.judges.icon_classifier import (
     accuracy,
 )
 from erase.models.loading import save_pipeline
-from erase.runs.checks import check_device
+from erase.runs.device import choose_device, say_device
 from erase.runs.folder import locked
 
 HELD_OUT, HELD_OUT_BATCH = 10, 100  # pictures that the judges are measured on, in batches
@@ -58,7 +59,7 @@ def train_mini_emoji(
     design: Design | None = None,
     vocabulary: Vocabulary | None = None,
     images_a_pair: int = 20,
-    device: str = "cpu",
+    device: str | None = None,
     checkpoints: Path | None = None,
     checkpointing_steps: int = 500,
     overwrite: bool = False,
@@ -80,7 +81,7 @@ def train_mini_emoji(
         vocabulary: objects, styles, colours and captions; default: the project's.
         images_a_pair: pictures rendered of each of a third of all pairs of object and style, to
             measure the quality for the card; 0: do not.
-        device: "cpu" or "cuda".
+        device: a device of torch; default: what accelerate finds.
         checkpoints: folder of the stages' states; a training that was interrupted goes on from
             there; default: none are kept.
         checkpointing_steps: steps between two checkpoints.
@@ -94,7 +95,7 @@ def train_mini_emoji(
         InputError: before training, when the device or icons are missing, a folder is not to be
             replaced, folders lie in one another, or the checkpoints belong to another training.
     """
-    check_device(device)
+    asked, device = device, choose_device(device)
     recipe, design = recipe or Recipe(), design or Design()
     vocabulary = vocabulary or read_vocabulary()
     output = output.resolve()
@@ -111,11 +112,13 @@ def train_mini_emoji(
     if images_a_pair and judges_output is None:
         judges = {k: IconClassifier.load(folder, device) for k, folder in targets.items()}
     icons = read_icons(data, vocabulary)
+    if not quiet:
+        say_device(device, asked)
     kept = _checkpoints(checkpoints, checkpointing_steps, seed, recipe, design, vocabulary, icons)
     pictures = Pictures(icons.to(device, design.size), vocabulary, seed)
     pipeline = build_pipeline(seed, design, vocabulary).to(device)
     seconds: dict[str, tuple[float, float]] = {}
-    taken: dict[str, int] = {}
+    taken: dict[str, Any] = {}
     with _repeatable(device), locked(checkpoints) if checkpoints else contextlib.nullcontext():
         first, error = timed(
             seconds,
@@ -244,7 +247,7 @@ def _checkpoints(
         "colours": [colour.levels for colour in vocabulary.colours],
         "icons": float(icons.tiles.double().sum()),
     }
-    later = ("steps", "batch", "rate", "ema", "copies", "minutes")
+    later: tuple[str, ...] = ("steps", "batch", "rate", "ema", "copies", "minutes")
     later += ("unet_widths", "unet_layers", "heads", "text_width", "text_layers", "prediction")
     judges = {key: value for key, value in settings.items() if key not in later}
     first = {key: value for key, value in judges.items() if not key.startswith("judge_")}
@@ -267,11 +270,11 @@ def _repeatable(device: str) -> Iterator[None]:
     before = (
         torch.get_float32_matmul_precision(),
         torch.backends.cudnn.deterministic,
-        torch.utils.deterministic.fill_uninitialized_memory,
     )
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.deterministic = True
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time only
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # filling costs time only
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -279,4 +282,4 @@ def _repeatable(device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.deterministic = before[1]
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+        deterministic.fill_uninitialized_memory = True

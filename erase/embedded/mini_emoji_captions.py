@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,10 +90,12 @@ class CaptionDrawer:
             for text in self.vocabulary.captions(split, labels, {kind: words})
         ]
 
-    def draw(
-        self, objects: Tensor, styles: Tensor, colours: Tensor, draws: torch.Generator
-    ) -> Tensor:
-        """Tokens `[B, length]` for labels `[B]` each; `draws` lies on the device of all."""
+    def draw(self, labels: Sequence[Tensor], draws: torch.Generator) -> Tensor:
+        """Tokens `[B, length]` for labels of object, style and colour, `[B]` each.
+
+        `draws` and the labels lie on the device of the tokens.
+        """
+        objects, styles, colours = labels
         kind, pick = torch.rand(2, len(objects), generator=draws, device=objects.device)
         row = torch.searchsorted(self._bounds, kind, right=True).clamp(max=len(MIX) - 1)
         count = self._counts[row, objects, styles, colours]

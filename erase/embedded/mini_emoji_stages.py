@@ -148,10 +148,9 @@ def train_autoencoder(
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean**2 + logvar.exp() - 1.0 - logvar).mean()
-        edges = F.l1_loss(_across(decoded), _across(batch)) + F.l1_loss(
-            _down(decoded), _down(batch)
-        )
-        return F.l1_loss(decoded, batch) + EDGE_WEIGHT * edges + KL_WEIGHT * divergence
+        edges = sum(F.l1_loss(decoded.diff(dim=side), batch.diff(dim=side)) for side in (2, 3))
+        error: Tensor = F.l1_loss(decoded, batch) + EDGE_WEIGHT * edges + KL_WEIGHT * divergence
+        return error
 
     stage = Stage(
         "autoencoder",
@@ -167,14 +166,6 @@ def train_autoencoder(
     _standardise(vae, encode(vae, images, scaled=False))
     vae.register_to_config(scaling_factor=1.0)
     return result, float(F.l1_loss(decode(vae, encode(vae, images)), images))
-
-
-def _across(images: Tensor) -> Tensor:
-    return images[..., 1:] - images[..., :-1]
-
-
-def _down(images: Tensor) -> Tensor:
-    return images[..., 1:, :] - images[..., :-1, :]
 
 
 @torch.no_grad()
@@ -285,7 +276,7 @@ def train_denoiser(
         labels = pictures.labels(recipe.batch, draws)
         copies = torch.randint(recipe.copies, (recipe.batch,), generator=draws, device=device)
         clean = latents[copies, *labels]
-        tokens = drawer.draw(*labels, draws)
+        tokens = drawer.draw(labels, draws)
         noise = torch.randn(clean.shape, generator=draws, device=device)
         timesteps = torch.randint(len(known), (recipe.batch,), generator=draws, device=device)
         signal = known[timesteps].sqrt()[:, None, None, None]

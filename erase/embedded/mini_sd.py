@@ -22,7 +22,7 @@ from erase.embedded.stages import decode, encode
 from erase.files import atomic_directory
 from erase.judges.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier, train_classifier
 from erase.models.loading import save_pipeline
-from erase.runs.checks import check_device
+from erase.runs.device import choose_device, say_device
 
 VAE_STEPS = 700
 DENOISER_STEPS = 2000
@@ -37,7 +37,7 @@ def train_mini_sd(
     classifier_output: Path | None = None,
     images_a_class: int = 50,
     max_train_samples: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
@@ -56,7 +56,7 @@ def train_mini_sd(
         images_a_class: Images of each digit rendered to measure the quality for the card; 0: do
             not measure.
         max_train_samples: Use only so many training images; default: all.
-        device: "cpu" or "cuda".
+        device: of torch; None: what accelerate finds, as everywhere.
         overwrite: Replace a pipeline at `output` and a classifier at `classifier_output`.
         quiet: Show no progress bars.
 
@@ -67,7 +67,7 @@ def train_mini_sd(
         InputError: Before training, when the device is missing, a folder is not empty and not to be
             replaced, or one folder lies in the other.
     """
-    check_device(device)
+    asked, device = device, choose_device(device)
     output = output.resolve()
     folders = [PipelineFolder(output, "mini-sd", overwrite=overwrite)]
     if classifier_output is not None:
@@ -80,6 +80,8 @@ def train_mini_sd(
     check_apart(*folders)
     if images_a_class and classifier_output is None:
         DigitClassifier.load(DIGITS_CLASSIFIER)  # refuses a missing classifier before training
+    if not quiet:
+        say_device(device, asked)
     captions = digit_captions()
     train = split_digits().train
     data = LabelledImages(
@@ -122,6 +124,7 @@ def train_mini_sd(
             steps=steps,
             vae_steps=vae_steps,
             seconds=seconds,
+            device=device,
             machine=machine(device),
             reconstruction_error=reconstruction_error,
             loss=loss,

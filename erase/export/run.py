@@ -8,7 +8,7 @@ from typing import Any
 from erase.errors import InputError
 from erase.files import read_json
 from erase.models import original_layout as layout
-from erase.models.base_card import licence_of
+from erase.models.base_card import licence_header
 from erase.models.loading import ModelSource
 from erase.models.modelspec import PREDICTIONS, V_PREDICTION, modelspec
 from erase.runs.record import RECORD
@@ -49,7 +49,7 @@ class FinishedRun:
             kind=kind,
             resolution=ModelSource(str(self.folder), self.folder).resolution(),
             prediction=self.prediction,
-            licence=licence_of(self.folder, self.base),
+            licence=licence_header(self.folder, self.base),
         )
 
     def layer(self, name: str) -> str:

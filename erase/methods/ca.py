@@ -45,7 +45,7 @@ RECIPES: dict[str, Recipe] = {
     "style": published("concept-ablation: diffusers/train.py, style", **_INSTANCE),
     "small": ours(
         "the best of a small search on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
-        regulariser="retain",
+        regulariser="anchor",
         retain_weight=1.0,
     ),
     "class-conditional": ours(

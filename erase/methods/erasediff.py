@@ -49,7 +49,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "small": ours(
         "the best of a small search on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
-        rule="adaptive",
+        rule="fixed",
+        forget_weight=1.0,
     ),
     "class-conditional": published(
         "EraseDiff: ddpm/configs/cifar10_erasediff.yml",

@@ -47,6 +47,7 @@ RECIPES: dict[str, Recipe] = {
     "style": ours("SA's for a person", trainable="xattn", **_SD),
     "small": ours(
         "the best of a small search on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
+        ewc=0.005,
         fisher_samples=64,
         fisher_timesteps=8,
     ),

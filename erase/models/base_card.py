@@ -72,10 +72,19 @@ def base_facts(folder: Path, name: str) -> dict[str, str]:
     return {key: value for key, value in facts.items() if isinstance(value, str) and value}
 
 
-def licence_of(folder: Path, base: str) -> str | None:
-    """The licence of a run's model: what its card says, or that of its base; None if unknown."""
+def licence_header(folder: Path, base: str) -> dict[str, str]:
+    """The licence for the header of a weights file, as a card has it; empty if it is not known.
+
+    Args:
+        folder: of the run, whose card names the licence, or of the base model.
+        base: the base model: an alias, a hub id or a whole path.
+    """
     facts = base_facts(folder, base)
-    return facts.get("license_name") or facts.get("license")
+    values = {
+        "modelspec.license": facts.get("license_name") or facts.get("license"),
+        "erase.license_link": facts.get("license_link"),
+    }
+    return {key: value for key, value in values.items() if value}
 
 
 def front_matter(folder: Path) -> Mapping[str, Any]:

@@ -43,6 +43,8 @@ class Description:
     limit: int | None = None
     follow_links: bool | None = None
     """Whether links may lead out of `data_dir`."""
+    data_sha256: str | None = None
+    """Of all images and labels that the model was trained and tested with."""
     validation: tuple[int, ...] = ()
     """Indices of the training set that the model was not trained on."""
     facts: dict[str, Any] = field(default_factory=dict)

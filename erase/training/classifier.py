@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -88,6 +89,20 @@ def open_original(folder: Path, device: torch.device, data_dir: str | None = Non
     trained = torch.ones(len(data.train), dtype=torch.bool)
     trained[torch.tensor(description.validation, dtype=torch.long)] = False
     return Original(model.to(device), description, data.to(device), trained.nonzero().flatten())
+
+
+def warn_of_other_data(original: Original, folder: str) -> None:
+    """Warn where the data is not what the classifier was trained on, as far as it says so.
+
+    Accuracy on retained images and membership inference suppose that it is.
+    """
+    known, found = original.description.data_sha256, original.data.sha256()
+    if known not in (None, found):
+        click.echo(
+            f"Warning: {folder} was trained on data of SHA-256 {known}, and this data has {found}:"
+            " its images or labels differ. Give --data-dir with the data that it was trained on.",
+            err=True,
+        )
 
 
 @dataclass(frozen=True)

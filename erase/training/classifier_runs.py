@@ -1,6 +1,5 @@
 """The run folders of `erase train classifier` and `erase classifier`."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -37,7 +36,13 @@ from erase.models.classifiers import (
 from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
-from erase.training.classifier import Original, describe_result, open_original, run_method
+from erase.training.classifier import (
+    Original,
+    describe_result,
+    open_original,
+    run_method,
+    warn_of_other_data,
+)
 from erase.training.distinct import bits, check_changed
 
 FORGET, METRICS = "forget.json", "metrics.json"
@@ -81,7 +86,7 @@ def train_original(
         overwrite=overwrite,
         resume=resume,
         facts={
-            "images": _data_hash(data),
+            "images": description.data_sha256,
             "weights": hash_file(Path(config.weights)) if config.weights else None,
         },
         inputs=(config.data_dir, config.weights),
@@ -154,6 +159,7 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         data_dir=str(Path(config.data_dir).resolve()) if config.data_dir else None,
         limit=config.limit,
         follow_links=config.follow_links,
+        data_sha256=data.sha256(),
         validation=tuple(validation.tolist()),
     )
 
@@ -190,6 +196,7 @@ def erase_classifier(
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     where = torch.device(choose_device(device))
     original = open_original(Path(config.model), where, config.data_dir)
+    warn_of_other_data(original, config.model)
     forget = choose_forget(original, config)
     share = len(forget) / len(original.trained_on)
 
@@ -215,7 +222,7 @@ def erase_classifier(
             "original": hash_files(
                 [Path(config.model) / name for name in (WEIGHTS, DESCRIPTION)], Path(config.model)
             ),
-            "images": _data_hash(original.data),
+            "images": original.data.sha256(),
             "forget": fingerprint(forget.tolist()),
         },
         inputs=(config.model, config.data_dir, _indices_file(config.forget)),
@@ -262,14 +269,6 @@ def erase_classifier(
             scoring = round(time.perf_counter() - start, 3)
             record.finish(rte_s=round(outcome.seconds, 3), scoring_s=scoring)
     return output, scores
-
-
-def _data_hash(data: ClassificationData) -> str:
-    """SHA-256 of all images and labels, to train on and to test with."""
-    tensors = [t for part in (data.train, data.test) for t in (part.images, part.labels)]
-    return fingerprint(
-        [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
-    )
 
 
 def _indices_file(forget: str) -> str | None:

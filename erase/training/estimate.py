@@ -188,7 +188,7 @@ def _phases(
     phases["train"] = _train(planned, task, counted) + cached
     # The complete pipeline needs the other parts too, while training still holds its tensors.
     others = sum(4 * weight_count(source.path / name) for name in family.frozen)
-    phases["save"] = counted.live + cached + others
+    phases["save"] = peak_of(counted, lambda: None) + cached + others
     return phases, trained
 
 

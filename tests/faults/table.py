@@ -1,11 +1,13 @@
 """Counts provoked faults: `@pytest.mark.fault(KIND)` on a test; `--faults FILE` writes the table.
 
-`survived` are the tests that passed, `tried` all that ran; docs/reliability.md holds the table.
+`survived` are the faults of tests that passed, `tried` those of all that ran; a test provokes one,
+or as many as it says (`times=N`). docs/reliability.md holds the table.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,14 +22,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if mark := item.get_closest_marker("fault"):
-            item.user_properties.append(("fault", mark.args[0]))
+            item.user_properties.append(("fault", (mark.args[0], mark.kwargs.get("times", 1))))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    kind = dict(report.user_properties).get("fault")
-    if kind and report.when == "call":
-        TRIED[str(kind)] += 1
-        SURVIVED[str(kind)] += report.passed
+    fault: Any = dict(report.user_properties).get("fault")
+    if fault and report.when == "call":
+        kind, times = fault
+        TRIED[kind] += times
+        SURVIVED[kind] += times * report.passed
 
 
 @pytest.hookimpl(wrapper=True)

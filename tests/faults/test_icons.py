@@ -27,7 +27,10 @@ def edit_index(**changes: object) -> Callable[[Path], None]:
 
 
 def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
 
 
 def smaller(folder: Path) -> None:
