@@ -252,7 +252,9 @@ def _mapping(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any
 
 def _convert(path: Path, part: str, rows: Any, kind: type[ThingT]) -> tuple[ThingT, ...]:
     try:
-        things = msgspec.convert(rows, tuple[kind, ...])  # type: ignore[valid-type]
+        things: tuple[ThingT, ...] = tuple(
+            msgspec.convert(row, kind) for row in msgspec.convert(rows, list[dict[str, Any]])
+        )
     except msgspec.ValidationError as error:
         raise _unusable(path, f"`{part}`: {error}") from None
     names = [thing.name for thing in things]

@@ -54,7 +54,8 @@ def train_vae(
         noise = torch.randn(posterior.mean.shape, generator=draws).to(batch.device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-        return F.mse_loss(decoded, batch) + KL_WEIGHT * divergence
+        total: torch.Tensor = F.mse_loss(decoded, batch) + KL_WEIGHT * divergence
+        return total
 
     vae.train()
     run_stage(Stage("autoencoder", steps, VAE_LEARNING_RATE), {"vae": vae}, loss, quiet=quiet)

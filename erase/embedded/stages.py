@@ -121,7 +121,7 @@ def run_stage(
             group["lr"] = stage.rate * _share(stage, step, steps)
         value = loss(step)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         optimizer.step()
         if average is not None:
