@@ -29,7 +29,8 @@ from transformers import (
 )
 
 from erase.data.captioned import CaptionedImages
-from erase.embedded.mini_sd_model import MAX_TOKENS, build_tokenizer
+from erase.embedded.mini_sd_model import MAX_TOKENS
+from erase.embedded.tokenizer import build_tokenizer
 from erase.models.class_conditional import ClassConditionalPipeline, build_pipeline
 
 WORDS = ("a", "cat", "dog", "photo", "of", "red", "car")

@@ -9,6 +9,7 @@ from erase.cli.main import LazyGroup
     lazy={
         "classifier": "erase.cli.train_classifier:classifier",
         "ddpm": "erase.cli.train_ddpm:ddpm",
+        "mini-emoji": "erase.cli.train_mini_emoji:mini_emoji",
         "mini-sd": "erase.cli.train_mini_sd:mini_sd",
     },
 )

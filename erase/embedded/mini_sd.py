@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from erase.data.digits import LabelledImages, digit_captions, split_digits
+from erase.embedded.folders import (
+    CARD,
+    ClassifierFolder,
+    PipelineFolder,
+    check_apart,
+    machine,
+    timed,
+)
 from erase.embedded.mini_sd_card import Training, measure_quality, model_card
 from erase.embedded.mini_sd_model import build_pipeline
-from erase.embedded.mini_sd_stages import decode, encode, train_denoiser, train_vae
-from erase.errors import InputError
-from erase.files import atomic_directory, read_json
-from erase.judges.digit_classifier import (
-    DESCRIPTION,
-    DIGITS_CLASSIFIER,
-    WEIGHTS,
-    DigitClassifier,
-    train_classifier,
-)
+from erase.embedded.mini_sd_stages import train_denoiser, train_vae
+from erase.embedded.stages import decode, encode
+from erase.files import atomic_directory
+from erase.judges.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier, train_classifier
 from erase.models.loading import save_pipeline
-from erase.runs.checks import check_writable
 from erase.runs.device import choose_device, say_device
-from erase.runs.folder import ResultFolder
 
-INDEX, CARD = "model_index.json", "README.md"
 VAE_STEPS = 700
 DENOISER_STEPS = 2000
 
@@ -74,17 +69,15 @@ def train_mini_sd(
     """
     asked, device = device, choose_device(device)
     output = output.resolve()
-    _PipelineFolder(output, "mini-sd", overwrite=overwrite).check()
+    folders = [PipelineFolder(output, "mini-sd", overwrite=overwrite)]
     if classifier_output is not None:
         classifier_output = classifier_output.resolve()
-        _ClassifierFolder(
-            classifier_output, "classifier", overwrite=overwrite, option="--classifier-output"
-        ).check()
-        if output.is_relative_to(classifier_output) or classifier_output.is_relative_to(output):
-            raise InputError(
-                f"{output} and {classifier_output} lie in one another.",
-                "Give two folders side by side.",
+        folders.append(
+            ClassifierFolder(
+                classifier_output, "classifier", overwrite=overwrite, option="--classifier-output"
             )
+        )
+    check_apart(*folders)
     if images_a_class and classifier_output is None:
         DigitClassifier.load(DIGITS_CLASSIFIER)  # refuses a missing classifier before training
     if not quiet:
@@ -96,21 +89,21 @@ def train_mini_sd(
     )
     pipeline = build_pipeline(seed, captions).to(device)
     seconds: dict[str, tuple[float, float]] = {}
-    reconstruction_error = _timed(
+    reconstruction_error = timed(
         seconds,
         "autoencoder",
         lambda: train_vae(pipeline.vae, data.images, seed=seed, steps=vae_steps, quiet=quiet),
     )
     if classifier_output is not None:
         rebuilt = decode(pipeline.vae, encode(pipeline.vae, train.images.to(device)))
-        _timed(
+        timed(
             seconds,
             "digit classifier",
             lambda: train_classifier(
                 classifier_output, seed=seed, reconstructions=rebuilt, device=device, quiet=quiet
             ),
         )
-    loss = _timed(
+    loss = timed(
         seconds,
         "denoiser",
         lambda: train_denoiser(pipeline, data, captions, seed=seed, steps=steps, quiet=quiet),
@@ -132,49 +125,9 @@ def train_mini_sd(
             vae_steps=vae_steps,
             seconds=seconds,
             device=device,
-            machine=f"{device}, {platform.machine()}, {torch.get_num_threads()} threads "
-            f"of {os.cpu_count()} cores",
+            machine=machine(device),
             reconstruction_error=reconstruction_error,
             loss=loss,
         )
         (folder / CARD).write_text(model_card(training, quality), encoding="utf-8")
     return output
-
-
-class _PipelineFolder(ResultFolder):
-    """A folder that appears whole, without a record: a pipeline, its card and nothing else."""
-
-    def check(self) -> bool:
-        """Check the folder, and that its parent is writable, where the folder is replaced."""
-        continued = super().check()
-        check_writable(self.path.parent, self.option)
-        return continued
-
-    def is_empty(self) -> bool:
-        """Whether the folder is absent or has nothing in it."""
-        return not self.path.exists() or not self._names()
-
-    def is_ours(self) -> bool:
-        """Whether the folder holds what `erase train mini-sd` writes, and nothing else."""
-        index = self.path / INDEX
-        parts = read_json(index) if index.is_file() else None
-        return isinstance(parts, dict) and self._names() <= {INDEX, CARD, *parts}
-
-    def _names(self) -> set[str]:
-        return {item.name for item in self.path.iterdir()}
-
-
-class _ClassifierFolder(_PipelineFolder):
-    """A folder that appears whole: a digit classifier and nothing else."""
-
-    def is_ours(self) -> bool:
-        """Whether the folder holds a digit classifier, and nothing else."""
-        return self._names() == {WEIGHTS, DESCRIPTION}
-
-
-def _timed(seconds: dict[str, tuple[float, float]], name: str, work: Callable[[], float]) -> float:
-    """Run one stage, record its wall and CPU time, and return its result."""
-    wall, cpu = time.monotonic(), time.process_time()
-    result = work()
-    seconds[name] = (time.monotonic() - wall, time.process_time() - cpu)
-    return result

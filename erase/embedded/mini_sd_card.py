@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from erase.data.digits import digit_captions
+from erase.embedded.folders import cost_table
 from erase.embedded.mini_sd_stages import DENOISER_BATCH, VAE_BATCH
 from erase.evaluation.score import score_pipeline
 
@@ -98,9 +99,7 @@ def measure_quality(
 
 def model_card(training: Training, quality: Quality | None) -> str:
     """Return the card, in Markdown, of a model with its training and its measured quality."""
-    cost = "\n".join(
-        f"| {name} | {wall:.0f} s | {cpu:.0f} s |" for name, (wall, cpu) in training.seconds.items()
-    )
+    cost = cost_table(training.seconds)
     return f"""---
 library_name: diffusers
 pipeline_tag: text-to-image

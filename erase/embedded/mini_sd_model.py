@@ -1,11 +1,8 @@
-"""The network of `mini-sd`: a small but whole Stable Diffusion pipeline, and its tokenizer."""
+"""The network of `mini-sd`: a small but whole Stable Diffusion pipeline, with its words."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from diffusers import (
@@ -14,17 +11,16 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from erase.core.rng import derive_seed
 from erase.data.digits import CLASSES, IMAGE_SIZE, digit_captions
 from erase.data.prompts import ClassList
+from erase.embedded.tokenizer import build_tokenizer
 
 TEXT_WIDTH = 64
 LATENT_SIZE = 8
 MAX_TOKENS = 16  # tokens of a prompt, start and end included
-START, END = "<|startoftext|>", "<|endoftext|>"
-_WORD_END = "</w>"
 
 
 def caption_words(captions: ClassList) -> tuple[str, ...]:
@@ -45,7 +41,7 @@ def build_pipeline(seed: int, captions: ClassList | None = None) -> StableDiffus
         seed: Seed of the initial weights; the global random state is left as it was.
         captions: The captions whose words the tokenizer knows; default: the project's own.
     """
-    tokenizer = build_tokenizer(caption_words(captions or digit_captions()))
+    tokenizer = build_tokenizer(caption_words(captions or digit_captions()), MAX_TOKENS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("mini-sd", "weights", seed))
         vae = AutoencoderKL(
@@ -100,65 +96,3 @@ def build_pipeline(seed: int, captions: ClassList | None = None) -> StableDiffus
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
-    """Build a byte-level CLIP tokenizer that has one token for each of `words`.
-
-    Any other text falls apart into shorter pieces, in the end into bytes, so no text fails.
-
-    Args:
-        words: Lower-case words of letters, or single digits; their order does not matter.
-    """
-    alphabet = _byte_alphabet()
-    merges = _learn_merges(sorted(set(words)))
-    tokens = [*alphabet, *(letter + _WORD_END for letter in alphabet)]
-    tokens += [left + right for left, right in merges]
-    tokens += [START, END]  # the end token has the highest id, as in CLIP
-    return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(tokens)},
-        merges=merges,
-        bos_token=START,
-        eos_token=END,
-        unk_token=END,
-        pad_token=END,
-        model_max_length=MAX_TOKENS,
-    )
-
-
-def _byte_alphabet() -> list[str]:
-    """Return the 256 printable stand-ins of bytes that byte-level BPE uses, by byte value.
-
-    Printable Latin-1 characters stand for themselves; the other bytes take characters from 256 on.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
-
-
-def _learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Return byte-pair merges, most frequent pair first, until each word is one token.
-
-    Encoding replays merges in the order they were learnt, so each word ends whole.
-    """
-    pieces = [[*word[:-1], word[-1] + _WORD_END] for word in words]
-    merges: list[tuple[str, str]] = []
-    while counts := Counter(pair for word in pieces for pair in pairwise(word)):
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        merges.append(best)
-        pieces = [_merge(word, best) for word in pieces]
-    return merges
-
-
-def _merge(word: Sequence[str], pair: tuple[str, str]) -> list[str]:
-    """Join each occurrence of `pair` in `word`, from the left."""
-    joined: list[str] = []
-    index = 0
-    while index < len(word):
-        if tuple(word[index : index + 2]) == pair:
-            joined.append(pair[0] + pair[1])
-            index += 2
-        else:
-            joined.append(word[index])
-            index += 1
-    return joined

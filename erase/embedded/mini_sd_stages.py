@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from diffusers.training_utils import EMAModel
-from tqdm import tqdm
 
 from erase.core.rng import batch_indices, generator
 from erase.data.digits import CLASSES, LabelledImages, jitter
 from erase.data.prompts import ClassList
+from erase.embedded.stages import Stage, decode, encode, run_stage
 
 VAE_BATCH = 16
 VAE_LEARNING_RATE = 2e-3
@@ -24,7 +23,6 @@ EMA_DECAY = 0.998
 JITTERED_COPIES = 7  # of each training image, encoded once beside the image itself
 DROPPED_CAPTIONS = 0.1  # share of empty captions, for classifier-free guidance
 GENERIC_CAPTIONS = 0.05  # share of captions that name no digit
-GRADIENT_NORM = 1.0
 
 
 def train_vae(
@@ -47,9 +45,8 @@ def train_vae(
     Returns:
         Mean squared reconstruction error over `images`, in units of [-1, 1] squared.
     """
-    vae.train()
-    parameters = list(vae.parameters())
-    for step, optimizer in _schedule(parameters, VAE_LEARNING_RATE, steps, "autoencoder", quiet):
+
+    def loss(step: int) -> torch.Tensor:
         draws = generator("mini-sd", "vae", seed, step)
         chosen = batch_indices(len(images), VAE_BATCH, step, "mini-sd", "vae", seed)
         batch = jitter(images[chosen.to(images.device)], draws)
@@ -57,28 +54,15 @@ def train_vae(
         noise = torch.randn(posterior.mean.shape, generator=draws).to(batch.device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-        loss = F.mse_loss(decoded, batch) + KL_WEIGHT * divergence
-        _update(optimizer, loss, parameters)
+        total: torch.Tensor = F.mse_loss(decoded, batch) + KL_WEIGHT * divergence
+        return total
+
+    vae.train()
+    run_stage(Stage("autoencoder", steps, VAE_LEARNING_RATE), {"vae": vae}, loss, quiet=quiet)
     vae.eval()
     latents = encode(vae, images, scaled=False)
     vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 4))
     return float(F.mse_loss(decode(vae, latents, scaled=False), images))
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, images: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
-    """Encode images `[N, 3, 32, 32]` in [-1, 1] to the means of their latents `[N, 4, 8, 8]`."""
-    parts = [vae.encode(part).latent_dist.mean for part in torch.split(images, 64)]
-    return torch.cat(parts) * (vae.config.scaling_factor if scaled else 1.0)
-
-
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
-    """Decode latents `[N, 4, 8, 8]` to images `[N, 3, 32, 32]` in [-1, 1]."""
-    latents = latents / (vae.config.scaling_factor if scaled else 1.0)
-    return torch.cat([vae.decode(part).sample for part in torch.split(latents, 64)]).clamp(
-        -1.0, 1.0
-    )
 
 
 def train_denoiser(
@@ -115,12 +99,8 @@ def train_denoiser(
     device = data.images.device
     latents = _jittered_latents(pipeline.vae, data.images, seed)
     drawer = CaptionDrawer(pipeline.tokenizer, captions)
-    unet.train()
-    text_encoder.train()
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    average = EMAModel(parameters, decay=EMA_DECAY)
-    losses: list[float] = []
-    for step, optimizer in _schedule(parameters, DENOISER_LEARNING_RATE, steps, "denoiser", quiet):
+
+    def loss(step: int) -> torch.Tensor:
         draws = generator("mini-sd", "denoiser", seed, step)
         chosen = batch_indices(len(data), DENOISER_BATCH, step, "mini-sd", "denoiser", seed)
         copies = torch.randint(len(latents), (DENOISER_BATCH,), generator=draws)
@@ -131,15 +111,14 @@ def train_denoiser(
         timesteps = torch.randint(last, (DENOISER_BATCH,), generator=draws).to(device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         states = text_encoder(tokens).last_hidden_state
-        loss = F.mse_loss(unet(noisy, timesteps, states).sample, noise)
-        _update(optimizer, loss, parameters)
-        average.step(parameters)
-        losses.append(float(loss.detach()))
-    average.copy_to(parameters)
+        return F.mse_loss(unet(noisy, timesteps, states).sample, noise)
+
+    modules = {"unet": unet.train(), "text_encoder": text_encoder.train()}
+    stage = Stage("denoiser", steps, DENOISER_LEARNING_RATE, ema=EMA_DECAY)
+    result = run_stage(stage, modules, loss, quiet=quiet)
     unet.eval()
     text_encoder.eval()
-    tail = losses[-max(1, steps // 10) :]
-    return sum(tail) / len(tail)
+    return result.loss
 
 
 class CaptionDrawer:
@@ -181,32 +160,3 @@ def _jittered_latents(vae: AutoencoderKL, images: torch.Tensor, seed: int) -> to
         draws = generator("mini-sd", "copies", seed, copy)
         sets.append(encode(vae, jitter(images, draws)).cpu())
     return torch.stack(sets)
-
-
-def _schedule(
-    parameters: list[torch.nn.Parameter],
-    rate: float,
-    steps: int,
-    name: str,
-    quiet: bool,
-) -> Iterator[tuple[int, torch.optim.Optimizer]]:
-    """Yield (step, optimizer) with a learning rate that warms up, then falls linearly to zero."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    warm_up = min(100, max(1, steps // 10))
-    for step in tqdm(range(steps), desc=name, disable=quiet, unit="step"):
-        fraction = min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * fraction
-        yield step, optimizer
-
-
-def _update(
-    optimizer: torch.optim.Optimizer,
-    loss: torch.Tensor,
-    parameters: list[torch.nn.Parameter],
-) -> None:
-    """Take one optimizer step on `loss`."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
-    optimizer.step()

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from erase.data.digits import digit_captions
 from erase.errors import InputError
 from erase.judges.base import ClassifierJudge
-from erase.judges.digit_classifier import is_digit_classifier
+from erase.judges.digit_classifier import DigitClassifier
 from erase.judges.digits import DigitJudge
+from erase.judges.emoji import EMOJI_JUDGES, emoji_judge
+from erase.judges.icon_classifier import IconClassifier
 from erase.judges.images import batches, halving
 from erase.judges.zoo import Network, network_from
 from erase.scoring.context import Predictions
@@ -122,9 +124,10 @@ def load_judge(
     """The judge of that name, for a suite's classes.
 
     Args:
-        name: `digits-classifier`, or a folder of another such one (`erase train mini-sd`); a folder
-            that `erase train classifier` wrote; a weight file `ARCH-….pth`; `efficientnet-lite0`;
-            a torchvision or timm model.
+        name: `digits-classifier`, `emoji-objects`, `emoji-styles`, or a folder of another such one
+            (`erase train mini-sd`, `mini-emoji`); `emoji-colours`; a folder that `erase train
+            classifier` wrote; a weight file `ARCH-….pth`; `efficientnet-lite0`; a torchvision or
+            timm model.
         classes: names that targets may take.
         settings: `among`, as for `NetworkJudge`.
         device: where it runs; the digit classifier always runs on the CPU.
@@ -144,9 +147,11 @@ def _load(
     device: str,
     aliases: tuple[tuple[str, str], ...],
 ) -> ClassifierJudge:
-    if name == DIGITS or is_digit_classifier(Path(name)):
+    if name == DIGITS or DigitClassifier.is_here(Path(name)):
         ordered = _in_digit_order(classes, dict(aliases))
         return DigitJudge(ordered, None if name == DIGITS else Path(name))
+    if name in EMOJI_JUDGES or IconClassifier.is_here(Path(name)):
+        return emoji_judge(name, classes)
     return NetworkJudge(network_from(name, classes), classes, among, device, dict(aliases))
 
 
