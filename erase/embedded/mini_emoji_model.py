@@ -37,10 +37,10 @@ class Design:
         prediction: what the U-Net predicts: `v_prediction` or `epsilon`.
     """
 
-    size: int = 64
-    vae_widths: tuple[int, ...] = (32, 48, 64, 96)
-    latent_channels: int = 12
-    unet_widths: tuple[int, ...] = (96, 160)
+    size: int = 48
+    vae_widths: tuple[int, ...] = (32, 64, 96)
+    latent_channels: int = 6
+    unet_widths: tuple[int, ...] = (64, 128)
     unet_layers: int = 1
     heads: int = 4
     text_width: int = 128

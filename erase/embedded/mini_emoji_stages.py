@@ -18,7 +18,6 @@ from erase.embedded.stages import Checkpoints, Result, Stage, decode, encode, ru
 KL_WEIGHT = 3e-4  # of the mean over latent elements, against a mean over pixels
 EDGE_WEIGHT = 0.5  # of the differences between neighbouring pixels
 ODD_COLOURS = 0.1  # share of the autoencoder's and the judges' backgrounds of any other colour
-EMA_DECAY = 0.9995
 SAMPLED = 256  # pictures that the scales of the latents are measured on
 
 
@@ -35,18 +34,18 @@ class Recipe:
         bf16: compute in 16 bits where that is safe, on a GPU.
     """
 
-    vae_steps: int = 3000
-    vae_batch: int = 64
+    vae_steps: int = 1378
+    vae_batch: int = 96
     vae_rate: float = 1e-3
-    judge_steps: int = 1500
-    judge_batch: int = 128
+    judge_steps: int = 488
+    judge_batch: int = 256
     judge_rate: float = 3e-3
-    steps: int = 12000
-    batch: int = 64
+    steps: int = 2493
+    batch: int = 512
     rate: float = 1e-3
-    falling: float = 0.5
-    ema: float = EMA_DECAY
-    copies: int = 8
+    falling: float = 0.4
+    ema: float = 0.999
+    copies: int = 12
     minutes: float | None = None
     vae_minutes: float | None = None
     judge_minutes: float | None = None
