@@ -29,8 +29,13 @@ from erase.files import read_jsonl, write_json
 FORGET = ("random:10%", "random:50%", "class:cat")
 ALPHAS = "0,0.01,0.03,0.1,0.3,auto"
 DATA = {"dataset": "cifar10", "resolution": 16, "images-per-class": 1000}
-RECIPE = {"arch": "cnn-gelu", "crop-padding": 0, "retrain-epochs": 20, "epochs": 1}
-TRAINING = ("retrain.learning_rate=0.1", "retrain.lr_scheduler=cosine")
+RECIPE = {"arch": "cnn-gelu", "crop-padding": 0, "retrain-epochs": 24, "epochs": 1}
+TRAINING = (
+    "retrain.learning_rate=0.15",
+    "retrain.weight_decay=1e-4",
+    "retrain.lr_scheduler=cosine",
+)
+"""Of the original and of Retrain."""
 BATCH = 64
 FORGET_ONLY = {"ga": 5, "be": 5, "bs": 5}
 """Passes over D_f of the methods that see nothing else."""
