@@ -4,28 +4,28 @@
     python -m benchmarks.meta_step --model resnet20
 
 The default model is a `UNet2DConditionModel` of about the size of mini-sd's (2.6 M parameters,
-latents ``[32, 4, 8, 8]``, text states ``[32, 16, 64]``). The modes take turns, so that other load on
-the machine falls on all of them alike; each ratio is the median over rounds of (mode / joint of the
+latents ``[32, 4, 8, 8]``, text states ``[32, 16, 64]``). The modes take turns, so that other load
+on the machine falls on all of them alike; each ratio is the median over rounds of (mode / joint of the
 same round). Memory is the peak of live tensors within the step: on a CPU by adding up the
 allocator's events, on CUDA as the allocator reports it. `joint` runs without diagnosis, as LUR-b
 would be written by hand.
 
 The classifiers `cnn-gelu` (64 images of 16 pixels) and `resnet20` (64 of 32 pixels, channels_last)
 show what `exact` costs, their default mode, against LUR-b as its method runs it, with diagnosis.
-Measured as processor time on one thread, medians of ratios to LUR-b. On the two networks
+What was changed, with the time of `exact` in units of LUR-b's before and after (processor time of
+one thread on a busy machine, medians of at least 7 rounds or best of 8 to 10):
 
-* the graph of the retain loss is kept between its gradient and the product: 2.9 to 2.8, in spite
-  of one forward and one backward pass less, because its memory was given back and taken again;
-* that memory kept (`keep_freed_memory`): cnn-gelu 2.5 to 2.3;
-* batch norm by formulas (`erase.core.second_order`): resnet20 3.7 to 2.5 in channels_last;
-* convolutions by formulas: resnet20 2.5 to 2.1, cnn-gelu 2.4 to 2.2;
-* GELU with its slope kept for all passes: 2 to 4% of a step.
+* the graph of the retain loss is kept from its gradient to the product: cnn-gelu 3.2 to 2.8;
+* batch norm by formulas (`erase.core.second_order`): resnet20 3.7 to 2.5;
+* convolutions by formulas: resnet20 2.5 to 2.1, cnn-gelu 2.4 to 2.2, not counting page faults;
+* freed memory is kept (`keep_freed_memory`): cnn-gelu 2.5 to 2.3;
+* the slope of GELU is computed once for all passes: about 3% of a step.
 
-What did not pay: a product by forward-over-reverse needs the same convolutions (two for one of
-the two passes) and no graph may be kept for it; the two convolutions that give one sum in the
-second backward pass, joined into one over twice the channels: 0.95 to 1.22 of their time
-(six sizes); group norm by formulas alone: 1.0; channels_last below 32 pixels: 1.1 to 1.2 of the
-time of a step.
+What did not pay: forward-over-reverse, `torch.func.jvp` of `grad`: 3.1 (cnn-gelu) and 3.6
+(resnet20); the two convolutions whose results are added in the second backward pass joined into
+one over twice the channels: 0.95 to 1.22 of their time (six sizes); formulas for group norm and
+GELU without those for convolutions: 2.3 before and 2.4 after; channels_last at 16 pixels: 1.2 of
+the time of a pass.
 """
 
 from __future__ import annotations
