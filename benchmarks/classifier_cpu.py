@@ -22,6 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from erase import registry
 from erase.comparison.jobs import COSTS
 from erase.config.families import CLASSIFIER, methods_for
 from erase.files import read_jsonl, write_json
@@ -52,6 +53,8 @@ def command(given: argparse.Namespace) -> list[str]:
     """The command line that makes all of it."""
     options: dict[str, Any] = {**DATA, **RECIPE, "trials": given.trials, "search": given.search}
     options |= {"shadow-models": given.shadow_models, "methods": ",".join(lines())}
+    metrics = [name for name in registry.names("classifier_metrics") if name != "rmia"]
+    options |= {"metrics": ",".join(metrics)}  # rmia comes with the reference models
     options |= {"alphas": ALPHAS, "jobs": given.jobs, "output": given.output}
     options |= {"data-dir": given.data_dir} if given.data_dir else {}
     options |= {"device": given.device} if given.device else {}

@@ -52,7 +52,7 @@ GRID: dict[str, tuple[str, ...]] = {
 
 
 def choose(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The best row of each method by the harmonic mean of UA and RA, then by FID; runs that failed lose."""
+    """The best row of each method by UA and RA, then by FID; runs that failed lose."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         method = row["method"].partition("@")[0]

@@ -5,8 +5,8 @@
 
 The default model is a `UNet2DConditionModel` of about the size of mini-sd's (2.6 M parameters,
 latents ``[32, 4, 8, 8]``, text states ``[32, 16, 64]``). The modes take turns, so that other load
-on the machine falls on all of them alike; each ratio is the median over rounds of (mode / joint of the
-same round). Memory is the peak of live tensors within the step: on a CPU by adding up the
+on the machine falls on all of them alike; each ratio is the median over rounds of (mode / joint of
+the same round). Memory is the peak of live tensors within the step: on a CPU by adding up the
 allocator's events, on CUDA as the allocator reports it. `joint` runs without diagnosis, as LUR-b
 would be written by hand.
 

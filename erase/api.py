@@ -99,7 +99,8 @@ def classifier(
 
     Args:
         model: folder of `erase train classifier`.
-        forget: `random:10%`, `random:N`, `class:NAME`, `classes:10%` or `indices:FILE`.
+        forget: `random:10%`, `random:N`, `class:NAME`, `classes:10%`, `worst:10%` or
+            `indices:FILE`.
         output: the run folder; `metrics.json` in it holds UA, RA, TA and MIA in percent.
         device: `cpu`, `cuda`, …; None is a GPU when there is one.
         options: any other field of `erase.config.classifier.ClassifierConfig`.

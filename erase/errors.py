@@ -27,6 +27,32 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s._-]", "", name.lower())
 
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+LINE = 500
+"""Most characters of a message."""
+
+
+def visible(text: str) -> str:
+    """A text with a replacement character for each control character but tabs and line ends.
+
+    A terminal obeys control characters, and pages and tables break at them.
+    """
+    return _CONTROL.sub("\ufffd", text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(text: str) -> str:
+    """A text as a line of a message: without control characters, its middle left out if long."""
+    text = " ".join(visible(text).split())
+    return text if len(text) <= LINE else f"{text[: LINE // 2]} … {text[-LINE // 2 :]}"
+
+
 class EraseError(Exception):
     """Base of every expected error.
 

@@ -1,6 +1,7 @@
 """Small files, read and written so that a crash leaves the old or the new one; hashes of content.
 
-Everything is JSON, YAML or text; nothing here reads or writes pickle.
+Everything is JSON, YAML or text; nothing here reads or writes pickle. What a file may hold is
+decided in `erase.reading`.
 """
 
 import contextlib
@@ -15,11 +16,23 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-import yaml
+from typing import Any, overload
 
 from erase.errors import ENDING, EraseError, InputError, os_error
+from erase.reading import (
+    ROWS,
+    YAML,
+    ContentError,
+    Shape,
+    check_regular,
+    fitted,
+    parse_json,
+    parse_yaml,
+    read_text,
+)
+
+Content = dict[str, Any]
+"""The shape of a file that holds names with values of any kind."""
 
 
 def _sync_directory(path: Path) -> None:
@@ -140,18 +153,29 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; InputError names the file when it is missing or broken."""
+@overload
+def read_json(path: Path, *, finite: bool = True) -> dict[str, Any]: ...
+@overload
+def read_json(path: Path, shape: type[Shape], *, finite: bool = True) -> Shape: ...
+def read_json(path: Path, shape: Any = Content, *, finite: bool = True) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of at most `erase.reading.SMALL` bytes.
+        shape: what the content has to be, as for `erase.reading.fitted`; default: any object.
+        finite: whether NaN and infinities are refused; the schedulers of some models have them.
+
+    Raises:
+        InputError: names the file that is missing, cannot be read, is no JSON or has another shape.
+    """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = parse_json(text, finite=finite)
+    except ContentError as error:
         raise InputError(
-            f"{path} does not exist.", "Check the path; a finished run holds this file."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not valid JSON ({error}).", "Restore it from the run that wrote it."
+            f"{path} is not valid JSON: {error}.", "Restore it from the run that wrote it."
         ) from error
+    return fitted(content, shape, str(path))
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
@@ -162,24 +186,32 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line that a crash cut short is left out."""
-    rows: list[dict[str, Any]] = []
-    if not path.exists():
+@overload
+def read_jsonl(path: Path) -> list[dict[str, Any]]: ...
+@overload
+def read_jsonl(path: Path, shape: type[Shape]) -> list[Shape]: ...
+def read_jsonl(path: Path, shape: Any = Content) -> Any:
+    """Rows of a JSON-lines file, none when it is missing; InputError as for `read_json`.
+
+    A last line that a crash cut short is left out.
+    """
+    rows: list[Any] = []
+    if not os.path.lexists(path):
         return rows
     # Not splitlines: JSON strings may hold other line ends than \n.
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = read_text(path, ROWS).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            content = parse_json(line)
+        except ContentError as error:
             if number == len(lines):  # no line end follows: the write was cut short
                 break
             raise InputError(
-                f"{path}, line {number} is not JSON ({error}).", "Repair or delete the file."
+                f"{path}, line {number} is not JSON: {error}.", "Repair or delete the file."
             ) from error
+        rows.append(fitted(content, shape, f"{path}, line {number}"))
     return rows
 
 
@@ -260,7 +292,8 @@ def fingerprint(content: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """SHA-256 (hex) of a file's bytes; InputError for a pipe or a device, which may never end."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -273,13 +306,9 @@ def hash_files(paths: Iterable[Path], root: Path) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file; InputError when it is missing, broken or no mapping."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not valid YAML: {' '.join(str(error).split())}", "Correct the file."
-        ) from error
+        content = parse_yaml(read_text(path, YAML))
+    except ContentError as error:
+        raise InputError(f"{path} is not valid YAML: {error}.", "Correct the file.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings.", "Write it as `name: value` lines.")
-    return content
+    return fitted(content, Content, str(path))

@@ -1,9 +1,10 @@
 """Plug-ins: files of this package, found by their names, and other packages' entry points.
 
-One file of `erase/methods/`, `erase/suites/` or `erase/metrics/` is one plug-in. Its name is the
-file's with `-` for `_`; files whose name starts with an underscore are not plug-ins. Another
-package brings its own by an entry point in the group `erase.methods`, `erase.suites`,
-`erase.metrics` or `erase.judges`, whose value names a module that holds what such a file holds:
+One file of `erase/methods/`, `erase/suites/`, `erase/metrics/` or `erase/classifier_metrics/` is
+one plug-in. Its name is the file's with `-` for `_`; files whose name starts with an underscore
+are not plug-ins. Another package brings its own by an entry point in the group `erase.methods`,
+`erase.suites`, `erase.metrics`, `erase.classifier_metrics` or `erase.judges`, whose value names a
+module that holds what such a file holds:
 
     [project.entry-points."erase.metrics"]
     brightness = "my_package.brightness"
@@ -26,7 +27,13 @@ from typing import TypeVar
 
 from erase.errors import InputError, likely
 
-KINDS = {"methods": "method", "suites": "suite", "metrics": "metric", "judges": "judge"}
+KINDS = {
+    "methods": "method",
+    "suites": "suite",
+    "metrics": "metric",
+    "classifier_metrics": "metric of classifiers",
+    "judges": "judge",
+}
 JUDGES = ("classifier", "clip", "inception", "lpips", "nudenet")
 """Names that other packages' judges may not take: those of the files that are judges here."""
 OWN = "erase"
@@ -72,7 +79,7 @@ def _entry_points(kind: str, _path: tuple[str, ...]) -> tuple[Plugin, ...]:
 
 
 def names(kind: str) -> list[str]:
-    """Names of all plug-ins of a kind (`methods`, `suites`, `metrics` or `judges`), sorted."""
+    """Names of all plug-ins of a kind of `KINDS`, sorted."""
     return list(_plugins(kind))
 
 

@@ -14,6 +14,7 @@ from erase.data.concepts import find_concept
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.files import write_json
+from erase.models.base_card import licence_header
 from erase.models.loading import ModelSource, resolve
 from erase.report.card import model_card, update_card
 
@@ -169,7 +170,10 @@ def front_matter(text: str) -> Any:
 def test_the_hub_reads_base_licence_and_task(
     tmp_path: Path, base: str, wanted: dict[str, str | None]
 ) -> None:
-    """`base` is a name, or the front matter of the card in the base's own folder."""
+    """`base` is a name, or the front matter of the card in the base's own folder.
+
+    A weights file's header says the same of the licence, and nothing where it is not known.
+    """
     source = resolve("mini-sd")
     if ":" in base:
         folder = tmp_path / "the base"
@@ -180,6 +184,10 @@ def test_the_hub_reads_base_licence_and_task(
     elif base != "mini-sd":
         write_json(tmp_path / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
         source = ModelSource(base, tmp_path)
+    licence = wanted["license"] if wanted["license"] != "other" else wanted["license_name"]
+    header = {"modelspec.license": licence, "erase.license_link": wanted.get("license_link")}
+    header = {key: value for key, value in header.items() if value}
+    assert licence_header(source.path, source.full_name) == header
     config = ConceptConfig(concept=("three",), trainable="full")
     (tmp_path / "run").mkdir()
     concept = find_concept(("three",), prompts_root(None))

@@ -102,7 +102,7 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
     out = tmp_path / "compare"
     common = (
         "compare", "classifier", "--model", trained, "--forget", "class:3", "--epochs", "1",
-        "--retrain-epochs", "2", "--output", out, "--search", "2",
+        "--retrain-epochs", "2", "--output", out, "--search", "2", "--metrics", "idi",
     )  # fmt: skip
     ok(*common, "--methods", "ft,lur-b,lur", "--trials", "1", "--alphas", "0,0.01,0.1",
        "--shadow-models", "1")  # fmt: skip
@@ -111,17 +111,55 @@ def test_a_comparison_goes_on_where_it_was(trained: Path, tmp_path: Path) -> Non
     assert results["table"]["retrain"]["gap"][0] == 0
     assert {"original", "retrain", "ft", "lur", "lur-b"} <= set(results["results"])
     assert results["table"]["lur"]["rmia_auc"]
+    assert results["metrics"] == ["idi", "rmia"]
+    assert all("idi_information" in trial["measured"] for trial in results["results"]["original"])
+    for name in ("table.md", "report.html"):
+        assert "IDI" in (folder / name).read_text()
     assert len(json.loads((folder / "search" / "lur.json").read_text())["trials"]) == 2
     assert (folder / "cosine.png").stat().st_size > 1000
     assert (folder / "alpha.png").stat().st_size > 1000
     assert "| **" in (folder / "table.md").read_text()
-    assert (folder / "table.csv").read_text().startswith("method,trials")
+    heads, *lines = (folder / "table.csv").read_text().splitlines()
+    assert heads.startswith("method,trials")
+    place = heads.split(",").index("idi")
+    shown = {line.split(",")[0]: line.split(",")[place] for line in lines}
+    assert float(shown["original"]) == 1
+    assert float(shown["retrain"]) == 0
     kept = (folder / "trial-0" / "ft.json").stat().st_mtime_ns
     (folder / "trial-0" / "lur.json").unlink()
     ok(*common, "--methods", "ft,lur-b,lur", "--trials", "1", "--shadow-models", "1")
     assert (folder / "trial-0" / "ft.json").stat().st_mtime_ns == kept
     again = json.loads((folder / "results.json").read_text())
     assert again["table"]["lur"]["gap"] == results["table"]["lur"]["gap"]
+
+
+def test_metrics_of_a_run_and_their_retrain(trained: Path, tmp_path: Path) -> None:
+    common = ("classifier", "--model", trained, "--forget", "class:3", "--epochs")
+    gold, out, other = (tmp_path / name for name in ("gold", "out", "other"))
+    ok(*common, "2", "--method", "retrain", "--output", gold)
+    metrics = ("--metrics", "idi,relearn", "--retrained")
+    text = ok(*common, "1", "--method", "head", *metrics, gold, "--output", out)
+    assert "IDI: model 1.00, original 1.00, retrained 0.00" in text
+    measured = json.loads((out / "metrics.json").read_text())["measured"]
+    assert set(measured) == {"model", "original", "retrained"}
+    assert measured["original"]["relearn_steps"] == 0
+    assert measured["model"]["idi_information"] == pytest.approx(
+        measured["original"]["idi_information"]
+    )
+    ok(*common, "1", "--method", "ga", "--metrics", "idi", "--output", other)
+    values = json.loads((other / "metrics.json").read_text())["measured"]
+    assert "idi" not in values["model"]  # there is no Retrain to compare with
+    assert values["original"]["idi_information"] == measured["original"]["idi_information"]
+    for arguments, said in (
+        ((*metrics, out), "no run of --method retrain with the same forget set"),
+        ((*metrics, trained), "no run of --method retrain with the same forget set"),
+        (("--metrics", "idi,rmia"), "rmia needs reference models"),
+        (("--metrics", "idy"), "no metric of classifiers named 'idy'"),
+    ):
+        refused = erase(*common, "1", "--method", "ga", *arguments, "--output", tmp_path / "x")
+        assert refused.exit_code == 2, refused.output
+        assert said in refused.output
+        assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

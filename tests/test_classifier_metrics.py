@@ -6,17 +6,16 @@ import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.svm import SVC
 
+from erase.classifier_metrics.rmia import attack_auc, rmia_scores
 from erase.data.classification import LabelledSet
 from erase.errors import InputError
 from erase.judges.classifier_scores import (
     accuracy,
-    attack_auc,
     average_gap,
     confidence,
     evaluate,
     mia_efficacy,
     predict,
-    rmia_scores,
     tow,
 )
 from tests.classifier_world import forget_class, original

@@ -1,13 +1,19 @@
 """The device is chosen in one place, for every command."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner
 
+from erase.cli.main import main
+from erase.embedded import mini_sd
 from erase.errors import InputError
 from erase.runs import device
+from tests.test_cli import every_command
 
 
 @pytest.fixture
@@ -40,6 +46,41 @@ def test_a_gpu_is_taken_unless_something_else_is_asked_for(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert device.choose_device(asked) == chosen
+
+
+WITH_DEVICE = [
+    (path, command)
+    for path, command in every_command(main)
+    if any("--device" in parameter.opts for parameter in command.params)
+]
+
+
+def test_many_commands_take_a_device() -> None:
+    assert len(WITH_DEVICE) >= 9
+    assert ("train", "mini-sd") in dict(WITH_DEVICE)
+
+
+@pytest.mark.parametrize(("path", "command"), WITH_DEVICE, ids=lambda v: str(v))
+def test_no_command_prefers_a_device_of_its_own(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    option = next(p for p in command.params if "--device" in p.opts)
+    assert not isinstance(option.get_default(click.Context(command)), str), path
+
+
+@pytest.mark.parametrize("asked", [None, "cpu", "cuda:1"])
+def test_mini_sd_is_trained_where_every_command_would_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str | None
+) -> None:
+    def choose(name: str | None) -> str:
+        raise InputError(f"asked for {name}", "")
+
+    monkeypatch.setattr(mini_sd, "choose_device", choose)
+    options = ["--device", asked] if asked else []
+    result = CliRunner().invoke(
+        main, ["train", "mini-sd", "--output", str(tmp_path / "out"), *options]
+    )
+    assert f"asked for {asked}" in result.output
 
 
 def test_without_a_gpu_it_is_the_cpu_and_another_device_is_refused(

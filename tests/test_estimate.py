@@ -8,15 +8,21 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import Module
 
 from benchmarks.meta_step import peak_bytes
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
 from erase.core.meta import Mode, meta_gradient
 from erase.core.objectives import noise_mse
+from erase.models import configs
+from erase.models.known import FOLDER
 from erase.models.loading import save_pipeline
 from erase.models.lora import add_lora
 from erase.tasks.sd3 import text_states
+from erase.training import estimate as estimates
+from erase.training import live_bytes, sizes
 from erase.training.estimate import Estimate, estimate
 from erase.training.live_bytes import PIECE, peak_of, simulate
 from erase.training.plan import plan
@@ -223,3 +229,37 @@ def test_eight_bit_states_take_a_quarter(model: Path) -> None:
     trained = sum(p.numel() for p in tiny_pipelines.sd().unet.parameters())
     phases = [estimate(one, device="cpu").phases["train"] for one in (planned, eight)]
     assert phases[0] - phases[1] == pytest.approx((8 - 2.03) * trained, rel=0.01)
+
+
+def test_what_is_not_simulated_changes_no_number(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operations in place make no tensor; more than a tenth of all calls."""
+    calls = 0
+    dispatch = FakeTensorMode.dispatch
+
+    def counted(self: Any, *given: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return dispatch(self, *given, **more)
+
+    monkeypatch.setattr(FakeTensorMode, "dispatch", counted)
+    monkeypatch.setattr(estimates, "_is_small", lambda _: False)
+    short, calls_short = estimated(model), calls
+    monkeypatch.setattr(live_bytes, "IN_PLACE", frozenset())
+    whole, calls_whole = estimated(model), calls - calls_short
+    assert (short.phases, short.slack, short.disk) == (whole.phases, whole.slack, whole.disk)
+    assert calls_short < 0.9 * calls_whole, (calls_short, calls_whole)
+
+
+def test_a_network_without_weights_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+
+    def build(part: Path) -> Module | None:
+        built.append(part.name)
+        return configs.part_skeleton(part)
+
+    monkeypatch.setattr(sizes, "part_skeleton", build)
+    sizes._network_size.cache_clear()
+    assert {sizes.weight_count(FOLDER / "sd-1" / "text_encoder") for _ in range(3)} == {123_060_480}
+    assert built == ["text_encoder"]

@@ -28,12 +28,17 @@ FOLDERS = ("benchmarks", "docs", "erase", "examples", "prompts", "tests")
 NAMES = {kind: next(iter(points)) for kind, points in DOCUMENTED.items()}
 """The first example of each kind."""
 WHOLE = ("layers", "registry", "suites", "docs", "docstrings", "config")
-BY_NAME = ("methods", "denoiser_contracts", "denoiser_methods", "metrics", "fetch", "protocols")
+BY_NAME = (
+    *("methods", "denoiser_contracts", "denoiser_methods", "metrics", "classifier_measures"),
+    *("fetch", "protocols"),
+)
 
 
 def test_the_page_holds_an_example_of_each_kind() -> None:
     kinds = [Path(name).parent.name for name in EXAMPLES]
-    assert sorted(kinds) == ["methods", "metrics", "my_package", "my_package", "suites", "tasks"]
+    assert sorted(kinds) == [
+        *("classifier_metrics", "methods", "metrics", "my_package", "my_package", "suites", "tasks")
+    ]
     assert all(15 <= len(text.splitlines()) <= 80 for text in EXAMPLES.values())
     assert {*DOCUMENTED} == {*registry.KINDS}
     modules = {value for points in DOCUMENTED.values() for value in points.values()}
@@ -95,7 +100,10 @@ def test_a_method_a_suite_and_a_metric_of_one_file_each_hold_every_contract(tmp_
     folder = copy_with_examples(tmp_path)
     assert run_tests(folder, *files(WHOLE)) > 500
     chosen = " or ".join(
-        [NAMES["methods"], NAMES["metrics"], "each_suite_is_told", "every_protocol"]
+        [
+            *(NAMES["methods"], NAMES["metrics"], NAMES["classifier_metrics"]),
+            *("each_suite_is_told", "every_protocol"),
+        ]
     )
     assert run_tests(folder, *files(BY_NAME), "-k", chosen) > 20
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "erase"
 RANKS = {
     "errors": 0,
     "files": 0,
+    "reading": 0,
     "registry": 0,
     "config": 1,
     "core": 1,
@@ -26,6 +27,7 @@ RANKS = {
     "methods": 5,
     "suites": 5,
     "metrics": 5,
+    "classifier_metrics": 5,
     "judges": 5,
     "render": 6,
     "report": 6,
@@ -39,7 +41,7 @@ RANKS = {
     "cli": 10,
     "__main__": 10,
 }
-SINGLE = {"errors", "files", "registry"}  # files, which may import one another
+SINGLE = {"errors", "files", "reading", "registry"}  # files, which may import one another
 PLUGINS = {
     "methods": {
         "erase.tasks.protocol",
@@ -49,9 +51,10 @@ PLUGINS = {
     },
     "suites": {"erase.data.prompts", "erase.data.prompt_table"},
     "metrics": set(),
+    "classifier_metrics": set(),
 }
 """What each kind of plug-in may import of the rooms above `scoring`."""
-WITHOUT_TORCH = ("errors", "files", "registry", "config", "scoring")
+WITHOUT_TORCH = ("errors", "files", "reading", "registry", "config", "scoring")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -113,7 +116,7 @@ def test_no_module_imports_itself_through_others() -> None:
 def test_the_lower_rooms_need_no_torch(path: Path) -> None:
     room = room_of(name_of(path))
     numbers = {"numpy", "scipy"} if room == "scoring" else set()
-    assert packages(path) <= {*sys.stdlib_module_names, "yaml", "erase", *numbers}
+    assert packages(path) <= {*sys.stdlib_module_names, "msgspec", "yaml", "erase", *numbers}
 
 
 @pytest.mark.parametrize(

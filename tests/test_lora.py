@@ -289,6 +289,7 @@ def test_what_a_lora_run_leaves(run: Path) -> None:
         names = set(file.keys())
     assert header["erase.base_fingerprint"] == record["base_fingerprint"]
     assert header["erase.erased"] == "three"
+    assert header["modelspec.license"] == "apache-2.0"  # of mini-sd's card
     assert all(name.startswith("unet.") for name in names)
     card = (run / "README.md").read_text()
     assert "adapter of rank 3" in card

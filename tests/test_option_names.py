@@ -178,6 +178,7 @@ def test_prompts_are_a_folder_and_a_table_is_a_table(tmp_path: Path) -> None:
         ("concept", "--model", "sd", {"sd-1.4", "sd-1.5", "sd-2.1", "sdxl"}),
         ("evaluate", "--suite", "c", {"cifar10", "coco", "custom"}),
         ("evaluate", "--metrics", "fid,l", {"fid,lpips"}),
+        ("classifier", "--metrics", "idi,", {"idi,relearn", "idi,rmia"}),
         ("fetch", "--suite", "imag", {"imagenette"}),
         ("doctor", "--model", "mini", {"mini-sd"}),
         ("concept", "--lr-scheduler", "cosine_", {"cosine_with_restarts"}),

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from erase import registry
 from erase.cli.main import main
 from erase.errors import InputError
+from erase.scoring.classifier_metric import load_classifier_metric
 from erase.scoring.metric import load_metric
 from erase.scoring.suite import load_suite
 from tests.evaluation_world import make_models
@@ -58,6 +59,8 @@ def test_every_plugin_loads_and_has_a_summary(kind: str) -> None:
 def test_names_are_those_of_the_classes() -> None:
     assert [load_suite(name).name for name in registry.names("suites")] == registry.names("suites")
     assert [load_metric(n).name for n in registry.names("metrics")] == registry.names("metrics")
+    names = registry.names("classifier_metrics")
+    assert [load_classifier_metric(name).name for name in names] == names
 
 
 def test_unknown_name_suggests() -> None:
@@ -98,6 +101,7 @@ def test_other_packages_plugins_are_listed_described_and_loaded(outside: Path) -
     for kind, name in (
         ("suites", "my-digits-seen"),
         ("metrics", "my-sharpness"),
+        ("classifier_metrics", "my-drift"),
         ("judges", "laplacian"),
         ("methods", "my-surgery"),
     ):

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from erase.reading import expanded
+
 RENDER_STATE = "render.json"
 """In a folder of rendered images: the fingerprint of all that they depend on."""
 Part = Literal["weights", "datasets", "models", "renders", "unpacked"]
@@ -15,7 +17,7 @@ Part = Literal["weights", "datasets", "models", "renders", "unpacked"]
 def cache_root() -> Path:
     """Where erase keeps things: `ERASE_CACHE`, else `erase` in the user's cache folder."""
     if given := os.environ.get("ERASE_CACHE"):
-        return Path(given).expanduser()
+        return expanded(given)
     return _user_cache() / "erase"
 
 
@@ -31,7 +33,7 @@ def cache_folder(part: Part) -> Path:
 
 def torch_checkpoints() -> Path:
     """Torch hub's folder of checkpoints, which torchvision downloads to."""
-    torch_home = Path(os.environ.get("TORCH_HOME") or _user_cache() / "torch").expanduser()
+    torch_home = expanded(os.environ.get("TORCH_HOME") or _user_cache() / "torch")
     return torch_home / "hub" / "checkpoints"
 
 

@@ -30,7 +30,10 @@ from erase.artifacts.weights import (
     places,
     weight_names,
 )
+from erase.config.fields import shown
+from erase.config.values import unusable_text
 from erase.errors import EraseError, InputError
+from erase.reading import expanded
 
 FindModel = Callable[[str], Path]
 """From a model's name to its diffusers folder on this machine; InputError when it is not here."""
@@ -158,7 +161,9 @@ def _model(name: str, find_model: FindModel) -> Item:
             raise InputError(f"{name} is not whole: {folder} lacks {', '.join(missing)}.")
         return folder
 
-    if name in (*EMBEDDED, *OWN) or Path(name).expanduser().is_dir():
+    if why := unusable_text(name, path=True):
+        raise InputError(f"The model {shown(name)} {why}.", "Check --model.")
+    if name in (*EMBEDDED, *OWN) or expanded(name).is_dir():
         return Item(name, "model", find)
     hub_id = HUB.get(name, name)
     if hub_id.count("/") != 1:

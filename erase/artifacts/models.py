@@ -2,12 +2,16 @@
 
 import difflib
 from pathlib import Path
+from typing import TypedDict
 
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
 from erase.artifacts.packaged import EMBEDDED
+from erase.config.fields import shown
+from erase.config.values import unusable_text
 from erase.errors import InputError, likely
 from erase.files import read_json
+from erase.reading import expanded
 
 HUB = {
     "sd-1.4": "CompVis/stable-diffusion-v1-4",
@@ -43,7 +47,9 @@ LEARNED = ("unet", "vae", "text_encoder", "text_encoder_2", "transformer")
 
 def check_model(name: str) -> None:
     """Raise InputError for what names no model: no alias, folder, single file or hub id."""
-    path = Path(name).expanduser()
+    if why := unusable_text(name, path=True):
+        raise InputError(f"The model {shown(name)} {why}.", "Check --model.")
+    path = expanded(name)
     if name in (*EMBEDDED, *HUB, *OWN):
         return
     if path.is_dir():
@@ -108,13 +114,31 @@ def model_snapshot(hub_id: str, revision: str | None, *, local: bool = False) ->
     return hub.snapshot(hub_id, revision, patterns=PATTERNS, ignored=UNUSED, local=local)
 
 
+def read_index(folder: Path) -> dict[str, tuple[str, str]]:
+    """Library and class of each part that `model_index.json` says a diffusers folder has.
+
+    InputError for a broken index, and for a part that is no name of a folder in it.
+    """
+    file = folder / "model_index.json"
+    parts = {}
+    for name, entry in read_json(file).items():
+        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
+            continue
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise InputError(
+                f"{file} names {name!r}, which is no folder beside it.",
+                "Restore the file from what wrote it.",
+            )
+        if all(isinstance(word, str) for word in entry):  # None for a part that is left out
+            parts[name] = (entry[0], entry[1])
+    return parts
+
+
 def missing_parts(folder: Path) -> list[str]:
     """Files or folders that a diffusers folder names, but does not hold."""
-    index = read_json(folder / "model_index.json")
     missing = []
-    for part, entry in index.items():
-        absent = not isinstance(entry, list) or None in entry
-        if part.startswith("_") or absent or part == "safety_checker":
+    for part in read_index(folder):
+        if part == "safety_checker":
             continue
         inside = folder / part
         if not inside.is_dir():
@@ -128,5 +152,21 @@ def _missing_weights(part: Path) -> list[str]:
     lists = list(part.glob("*.safetensors.index.json"))
     if not lists:
         return [] if any(part.glob("*.safetensors")) else [f"{part.name}/*.safetensors"]
-    shards = {str(name) for name in read_json(lists[0])["weight_map"].values()}
-    return [f"{part.name}/{name}" for name in sorted(shards) if not (part / name).is_file()]
+    return [f"{part.name}/{name}" for name in shards(lists[0]) if not (part / name).is_file()]
+
+
+class Shards(TypedDict):
+    """The list of a part's weight files: which file holds each tensor."""
+
+    weight_map: dict[str, str]
+
+
+def shards(file: Path) -> list[str]:
+    """Names of the weight files in a list of them; InputError for one outside the list's folder."""
+    names = sorted(set(read_json(file, Shards)["weight_map"].values()))
+    if outside := [name for name in names if name in ("", ".", "..") or Path(name).name != name]:
+        raise InputError(
+            f"{file} names {outside[0]!r}, which is no file beside it.",
+            "Restore the file from what wrote it.",
+        )
+    return names

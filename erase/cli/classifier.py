@@ -7,7 +7,13 @@ import click
 
 from erase.cli.command import command
 from erase.cli.early import check_classifier, check_output
-from erase.cli.options import config_options, methods_epilog, run_options, settings_options
+from erase.cli.options import (
+    config_options,
+    methods_epilog,
+    names_of,
+    run_options,
+    settings_options,
+)
 from erase.config.classifier import ClassifierConfig
 from erase.config.families import CLASSIFIER
 from erase.config.resolve import given_settings, resolve_run
@@ -15,7 +21,7 @@ from erase.config.resolve import given_settings, resolve_run
 
 @command(epilog=methods_epilog(CLASSIFIER))
 @run_options
-@config_options(ClassifierConfig)
+@config_options(ClassifierConfig, listed=frozenset({"metrics"}))
 @settings_options(
     alpha="LUR's inner step size α (a number, or auto: from the curvature), or the method's own α.",
     forget_weight="Weight λ of the forget loss, where a method has one.",
@@ -43,9 +49,11 @@ def classifier(
     """
     options = {"alpha": alpha, "forget_weight": forget_weight, "trim": trim}
     pairs = given_settings(settings, options)
+    given["metrics"] = names_of(given["metrics"])
     resolved, replay = resolve_run(ClassifierConfig, given, pairs, config)
     check_classifier(resolved, device)
     check_output("classifier", output, resolved, overwrite=overwrite, resume=resume)
+    from erase.training.classifier_measures import measured_lines
     from erase.training.classifier_runs import erase_classifier
 
     folder, scores = erase_classifier(
@@ -57,3 +65,5 @@ def classifier(
     )
     for name, value in (scores.mia_by or {}).items():
         click.echo(f"  MIA by {name}: {value:.2f}")
+    for line in measured_lines(folder, resolved.metrics):
+        click.echo(f"  {line}")

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from erase.config.fields import shown
+from erase.config.values import unusable_text
 from erase.errors import SettingError, likely
 
 CONTEXT: dict[str, Any] = {
@@ -55,6 +59,19 @@ class Option(click.Option):
             super().add_to_parser(parser, ctx)
         finally:
             self.opts = shown
+
+
+class PathType(click.Path):
+    """A path, given as a `Path`; refused where no file can have such a name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value as a path."""
+        if why := unusable_text(os.fspath(value), path=True):
+            self.fail(f"{shown(os.fspath(value))} {why}.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Command(click.Command):

@@ -6,15 +6,20 @@ from typing import Any
 
 import click
 
-from erase.cli.command import Group, option
+from erase.cli.command import Group, PathType, option
 from erase.cli.completion import complete
-from erase.cli.early import check_device_name, check_methods, check_model
-from erase.cli.options import config_options, settings_option
+from erase.cli.early import (
+    check_classifier_metrics,
+    check_device_name,
+    check_methods,
+    check_model,
+)
+from erase.cli.options import config_options, device_option, names_of, settings_option
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings_by_line
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.resolve import resolve
 
-OUTPUT = option("--output", type=click.Path(path_type=Path), required=True, help="Result folder.")
+OUTPUT = option("--output", type=PathType(), required=True, help="Result folder.")
 
 
 @click.group(cls=Group)
@@ -42,14 +47,14 @@ def compare() -> None:
     shell_complete=complete("methods", CompareConfig),
 )
 @option("--alphas", metavar="A,B,…", help="Also run LUR at these α, and plot the gap over them.")
-@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@device_option
 @option(
     "--dry-run",
     is_flag=True,
     help="Print the runs, what is there of them, time and disk, and what is missing; touch"
     " nothing.",
 )
-@config_options(CompareConfig)
+@config_options(CompareConfig, listed=frozenset({"metrics"}))
 @settings_option(
     "METHOD.NAME=VALUE",
     "A setting of one method, or of its run (retrain.lr_scheduler=cosine); it is not searched.",
@@ -73,8 +78,10 @@ def classifier(
     erase compare classifier --dataset digits --forget random:10% --forget class:3 \\
         --trials 3 --search 20 --jobs 2 --output runs/compare
     """
+    given["metrics"] = names_of(given["metrics"])
     config = resolve(CompareConfig, given, None).replace(settings=settings_by_line(settings))
     check_methods(methods, {CLASSIFIER})
+    check_classifier_metrics(config.metrics)
     check_device_name(device)
     if dry_run:
         from erase.comparison.dry_run import plan_classifier
@@ -117,7 +124,7 @@ def classifier(
 @settings_option(
     "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
 )
-@option("--device", help="cpu, cuda, cuda:1, …; default: a GPU when there is one.")
+@device_option
 @option(
     "--dry-run",
     is_flag=True,

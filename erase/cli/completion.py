@@ -31,7 +31,9 @@ def complete(name: str, config: type[Config] | None = None) -> Complete | None:
         "methods": lambda: ["all", *methods_for(*families)],
         "suite": lambda: registry.names("suites"),
         "metric": lambda: registry.names("metrics"),
-        "metrics": lambda: registry.names("metrics"),
+        "metrics": lambda: registry.names(
+            "classifier_metrics" if families == (CLASSIFIER,) else "metrics"
+        ),
         "concept": _concepts,
         "target": _concepts,
         "model": _models,

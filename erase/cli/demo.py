@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from erase.cli.command import command, option
+from erase.cli.command import PathType, command, option
 from erase.cli.completion import complete
 from erase.errors import InputError
 
@@ -19,14 +19,14 @@ from erase.errors import InputError
 )
 @option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     default=Path("runs/demo"),
     show_default=True,
     help="Run folder.",
 )
 @option(
     "--images-per-class",
-    type=int,
+    type=click.IntRange(1, 10_000),
     default=20,
     show_default=True,
     help="Images a digit to judge by.",
@@ -65,7 +65,8 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     try:
         erase_concept(config, output, overwrite=overwrite, resume=resume)
     except InputError as error:
-        if not any(option in error.remedy for option in ("--resume-from", "--config", "--output")):
+        mended = ("--resume-from", "--config", "--output")
+        if not output.is_dir() or not any(option in error.remedy for option in mended):
             raise
         remedy = "Give --overwrite to start again, or another --output."
         raise InputError(error.message, remedy) from error

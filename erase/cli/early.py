@@ -19,11 +19,12 @@ from erase.config.evaluate import EvaluateConfig
 from erase.config.families import CLASSIFIER, DENOISERS, declared_families
 from erase.config.methods import canonical, find_method, undefined
 from erase.config.values import parse_line
-from erase.data.concepts import check_renderable, find_concept
+from erase.data.concepts import check_renderable, given_concept
 from erase.data.prompts import prompts_root
-from erase.data.texts import read_prompts
+from erase.data.texts import read_pairs, read_prompts
 from erase.errors import InputError
 from erase.files import read_json
+from erase.reading import expanded
 from erase.runs.run_folder import RunFolder
 from erase.runs.unfinished import check_finished
 
@@ -32,7 +33,7 @@ DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|mlu|musa|meta|privateuseone)(:\d
 
 def check_model(name: str) -> None:
     """InputError for what names no model, and for the folder of a run that is not finished."""
-    check_finished(Path(name).expanduser())
+    check_finished(expanded(name))
     models.check_model(name)
 
 
@@ -44,15 +45,21 @@ def check_denoiser(config: ConceptConfig, device: str | None) -> None:
     check_method(config.method, DENOISERS)
     check_model(config.model)
     root = prompts_root(config.prompts)
-    forget = read_prompts(config.forget_prompts) if config.forget_prompts else None
-    retain = read_prompts(config.retain_prompts) if config.retain_prompts else None
-    index = Path(config.model).expanduser() / "model_index.json"
+    if config.forget_prompts:
+        read_pairs(config.forget_prompts)
+    if config.retain_prompts:
+        read_prompts(config.retain_prompts)
+    index = expanded(config.model) / "model_index.json"
     knows_classes = index.is_file() and "id2label" in read_json(index)
     if not is_class and (config.model in EMBEDDED or index.is_file()) and not knows_classes:
-        concept = find_concept(
-            config.concept, root, anchor=config.anchor, forget=forget, retain=retain
+        concept = given_concept(
+            config.concept,
+            root,
+            anchor=config.anchor,
+            forget_prompts=config.forget_prompts,
+            retain_prompts=config.retain_prompts,
         )
-        check_renderable(config.model, concept, own_prompts=forget is not None)
+        check_renderable(config.model, concept, own_prompts=bool(config.forget_prompts))
     check_settings(config, DENOISERS)
 
 
@@ -61,6 +68,7 @@ def check_classifier(config: ClassifierConfig, device: str | None) -> None:
     check_given(config, ("model", "forget"))
     check_device_name(device)
     check_method(config.method, {CLASSIFIER})
+    check_classifier_metrics(config.metrics)
     read_json(Path(config.model) / "model.json")
     check_settings(config, {CLASSIFIER})
 
@@ -74,6 +82,12 @@ def check_evaluation(config: EvaluateConfig) -> None:
     check_model(config.model)
     if config.baseline:
         check_model(config.baseline)
+
+
+def check_classifier_metrics(names: Iterable[str]) -> None:
+    """InputError for a metric of classifiers that does not exist."""
+    for name in names:
+        registry.check("classifier_metrics", name)
 
 
 def check_methods(text: str, families: Iterable[str]) -> None:

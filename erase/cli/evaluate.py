@@ -8,7 +8,7 @@ import click
 
 from erase.cli.command import command
 from erase.cli.early import check_evaluation
-from erase.cli.options import config_options
+from erase.cli.options import config_options, names_of
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve
 
@@ -43,8 +43,7 @@ def evaluate(dry_run: bool, **options: Any) -> None:
 
     A run that was interrupted goes on where it stopped when the same command is given again.
     """
-    names = (options["metrics"] or "").split(",")
-    options["metrics"] = tuple(name.strip() for name in names if name.strip())
+    options["metrics"] = names_of(options["metrics"])
     config = resolve(EvaluateConfig, options, None)
     if not config.output:
         config = config.replace(output=default_output(config.model, config.suite))

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from erase.cli.command import command, option
+from erase.cli.command import PathType, command, option
+from erase.config.limits import RANK
 
 
 @command()
-@click.argument("run", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("run", metavar="DIR", type=PathType())
 @option(
     "--format",
     "kind",
@@ -17,7 +18,7 @@ from erase.cli.command import command, option
     help="A whole checkpoint, its UNet or VAE alone, a LoRA (kohya), or the difference to the base"
     " (LyCORIS).",
 )
-@option("--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file.")
+@option("--output", type=PathType(), required=True, help="The .safetensors file.")
 @option(
     "--dtype",
     type=click.Choice(["fp16", "bf16", "fp32", "fp8"]),
@@ -26,7 +27,7 @@ from erase.cli.command import command, option
 )
 @option(
     "--rank",
-    type=int,
+    type=click.IntRange(1, RANK),
     help="Rank of a LoRA taken from a run that trained the weights.  [default: 16]",
 )
 @option(

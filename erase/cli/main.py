@@ -11,7 +11,9 @@ import click
 
 import erase
 from erase.cli.command import CONTEXT, Group, command, option
-from erase.errors import EraseError, Interrupted
+from erase.config.fields import shown
+from erase.config.values import unusable_text
+from erase.errors import EraseError, Interrupted, one_line, visible
 from erase.runs.processes import (
     Distributed,
     LostProcessError,
@@ -65,8 +67,11 @@ class Main(LazyGroup):
     """The outermost group: expected errors become a message, a remedy and an exit code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the arguments as they were given, for the processes and the resumption."""
+        """Keep the arguments for the processes and the resumption; refuse what is no text."""
         self.given = list(args)
+        for text in args:
+            if why := unusable_text(text):
+                raise click.UsageError(f"{shown(text)} {why}.", ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -94,12 +99,14 @@ class Main(LazyGroup):
             if debug:
                 traceback.print_exc()
             if known is None:
-                click.secho(f"Error: {type(error).__name__}: {error}", err=True, fg="red")
+                click.secho(
+                    f"Error: {type(error).__name__}: {one_line(str(error))}", err=True, fg="red"
+                )
                 click.echo("This was not expected; run again with `erase --debug …`.", err=True)
             elif _speaks(error, known):
-                click.secho(f"Error: {known.message}", err=True, fg="red")
+                click.secho(f"Error: {one_line(known.message)}", err=True, fg="red")
                 if known.remedy:
-                    click.echo(known.remedy, err=True)
+                    click.echo(visible(known.remedy), err=True)
             _leave(ctx, known.exit_code if known else 1)
 
     def _again(self, ctx: click.Context) -> str:

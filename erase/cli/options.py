@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from erase import registry
-from erase.cli.command import option
+from erase.cli.command import PathType, option
 from erase.cli.completion import complete
 from erase.config.base import META_MODES, Config
 from erase.config.families import methods_for
@@ -122,11 +121,19 @@ def _help(config: type[Config], item: "dataclasses.Field[Any]") -> str:
     return f"{text}  [default: {item.default}]"
 
 
+def names_of(text: str | None) -> tuple[str, ...]:
+    """The names in the text of an option that takes several, separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+device_option = option(
+    "--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."
+)
 run_options = together(
-    option("--output", type=click.Path(path_type=Path), required=True, help="Run folder."),
+    option("--output", type=PathType(), required=True, help="Run folder."),
     option(
         "--config",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        type=PathType(exists=True, dir_okay=False),
         help="Replay a run's config.yaml; options given here win over it. With another"
         " --method, what came from the run's own method is left out.",
     ),
@@ -138,7 +145,7 @@ run_options = together(
         help="Continue the run that the folder holds; latest-whole passes over damaged checkpoints"
         " and makes a damaged result again.",
     ),
-    option("--device", help="cpu, cuda, cuda:1, mps, …; default: what accelerate finds."),
+    device_option,
 )
 """The options of every command that fills a run folder."""
 

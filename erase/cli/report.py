@@ -6,17 +6,15 @@ from pathlib import Path
 
 import click
 
-from erase.cli.command import command, option
+from erase.cli.command import PathType, command, option
 from erase.errors import InputError
 
 
 @command()
-@click.argument(
-    "folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER…"
-)
+@click.argument("folders", nargs=-1, required=True, type=PathType(), metavar="FOLDER…")
 @option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="Folder for the comparison; needed for several evaluations.",
 )
 @option("--label", "labels", multiple=True, help="Name of a model, once for each folder.")

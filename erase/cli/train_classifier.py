@@ -1,7 +1,7 @@
 """`erase train classifier`: train the model that a classifier experiment starts from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 
@@ -10,6 +10,19 @@ from erase.cli.early import check_device_name, check_output
 from erase.cli.options import config_options, run_options
 from erase.config.classifier import TrainConfig
 from erase.config.resolve import resolve
+
+
+class Accuracies(TypedDict):
+    """Percentages."""
+
+    train_accuracy: float
+    test_accuracy: float
+
+
+class Trained(TypedDict):
+    """What `model.json` says of a classifier that was trained."""
+
+    facts: Accuracies
 
 
 @command(name="classifier")
@@ -38,7 +51,7 @@ def classifier(
     from erase.training.classifier_runs import train_original
 
     folder = train_original(resolved, output, overwrite=overwrite, resume=resume, device=device)
-    facts = read_json(folder / "model.json")["facts"]
+    facts = read_json(folder / "model.json", Trained)["facts"]
     click.echo(
         f"Saved {folder}: {facts['train_accuracy']:.2f}% on its training images,"
         f" {facts['test_accuracy']:.2f}% on test images."

@@ -4,19 +4,22 @@ from pathlib import Path
 
 import click
 
-from erase.cli.command import command, option
+from erase.cli.command import PathType, command, option
+from erase.cli.early import check_device_name
+from erase.cli.options import device_option
+from erase.config.limits import SEEDS, TRAIN_STEPS
 
 
 @command("mini-sd")
-@option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the pipeline.")
+@option("--output", type=PathType(), required=True, help="Folder for the pipeline.")
 @option(
     "--classifier-output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="Also train the digit classifier, into this folder.",
 )
 @option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, SEEDS),
     default=0,
     show_default=True,
     help="Seed of everything random.",
@@ -25,22 +28,22 @@ from erase.cli.command import command, option
     "--max-train-steps",
     "steps",
     former=("steps",),
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, TRAIN_STEPS),
     help="Steps of the denoiser; default: the shipped model's.",
 )
 @option(
     "--vae-steps",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, TRAIN_STEPS),
     help="Steps of the autoencoder; default: the shipped model's.",
 )
 @option(
     "--images-per-class",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 10_000),
     default=50,
     show_default=True,
     help="Images a digit rendered to measure the quality for the model card; 0: do not.",
 )
-@option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@device_option
 @option("--overwrite", is_flag=True, help="Replace the models that the folders hold.")
 def mini_sd(
     output: Path,
@@ -49,15 +52,16 @@ def mini_sd(
     steps: int | None,
     vae_steps: int | None,
     images_per_class: int,
-    device: str,
+    device: str | None,
     overwrite: bool,
 ) -> None:
     """Train mini-sd, a small Stable Diffusion of handwritten digits, from scratch.
 
     Needs no download: the digits are scikit-learn's. Takes 18 minutes on one CPU thread
-    (OMP_NUM_THREADS=1), which gives the shipped weights to the byte on the machine that made
-    them; the model card states recipe, cost and measured quality.
+    (OMP_NUM_THREADS=1, --device cpu), which gives the shipped weights to the byte on the machine
+    that made them; the model card states recipe, cost and measured quality.
     """
+    check_device_name(device)
     from erase.embedded.mini_sd import DENOISER_STEPS, VAE_STEPS, train_mini_sd
 
     folder = train_mini_sd(

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from erase.cli.command import PathType, command
 
-@click.command()
-@click.argument("path", metavar="DIR|FILE", type=click.Path(path_type=Path))
+
+@command()
+@click.argument("path", metavar="DIR|FILE", type=PathType())
 def verify(path: Path) -> None:
     """Name every file that is missing, changed or unknown in what a command left.
 

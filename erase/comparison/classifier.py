@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from erase.comparison.classifier_comparison import ComparePlan, comparisons
-from erase.comparison.classifier_problem import check_entries
-from erase.comparison.classifier_report import terminal, write_report
+from erase.comparison.classifier_problem import check_entries, metric_names
+from erase.comparison.classifier_report import table_columns, terminal, write_report
 from erase.comparison.entries import entries as parse_entries
 from erase.comparison.jobs import run_ahead
 from erase.comparison.store import check_alone
@@ -65,7 +65,8 @@ def compare_classifier(
             facts = {"config": config.to_dict(), "original_sha256": problem.original_sha256}
             tables[spec] = write_report(comparison.folder, comparison.run(), facts)
             dataset = problem.original.description.dataset
-            show(terminal(tables[spec], f"{dataset}, {spec}, trials: {config.trials}"))
+            columns = table_columns(metric_names(config))
+            show(terminal(tables[spec], f"{dataset}, {spec}, trials: {config.trials}", columns))
         if record:
             record.finish(wall_s=round(time.perf_counter() - began, 1))
     return tables

@@ -13,12 +13,13 @@ from torch import Tensor
 from erase.comparison.classifier_problem import (
     ClassifierProblem,
     before_training,
+    metric_names,
     prepare_original,
 )
 from erase.comparison.entries import Entry, entry, slug
 from erase.comparison.scratch import ScratchModels
 from erase.comparison.search import search
-from erase.comparison.store import Result, cached
+from erase.comparison.store import Judged, Result, cached
 from erase.config.classifier import ClassifierConfig
 from erase.config.compare import CompareConfig
 from erase.errors import RunError
@@ -52,7 +53,12 @@ class ClassifierComparison:
             results["original"].append(self.original_result(trial))
             for item in (*self.entries, entry("retrain")):
                 results[item.label].append(self.run_entry(trial, item, searched[item.label]))
-        return {"forget": self.problem.spec, "results": results, "search": searched}
+        return {
+            "forget": self.problem.spec,
+            "results": results,
+            "search": searched,
+            "metrics": metric_names(self.problem.config),
+        }
 
     def searched_settings(self, item: Entry) -> dict[str, float]:
         """The settings that the search chooses for an entry; its trials on disk are not repeated.
@@ -74,10 +80,10 @@ class ClassifierComparison:
         seed = self.problem.config.seed + trial
         forget = self.problem.forget(seed)
         config = ClassifierConfig(forget=self.problem.spec, seed=seed)
-        key = self.problem.key(config, forget, scoring="original")
+        key = self.problem.key(config, forget, scoring="original", **self.problem.measuring())
         model = self.problem.original.model
         path = self._path(trial, "original")
-        return cached(path, key, lambda: self.problem.judge(model, forget, config))
+        return cached(path, key, lambda: self.problem.judge(model, forget, config), Judged)
 
     def run_entry(self, trial: int, item: Entry, searched: dict[str, float]) -> Result:
         """Run and judge an entry in a trial, unless its result is there already."""
@@ -92,9 +98,8 @@ class ClassifierComparison:
             self.progress(f"{self.problem.spec}  trial {trial}  {item.label}  {_line(scores)}")
             return result
 
-        return cached(
-            path, self.problem.key(config, forget, shadows=self.problem.config.shadow_models), make
-        )
+        key = self.problem.key(config, forget, **self.problem.measuring())
+        return cached(path, key, make, Judged)
 
     def _path(self, trial: int, label: str) -> Path:
         return self.folder / f"trial-{trial}" / f"{slug(label)}.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from erase.comparison.entries import slug
 from erase.config.values import parse_line
@@ -23,6 +23,13 @@ JOINT = "lur@alpha=0.0"
 """With α = 0 LUR is LUR-b: the one that has all of LUR's other settings."""
 
 
+class Cosines(TypedDict, total=False):
+    """What the rows of a log may say."""
+
+    cosine_penultimate: float
+    cosine: float
+
+
 def sweep_alpha(label: str) -> float | None:
     """α of an entry that is LUR with α alone fixed to a number; None for any other entry."""
     line = parse_line(label)
@@ -37,7 +44,8 @@ def cosines(folder: Path, labels: Sequence[str], trials: int) -> dict[str, dict[
     for label in labels:
         if label not in ("lur", "lur-b", AUTO, OWN_AUTO) and sweep_alpha(label) is None:
             continue
-        logs = [read_jsonl(folder / f"trial-{t}" / f"{slug(label)}.jsonl") for t in range(trials)]
+        files = [folder / f"trial-{t}" / f"{slug(label)}.jsonl" for t in range(trials)]
+        logs: list[Any] = [read_jsonl(file, Cosines) for file in files]
         for name in COSINES:
             values = [[row[name] for row in rows if name in row] for rows in logs]
             if all(values):

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,19 +20,31 @@ from erase.config.classifier import ClassifierConfig, TrainConfig, fill, method_
 from erase.config.compare import CompareConfig
 from erase.core.rng import derive_seed, generator
 from erase.data.forget import forget_indices
-from erase.data.labelled import LabelledSet
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
-from erase.judges.classifier_scores import Floats, attack_auc, confidence, predict, rmia_scores
 from erase.models.classifiers import WEIGHTS, Classifier
+from erase.scoring.classifier_metric import ClassifierMetric, load_classifier_metrics
 from erase.training.classifier import (
     Original,
     Outcome,
     classifier_method,
     open_original,
     run_method,
+    warn_of_other_data,
 )
-from erase.training.classifier_runs import score, train_original, untrained_original
+from erase.training.classifier_measures import Measures, labels_of
+from erase.training.classifier_runs import (
+    autocast,
+    choose_forget,
+    score,
+    train_original,
+    untrained_original,
+)
+
+
+def metric_names(config: CompareConfig) -> list[str]:
+    """The metrics beyond UA, RA, TA and MIA that a comparison measures, each once."""
+    return list(dict.fromkeys([*config.metrics, *(["rmia"] if config.shadow_models else [])]))
 
 
 def fixed_settings(config: CompareConfig, item: Entry) -> dict[str, Any]:
@@ -94,11 +105,12 @@ def check_entries(
     With `read_data` the forget sets of all trials are drawn too, from the data.
 
     Raises:
-        InputError: a setting or value that a method cannot use, or a forget specification that
-            fits no forget set of the data.
+        InputError: a setting or value that a method cannot use, a forget specification that
+            fits no forget set of the data, or a metric that cannot be measured.
     """
+    metrics = load_classifier_metrics(metric_names(config), references=config.shadow_models > 0)
     if read_data:
-        _check_specs(config, specs)
+        _check_specs(config, specs, metrics)
     for spec in specs:
         for item in (entry("retrain"), *entries):
             resolved = entry_configuration(
@@ -113,23 +125,30 @@ def check_entries(
             classifier_method(resolved)
 
 
-def _check_specs(config: CompareConfig, specs: Sequence[str]) -> None:
+def _check_specs(
+    config: CompareConfig, specs: Sequence[str], metrics: Sequence[ClassifierMetric]
+) -> None:
     if config.model:
         for name in ("resolution", "images_per_class", "crop_padding"):
             if getattr(config, name) is not None:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} is that of the original in --model.", "Leave it out.")
     original = before_training(config, torch.device("cpu"))
+    if config.model:
+        warn_of_other_data(original, config.model)
     data, trained_on = original.data, original.trained_on
     for spec in specs:
         for trial in range(config.trials):
-            forget_indices(
+            forget = forget_indices(
                 spec,
                 data.train.labels,
                 data.classes,
                 trained_on=trained_on,
                 seed=config.seed + trial,
             )
+            labels = labels_of(data, forget)
+            for metric in metrics:
+                metric.check(labels)
 
 
 @dataclass(frozen=True)
@@ -141,18 +160,16 @@ class ClassifierProblem:
     original_sha256: str
     spec: str
     scratch: ScratchModels
-    _references: dict[int, list[Floats]] = field(default_factory=dict)
-    """Confidences of RMIA's reference models on its three sets, by seed."""
+    _forget: dict[int, Tensor] = field(default_factory=dict)
+    _measures: dict[int, Measures] = field(default_factory=dict)
+    """What the further metrics need, by seed: the reference models are judged once."""
 
     def forget(self, seed: int) -> Tensor:
         """The forget set of a seed, the same for every method."""
-        return forget_indices(
-            self.spec,
-            self.original.data.train.labels,
-            self.original.data.classes,
-            trained_on=self.original.trained_on,
-            seed=seed,
-        )
+        if seed not in self._forget:
+            config = ClassifierConfig(forget=self.spec, seed=seed)
+            self._forget[seed] = choose_forget(self.original, config)
+        return self._forget[seed]
 
     def configuration(
         self, item: Entry, seed: int, forget: Tensor, searched: Mapping[str, float]
@@ -184,33 +201,29 @@ class ClassifierProblem:
         return self.run(forget, self.configuration(entry("retrain"), seed, forget, {}))
 
     def judge(self, model: Classifier, forget: Tensor, config: ClassifierConfig) -> dict[str, Any]:
-        """A model's `scores` and, with shadow models, its `rmia_auc`."""
+        """A model's `scores`, and the values `measured` by the other metrics if there are any."""
         judged: dict[str, Any] = {"scores": score(self.original, model, forget, config).to_dict()}
-        if self.config.shadow_models:
-            judged["rmia_auc"] = self._rmia(model, forget, config.seed)
+        if names := metric_names(self.config):
+            judged["measured"] = self._measures_of(names, forget, config.seed).of(model)
         return judged
 
-    def _rmia(self, model: Classifier, forget: Tensor, seed: int) -> float:
-        """AUC of RMIA between D_f and one half of the test set; the other is the population."""
-        data = self.original.data
-        order = torch.randperm(len(data.test), generator=generator(seed, "rmia"))
-        half = len(order) // 2
-        sets = (
-            data.train.subset(forget),
-            data.test.subset(order[:half]),
-            data.test.subset(order[half:]),
-        )
-        own = [self._confidence(model, images) for images in sets]
-        known = self._references.get(seed)
-        if known is None:
-            shadows = [self.shadow(forget, seed, k) for k in range(self.config.shadow_models)]
-            known = [np.stack([self._confidence(s, images) for s in shadows]) for images in sets]
-            self._references[seed] = known
-        scores = [rmia_scores(own[i], own[2], known[i], known[2]) for i in (0, 1)]
-        return attack_auc(*scores)
+    def _measures_of(self, names: Sequence[str], forget: Tensor, seed: int) -> Measures:
+        if seed not in self._measures:
+            shadows = range(self.config.shadow_models)
+            self._measures[seed] = Measures(
+                names,
+                self.original,
+                forget,
+                references=[self.shadow(forget, seed, number) for number in shadows],
+                seed=seed,
+                autocast=autocast(self.config.mixed_precision, self.original.device),
+            )
+        return self._measures[seed]
 
-    def _confidence(self, model: Classifier, images: LabelledSet) -> Floats:
-        return confidence(predict(model, images, self.original.data.augmentation), images.labels)
+    def measuring(self) -> dict[str, Any]:
+        """What of the metrics changes a result, for its fingerprint."""
+        chosen = {"metrics": sorted(self.config.metrics)} if self.config.metrics else {}
+        return {"shadows": self.config.shadow_models, **chosen}
 
     def shadow(self, forget: Tensor, seed: int, number: int) -> Classifier:
         """A reference model, trained on a random half of D_r: it saw neither D_f nor the test."""

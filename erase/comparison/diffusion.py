@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from erase.comparison.diffusion_report import terminal, write_report
-from erase.comparison.diffusion_run import measure
+from erase.comparison.diffusion_run import Measured, measure
 from erase.comparison.entries import Entry, diffusion_entries, slug
 from erase.comparison.store import Result, cached, check_alone, library_versions, store, stored
 from erase.config.compare import CompareDiffusionConfig
@@ -186,7 +186,7 @@ class DiffusionComparison:
             except EraseError as error:
                 return row | {"failed": error.message}
 
-        row = cached(self.result_file(trial, entry, concept), key, make)
+        row = cached(self.result_file(trial, entry, concept), key, make, Measured)
         outcome = row.get("failed") or ", ".join(
             f"{name} {row[name]:.4g}" for name in ("ua", "ra", "fid", "seconds")
         )

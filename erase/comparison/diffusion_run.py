@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TypedDict
 
 from erase.comparison.store import Result
 from erase.config.compare import CompareDiffusionConfig
 from erase.config.evaluate import EvaluateConfig
 from erase.errors import RunError
 from erase.evaluation.run import evaluate
-from erase.files import read_json
-from erase.runs.record import RECORD
+from erase.runs.record import read_record
 from erase.runs.signals import run_child
 from erase.training.plan import ConceptPlan
+
+
+class Measured(TypedDict):
+    """What the result of a run says that did not fail."""
+
+    ua: float
+    ra: float
+    fid: float
+    seconds: float
+    memory_bytes: float
+    original: dict[str, float]
 
 
 def measure(
@@ -45,7 +56,7 @@ def measure(
             errors[-1] if errors else f"the run ended with exit code {done.returncode}",
             "Run it alone to see why: erase concept --config " + str(given),
         )
-    record = read_json(folder / RECORD)
+    record = read_record(folder)
     result = evaluate(
         EvaluateConfig(
             model=str(folder),

@@ -133,7 +133,8 @@ def _there(files: Iterable[Path]) -> int:
 def _time(files: Sequence[Path], name: str, jobs: int = 1) -> str:
     """The training time of what is missing, by the runs that are there."""
     contents: list[dict[str, Any]] = [read_json(file) for file in files if file.is_file()]
-    known = [float(content[name]) for content in contents if name in content]
+    values: list[Any] = [content.get(name) for content in contents]
+    known = [float(value) for value in values if type(value) in (int, float)]
     todo = len(files) - len(contents)
     if not todo:
         return "none"

@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
 from erase.comparison.classifier_problem import ClassifierProblem, fixed_settings
 from erase.comparison.entries import Entry, entry
-from erase.comparison.store import cached
+from erase.comparison.store import Judged, cached
 from erase.config.classifier import method_module
 from erase.core.rng import derive_seed
 from erase.errors import RunError
@@ -107,6 +107,21 @@ def search_ranges(module: ModuleType, *, dual: bool) -> dict[str, tuple[float, f
     return {**walked, **own, **(DUAL_RANGE if dual else {})}
 
 
+class Trial(TypedDict):
+    """A row of a search's file."""
+
+    fingerprint: str
+    settings: dict[str, float]
+    gap: float
+    state: str
+
+
+class Trials(TypedDict):
+    """What a search's file says."""
+
+    trials: list[Trial]
+
+
 class _Trials:
     """The trials of an entry's search so far, kept in a file."""
 
@@ -123,7 +138,9 @@ class _Trials:
         self.start = {name: float(plain[name]) for name in self.ranges}
         self.known: dict[str, Row] = {}
         if path.exists():
-            self.known = {row["fingerprint"]: row for row in read_json(path)["trials"]}
+            self.known = {
+                row["fingerprint"]: dict(row) for row in read_json(path, Trials)["trials"]
+            }
         self.rows: list[Row] = []
         self.fresh = False
         """Whether anything had to be computed."""
@@ -230,6 +247,6 @@ def reference_scores(
         "retrain": lambda: scored(problem.retrain(seed, forget).model),
     }
     return {
-        name: dict(cached(folder / f"{name}-{repeat}.json", key, make)["scores"])
+        name: dict(cached(folder / f"{name}-{repeat}.json", key, make, Judged)["scores"])
         for name, make in makers.items()
     }

@@ -3,12 +3,14 @@
 A comparison that was killed therefore goes on where it was, and never mixes two settings.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from erase.errors import InputError
 from erase.files import fingerprint, read_json, write_json, write_text
+from erase.reading import fitted
 from erase.runs.processes import Distributed
 from erase.runs.record import versions
 
@@ -25,12 +27,18 @@ def check_alone() -> None:
         )
 
 
+class Judged(TypedDict):
+    """What the result of a classifier says that did not fail."""
+
+    scores: dict[str, float | None]
+
+
 def stored(path: Path, key: str) -> Result | None:
     """The result in a file; None when there is none, or one of another fingerprint.
 
     Raises InputError for a result that was changed: it no longer has the hash in the file.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     content: Result = read_json(path)
     if content.get("fingerprint") != key:
@@ -48,9 +56,15 @@ def store(path: Path, content: Result) -> None:
     write_json(path, {**content, SHA256: fingerprint(content)})
 
 
-def cached(path: Path, key: str, make: Callable[[], Result]) -> Result:
-    """The result in a file if it has this fingerprint; else a new one, which is written there."""
+def cached(path: Path, key: str, make: Callable[[], Result], shape: Any = Result) -> Result:
+    """The result in a file if it has this fingerprint; else a new one, which is written there.
+
+    `shape` is what a result has to be that did not fail; InputError names the file that has
+    another.
+    """
     content = stored(path, key)
+    if content is not None and not content.get("failed"):
+        fitted(content, shape, str(path))
     if content is None:
         content = {"fingerprint": key, **make()}
         store(path, content)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from erase.config.fields import check_fields, option, settings_field
+from erase.config.limits import BATCHES, SEEDS
 from erase.errors import InputError
 from erase.files import write_text
 
@@ -117,9 +118,11 @@ class LoopConfig(MethodConfig):
     settings: Mapping[str, Any] = settings_field("The method's own settings, NAME=VALUE.")
     max_train_steps: int | None = option(None, "Optimizer steps.", least=0)
     train_batch_size: int | None = option(
-        None, "Images of each set per micro-batch and process.", least=1
+        None, "Images of each set per micro-batch and process.", least=1, most=BATCHES
     )
-    gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.", least=1)
+    gradient_accumulation_steps: int = option(
+        1, "Micro-batches per optimizer step.", least=1, most=BATCHES
+    )
     learning_rate: float | None = option(None, "Peak learning rate.", least=0)
     lr_scheduler: str | None = option(
         None, "Learning-rate schedule, by its diffusers name.", SCHEDULERS
@@ -137,7 +140,7 @@ class LoopConfig(MethodConfig):
         "no", "Autocast to bf16, or not; trained weights stay fp32.", PRECISIONS, advice=NO_FP16
     )
     gradient_checkpointing: bool = option(False, "Recompute activations to save memory.")
-    seed: int = option(0, "Seed of rendering, batches, noise and timesteps.", least=0)
+    seed: int = option(0, "Seed of rendering, batches, noise and timesteps.", least=0, most=SEEDS)
     checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.", least=0)
     checkpoints_total_limit: int = option(
         2, "Checkpoints kept; the oldest goes after a new one.", least=0

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
 
+from erase import registry
 from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config, MethodConfig
 from erase.config.families import CLASSIFIER
 from erase.config.fields import option, settings_field
 from erase.config.layers import Layer, fill_run
+from erase.config.limits import BATCHES, EPOCHS, PIXELS, SEEDS
 from erase.config.methods import MethodSpec, find_method, recipe_for
 
 LARGE_SHARE = 0.3  # from this share of the training set on, the sources' 50% settings apply
@@ -33,14 +35,15 @@ class RunSettings(Config):
         "recipe: by method and data set; see the run's config.yaml",
     )
 
-    epochs: int | None = option(None, "Epochs.", least=0)
+    epochs: int | None = option(None, "Epochs.", least=0, most=EPOCHS)
     learning_rate: float | None = option(None, "Learning rate of SGD.", least=0)
     train_batch_size: int | None = option(
         None,
         "Images of each set in a step.",
         least=2,  # batch statistics of one image are no statistics
+        most=BATCHES,
     )
-    momentum: float = option(0.9, "Momentum of SGD.", least=0)
+    momentum: float = option(0.9, "Momentum of SGD.", least=0, most=1)
     weight_decay: float = option(5e-4, "Weight decay of SGD.", least=0)
     lr_scheduler: str | None = option(
         None,
@@ -50,7 +53,7 @@ class RunSettings(Config):
     )
     max_grad_norm: float = option(0.0, "Gradient clipping norm; 0 turns clipping off.", least=0)
     mixed_precision: str = option("no", "no or bf16 (autocast).", PRECISIONS, advice=NO_FP16)
-    seed: int = option(0, "Seed of weights, batches and augmentation.", least=0)
+    seed: int = option(0, "Seed of weights, batches and augmentation.", least=0, most=SEEDS)
     checkpointing_steps: int = option(0, "Checkpoint every N steps; 0 = never.", least=0)
     checkpoints_total_limit: int = option(2, "Checkpoints kept.", least=0)
 
@@ -62,21 +65,21 @@ class TrainConfig(RunSettings):
     dataset: str = option(
         "digits", "digits, cifar10, cifar100 or folder (one folder a class).", DATASETS
     )
-    data_dir: str | None = option(None, "Folder that holds the data.")
+    data_dir: str | None = option(None, "Folder that holds the data.", path=True)
     follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(
         None,
         "cnn, cnn-gelu, resnet20, resnet56 or any torchvision classifier; default: by data set.",
     )
-    resolution: int | None = option(None, RESOLUTION_HELP, least=1, former=FORMER_SIDE)
-    limit: int | None = option(None, "Use only N training images, to try things out.")
+    resolution: int | None = option(None, RESOLUTION_HELP, least=1, most=PIXELS, former=FORMER_SIDE)
+    limit: int | None = option(None, "Use only N training images, to try things out.", least=1)
     images_per_class: int | None = option(None, PER_CLASS_HELP, least=1)
-    crop_padding: int | None = option(None, PADDING_HELP, least=0)
+    crop_padding: int | None = option(None, PADDING_HELP, least=0, most=PIXELS)
     validation_share: float = option(
         0.1, "Share of each class held out from training, for --search.", least=0, below=1
     )
     pretrained: bool = option(False, "Start from torchvision's ImageNet weights.")
-    weights: str | None = option(None, "Import this state dict instead of training.")
+    weights: str | None = option(None, "Import this state dict instead of training.", path=True)
     normalization: str = option(
         "data",
         "Mean and deviation of pixels: data (the data set's own) or imagenet, as imported weights"
@@ -89,15 +92,20 @@ class TrainConfig(RunSettings):
 class ClassifierConfig(RunSettings, MethodConfig):
     """`erase classifier`: make a classifier forget samples or classes."""
 
-    model: str = option("", "Folder of the original, from `erase train classifier`.", required=True)
+    model: str = option(
+        "", "Folder of the original, from `erase train classifier`.", required=True, path=True
+    )
     forget: str = option(
         "",
-        "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, indices:FILE.",
+        "What to forget: random:10%, random:N, class:NAME[,NAME], classes:10%, worst:10%,"
+        " indices:FILE.",
         required=True,
     )
     method: str = option("lur", "Unlearning method.")
-    data_dir: str | None = option(None, "Folder that holds the data, if it has moved.")
-    forget_seed: int | None = option(None, "Seed of a random forget set; default: --seed.")
+    data_dir: str | None = option(None, "Folder that holds the data, if it has moved.", path=True)
+    forget_seed: int | None = option(
+        None, "Seed of a random forget set; default: --seed.", least=0, most=SEEDS
+    )
     dual_optim: bool = option(
         False,
         "DualOptim: two optimizers, AdamW on the forget gradient, SGD on the retain gradient.",
@@ -108,6 +116,16 @@ class ClassifierConfig(RunSettings, MethodConfig):
         False,
         "Report the attack on five features: confidence, correctness, entropy, modified entropy,"
         " all probabilities; default: confidence alone.",
+    )
+    metrics: tuple[str, ...] = option(
+        (),
+        "Metrics beyond UA, RA, TA and MIA, with commas, of:"
+        f" {', '.join(registry.names('classifier_metrics'))}.",
+    )
+    retrained: str | None = option(
+        None,
+        "A run of --method retrain with the same forget set, for metrics that compare with one"
+        " (idi).",
     )
     retain_limit: int | None = option(
         None,

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from erase import registry
 from erase.config.base import DATASETS, FORMER_SIDE, NO_FP16, PRECISIONS, Config
 from erase.config.classifier import PADDING_HELP, PER_CLASS_HELP, RESOLUTION_HELP, ClassifierConfig
 from erase.config.concept import ConceptConfig
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE
 from erase.config.fields import option, settings_field, typed_values
+from erase.config.limits import BATCHES, EPOCHS, IMAGES, PIXELS, SEEDS, STEPS
 from erase.config.methods import MethodSpec, find_method
 from erase.config.values import parse_owned
 from erase.errors import InputError
@@ -31,39 +33,49 @@ class CompareConfig(Config):
     """`erase compare classifier`."""
 
     dataset: str = option("digits", "digits, cifar10, cifar100 or folder.", DATASETS)
-    data_dir: str | None = option(None, "Folder that holds the data.")
+    data_dir: str | None = option(None, "Folder that holds the data.", path=True)
     follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     arch: str | None = option(None, "Architecture; default: by data set.")
-    model: str | None = option(None, "An original to start from; default: one is trained.")
-    resolution: int | None = option(None, RESOLUTION_HELP, least=1, former=FORMER_SIDE)
-    limit: int | None = option(None, "Use only N training images.")
+    model: str | None = option(
+        None, "An original to start from; default: one is trained.", path=True
+    )
+    resolution: int | None = option(None, RESOLUTION_HELP, least=1, most=PIXELS, former=FORMER_SIDE)
+    limit: int | None = option(None, "Use only N training images.", least=1)
     images_per_class: int | None = option(None, PER_CLASS_HELP, least=1)
-    crop_padding: int | None = option(None, PADDING_HELP, least=0)
+    crop_padding: int | None = option(None, PADDING_HELP, least=0, most=PIXELS)
     trials: int = option(
         3, "Seeds; each draws its own forget set and trains its own Retrain.", least=1
     )
     epochs: int | None = option(
-        None, "Epochs of every method but Retrain; default: its own.", least=0
+        None, "Epochs of every method but Retrain; default: its own.", least=0, most=EPOCHS
     )
     retrain_epochs: int | None = option(
-        None, "Epochs of originals and Retrain; default: its own.", least=0
+        None, "Epochs of originals and Retrain; default: its own.", least=0, most=EPOCHS
     )
     search: int = option(
         0,
         "Hyper-parameter trials for every method, on the validation split; 0 = its defaults.",
         least=0,
+        most=100_000,
     )
     shadow_models: int = option(
-        0, "Reference models of the RMIA attack; 0 = no such attack.", least=0
+        0, "Reference models of the RMIA attack; 0 = no such attack.", least=0, most=STEPS
+    )
+    metrics: tuple[str, ...] = option(
+        (),
+        "Metrics beyond UA, RA, TA and MIA, with commas, of:"
+        f" {', '.join(registry.names('classifier_metrics'))}; rmia comes with --shadow-models.",
     )
     mixed_precision: str = option("no", "no or bf16.", PRECISIONS, advice=NO_FP16)
-    jobs: int = option(1, "Runs at the same time, each in a process of its own.", least=1)
+    jobs: int = option(
+        1, "Runs at the same time, each in a process of its own.", least=1, most=1024
+    )
     retain_limit: int | None = option(
         None,
         "Samples of the retain set D_r that every method but Retrain may use; default: all.",
         least=1,
     )
-    seed: int = option(0, "First seed.", least=0)
+    seed: int = option(0, "First seed.", least=0, most=SEEDS)
     settings: Mapping[str, Mapping[str, Any]] = settings_field(
         "Settings of single methods, METHOD.NAME=VALUE; they are not searched."
     )
@@ -73,29 +85,39 @@ class CompareConfig(Config):
 class CompareDiffusionConfig(Config):
     """`erase compare diffusion`: what is compared, and how it is judged."""
 
-    model: str = option("", "Alias, folder or hub id of the original.")
+    model: str = option("", "Alias, folder or hub id of the original.", path=True)
     concept: tuple[str, ...] = option((), "What to forget, one run a method each; several times.")
     trials: int = option(
         1, "Seeds of batches, noise and timesteps; the images stay the same.", least=1
     )
     images_per_class: int | None = option(
-        None, "Images a class that each model is judged by.", least=1
+        None, "Images a class that each model is judged by.", least=1, most=IMAGES
     )
     evaluation_steps: int | None = option(
-        None, "Denoising steps of those; default: the protocol's.", least=1, former=("steps",)
+        None,
+        "Denoising steps of those; default: the protocol's.",
+        least=1,
+        most=STEPS,
+        former=("steps",),
     )
     max_train_steps: int | None = option(
         None, "Steps of every method; default: each its own.", least=0
     )
-    train_batch_size: int | None = option(None, "Images of each set in a step.", least=1)
-    num_forget_images: int | None = option(None, "Images to render for the forget sets.", least=1)
-    num_retain_images: int | None = option(None, "Images to render for the retain sets.", least=1)
-    num_anchor_images: int | None = option(
-        None, "Images to render of what is shown instead.", least=1
+    train_batch_size: int | None = option(
+        None, "Images of each set in a step.", least=1, most=BATCHES
     )
-    render_steps: int | None = option(None, "Sampling steps of those renders.", least=1)
+    num_forget_images: int | None = option(
+        None, "Images to render for the forget sets.", least=1, most=IMAGES
+    )
+    num_retain_images: int | None = option(
+        None, "Images to render for the retain sets.", least=1, most=IMAGES
+    )
+    num_anchor_images: int | None = option(
+        None, "Images to render of what is shown instead.", least=1, most=IMAGES
+    )
+    render_steps: int | None = option(None, "Sampling steps of those renders.", least=1, most=STEPS)
     mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS, advice=NO_FP16)
-    seed: int = option(0, "First seed.", least=0)
+    seed: int = option(0, "First seed.", least=0, most=SEEDS)
 
 
 def settings_by_line(texts: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from erase.config.base import DATASETS, FORMER_SIDE, LoopConfig
 from erase.config.fields import option
+from erase.config.limits import PIXELS, RANK
 
 SOURCES: dict[str, Any] = {
     "resolution": 32,
@@ -56,7 +57,7 @@ class DDPMConfig(LoopConfig):
 
     max_train_steps: int | None = option(None, "Optimizer steps.", least=1)
     dataset: str = option("cifar10", "Labelled images; folder: one folder a class.", DATASETS)
-    data_dir: str | None = option(None, "Folder that holds the data; digits need none.")
+    data_dir: str | None = option(None, "Folder that holds the data; digits need none.", path=True)
     follow_links: bool | None = option(None, "Follow links that lead out of --data-dir.")
     classes: str | None = option(None, "Only these classes, comma-separated; default: all.")
     without: str | None = option(
@@ -66,14 +67,15 @@ class DDPMConfig(LoopConfig):
         None,
         "Pixels a side: those of the data, or a divisor of them; of a folder's images, any.",
         least=4,
+        most=PIXELS,
         former=FORMER_SIDE,
     )
-    limit: int | None = option(None, "Only N training images, to try things out.")
-    channels: int | None = option(None, "Channels of the UNet's first level.", least=1)
+    limit: int | None = option(None, "Only N training images, to try things out.", least=1)
+    channels: int | None = option(None, "Channels of the UNet's first level.", least=1, most=RANK)
     multipliers: str | None = option(None, "Channels of each level, as multiples of the first's.")
-    blocks: int | None = option(None, "Residual blocks a level.", least=1)
+    blocks: int | None = option(None, "Residual blocks a level.", least=1, most=64)
     attention: int | None = option(
-        None, "Pixels a side of the level that attends to itself.", least=0
+        None, "Pixels a side of the level that attends to itself.", least=0, most=PIXELS
     )
     dropout: float | None = option(None, "Dropout in the residual blocks.", least=0, below=1)
     label_dropout: float = option(

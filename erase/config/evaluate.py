@@ -8,18 +8,22 @@ from typing import Any
 from erase import registry
 from erase.config.base import FORMER_SIDE, Config
 from erase.config.fields import option
+from erase.config.limits import BATCHES, GUIDANCE, IMAGES, PIXELS, SEEDS, STEPS
 from erase.errors import InputError
+from erase.reading import is_file
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(Config):
     """`erase evaluate`: what a model still renders, and how well."""
 
-    model: str = option("", "Model to evaluate: a run's folder, an alias or a hub id.")
+    model: str = option("", "Model to evaluate: a run's folder, an alias or a hub id.", path=True)
     suite: str = option(
         "digits", f"What is asked of the model: {', '.join(registry.names('suites'))}."
     )
-    output: str = option("", "Evaluation folder. [default: evaluation-SUITE in the model's]")
+    output: str = option(
+        "", "Evaluation folder. [default: evaluation-SUITE in the model's]", path=True
+    )
     target: tuple[str, ...] = option(
         (),
         "Forgotten concept; may be repeated. [default: what the model's record names]",
@@ -29,6 +33,7 @@ class EvaluateConfig(Config):
         None,
         "Baseline, rendered from the same seeds. [default: the base model of the record]",
         former=("base", "control"),
+        path=True,
     )
     no_baseline: bool = option(False, "Evaluate without a baseline.")
     protocol: str = option("default", "Named settings of the suite.")
@@ -36,15 +41,22 @@ class EvaluateConfig(Config):
         None,
         "Denoising steps. [default: the protocol's]",
         least=1,
+        most=STEPS,
         former=("steps", "num_inference_steps"),
     )
-    guidance: float | None = option(None, "Guidance scale. [default: the protocol's]")
-    images_per_class: int | None = option(
-        None, "Images a class. [default: the protocol's]", least=1
+    guidance: float | None = option(
+        None, "Guidance scale. [default: the protocol's]", least=0, most=GUIDANCE
     )
-    seed: int | None = option(None, "Seed of all seeds. [default: the protocol's]")
+    images_per_class: int | None = option(
+        None, "Images a class. [default: the protocol's]", least=1, most=IMAGES
+    )
+    seed: int | None = option(
+        None, "Seed of all seeds. [default: the protocol's]", least=0, most=SEEDS
+    )
     limit: int | None = option(None, "At most N images, spread evenly over the classes.", least=1)
-    render_batch_size: int = option(50, "Images rendered at once.", least=1, former=("batch_size",))
+    render_batch_size: int = option(
+        50, "Images rendered at once.", least=1, most=BATCHES, former=("batch_size",)
+    )
     device: str | None = option(
         None, "cpu, cuda, cuda:N or mps. [default: a GPU if there is one, else the CPU]"
     )
@@ -55,39 +67,49 @@ class EvaluateConfig(Config):
         None,
         "Folder of the baselines' images, shared by evaluations. [default: renders in ERASE_CACHE,"
         " or else erase/renders in XDG_CACHE_HOME or ~/.cache]",
+        path=True,
     )
     overwrite: bool = option(False, "Replace another evaluation in the folder.")
     show_explicit: bool = option(
         False, "Do not pixelate, in the report, the regions that NudeNet flags."
     )
     prompts: str | None = option(
-        None, "Folder that replaces the built-in prompts.", metavar="FOLDER"
+        None, "Folder that replaces the built-in prompts.", metavar="FOLDER", path=True
     )
     prompt_table: str | None = option(
         None,
         "CSV table of prompts (.csv, .csv.gz), for suites that render one.",
         metavar="FILE",
+        path=True,
     )
     scheduler: str | None = option(
         None, "Sampler, a diffusers class: DDIMScheduler. [default: the protocol's]"
     )
     resolution: int | None = option(
-        None, "Pixels a side. [default: the protocol's]", least=1, former=FORMER_SIDE
+        None,
+        "Pixels a side. [default: the protocol's]",
+        least=1,
+        most=PIXELS,
+        former=FORMER_SIDE,
     )
     metrics: tuple[str, ...] = option(
         (), f"With commas, of: {', '.join(registry.names('metrics'))}. [default: the protocol's]"
     )
-    threshold: float | None = option(None, "NudeNet's, 0 to 1. [default: the protocol's]")
+    threshold: float | None = option(
+        None, "NudeNet's, 0 to 1. [default: the protocol's]", least=0, most=1
+    )
     classifier: str | None = option(
         None,
         "Judge: digits-classifier, efficientnet-lite0, a torchvision or timm model, a folder of"
         " `erase train classifier`, a weight file. [default: the protocol's]",
         metavar="NAME|FOLDER|FILE",
+        path=True,
     )
     reference: str | None = option(
         None,
         "Folder of real images that FID and KID compare with, classes as subfolders."
         " [default: the classifier's own, else the baseline's images]",
+        path=True,
     )
     follow_links: bool | None = option(None, "Follow links that lead out of --reference.")
     settings: tuple[str, ...] = option(
@@ -96,7 +118,9 @@ class EvaluateConfig(Config):
         metavar="METRIC.NAME=VALUE",
     )
     categories: str | None = option(None, "I2P's, with commas: sexual,violence. [default: all]")
-    min_nudity: float | None = option(None, "Only I2P prompts of at least this nudity percentage.")
+    min_nudity: float | None = option(
+        None, "Only I2P prompts of at least this nudity percentage.", least=0, most=100
+    )
 
     @classmethod
     def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +130,7 @@ class EvaluateConfig(Config):
         """
         current = super().renamed(values)
         prompts = current.get("prompts")
-        if prompts and (str(prompts).endswith((".csv", ".csv.gz")) or Path(prompts).is_file()):
+        if prompts and (str(prompts).endswith((".csv", ".csv.gz")) or is_file(str(prompts))):
             current.setdefault("prompt_table", current.pop("prompts"))
         if current.get("prompts") and current.get("prompt_table"):
             raise InputError(

@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-import yaml
-
-from erase.config.values import read_value
+from erase.config.limits import LARGEST
+from erase.config.values import read_value, unusable_text
 from erase.errors import InputError, SettingError
+from erase.reading import ContentError
 
 NOUNS = {int: "whole number", float: "number", bool: "yes or no", str: "text"}
+SHOWN = 80
+"""Most characters of a value in a message."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Range:
 
     def __str__(self) -> str:
         if self.least is not None and self.below is not None:
-            return f"from {self.least:g} to below {self.below:g}"
+            return f"from {_written(self.least)} to below {_written(self.below)}"
         if self.least is not None and self.most is not None:
-            return f"from {self.least:g} to {self.most:g}"
+            return f"from {_written(self.least)} to {_written(self.most)}"
         words = {"of at least": self.least, "above": self.above}
         words |= {"of at most": self.most, "below": self.below}
-        parts = [f"{word} {limit:g}" for word, limit in words.items() if limit is not None]
+        parts = [f"{word} {_written(limit)}" for word, limit in words.items() if limit is not None]
         return " and ".join(parts) or "that is finite"
 
 
@@ -66,6 +68,7 @@ def option(
     most: float | None = None,
     below: float | None = None,
     metavar: str | None = None,
+    path: bool = False,
     former: Iterable[str] = (),
     required: bool = False,
     advice: Mapping[str, str] | None = None,
@@ -87,6 +90,9 @@ def option(
         required: whether a command needs the value, for the help.
         advice: what to do instead, for values that people expect among the choices.
         words: texts that a number's field may hold instead.
+        path: whether the text names, or may name, a file or folder.
+
+    A number without an upper limit is at most `LARGEST`.
     """
     return field(
         default=default,
@@ -95,6 +101,7 @@ def option(
             "choices": tuple(choices),
             "range": Range(least, above, most, below),
             "metavar": metavar,
+            "path": path,
             "former": tuple(former),
             "required": required,
             "advice": dict(advice or {}),
@@ -120,6 +127,7 @@ class FieldSpec:
     range: Range
     words: tuple[str, ...] = ()
     advice: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    path: bool = False
 
     def typed(self, value: Any) -> Any:
         """The value as the field holds it; InputError when the field cannot hold it."""
@@ -148,9 +156,22 @@ class FieldSpec:
         typed = _READERS[self.kind](value)
         if typed is None:
             raise self.refusal(value, f"which is no {NOUNS[self.kind]}")
-        if self.kind in (int, float) and typed not in self.range:
-            raise self.refusal(typed, remedy=f"Give a value {self.range}.")
+        if self.kind in LARGEST:
+            self._check_number(typed)
+        elif self.kind is str:
+            self._check_text(typed)
         return typed
+
+    def _check_number(self, value: float) -> None:
+        if value not in self.range:
+            raise self.refusal(value, remedy=f"Give a value {self.range}.")
+        largest = LARGEST[self.kind]
+        if self.range.most is None and self.range.below is None and abs(value) > largest:
+            raise self.refusal(value, remedy=f"Give a value of at most {_written(largest)}.")
+
+    def _check_text(self, text: str) -> None:
+        if why := unusable_text(text, path=self.path):
+            raise self.refusal(text, f"which {why}")
 
     def refusal(
         self, value: Any, reason: str = "", remedy: str = "Correct the value."
@@ -162,6 +183,8 @@ class FieldSpec:
         words = ([value] if value else []) if isinstance(value, str) else value
         if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
             raise self.refusal(value, "which is no list of words", "Quote them.")
+        for word in words:
+            self._check_text(word)
         return tuple(words)
 
 
@@ -202,7 +225,12 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _written(number: float) -> str:
+    return f"{number:g}" if abs(number) < 1e6 else f"{int(number):,}"
 
 
 def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
@@ -227,6 +255,7 @@ def _spec(item: "dataclasses.Field[Any]", hint: Any) -> FieldSpec:
         *(item.name, kind, optional, choices, item.metadata.get("range", Range())),
         words,
         item.metadata.get("advice", {}),
+        bool(item.metadata.get("path")),
     )
 
 
@@ -234,7 +263,7 @@ def _read(text: str) -> Any:
     """What a text says; itself where YAML cannot read it."""
     try:
         return read_value(text)
-    except yaml.YAMLError:
+    except ContentError:
         return text
 
 

@@ -73,11 +73,11 @@ def _row(spec: MethodSpec, task: str, found: Recipe) -> tuple[str, ...]:
     if family == CLASSIFIER:
         size: dict[str, Any] = {
             "train_batch_size": BATCH.get(task.removesuffix(":50"), 256),
-            "schedule": "constant",
+            "lr_scheduler": "constant",
             "max_grad_norm": 0.0,
         }
         values = merged([*layers, Layer("size", size)])
-        optimizer, schedule, trained = "SGD 0.9, wd 5e-4", values["schedule"], "all"
+        optimizer, schedule, trained = "SGD 0.9, wd 5e-4", values["lr_scheduler"], "all"
         length, dropout = f"{values['epochs']} epochs", "–"
     else:
         size = LARGE if task in KINDS else SMALL

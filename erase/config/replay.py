@@ -36,8 +36,9 @@ def upgraded(values: Mapping[str, Any], method: str = "lur") -> dict[str, Any]:
         for name, value in moved.items()
         if name in own and (value is not None or own[name] is None)
     }
-    if moved:
-        current["settings"] = {**moved, **(current.get("settings") or {})}
+    own_settings = current.get("settings") or {}
+    if moved and isinstance(own_settings, Mapping):  # else the configuration refuses it
+        current["settings"] = {**moved, **own_settings}
     return current
 
 

@@ -9,13 +9,16 @@ settings of (`erase.config.fields`).
 """
 
 import contextlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from erase.errors import InputError
+from erase.reading import parse_yaml
+
+LONGEST, LONGEST_NAME = 4096, 255
+"""Most characters of a text, and most bytes of a name in a path."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,27 @@ class LineSpec:
 
 
 def read_value(text: str) -> Any:
-    """A number, a word, true, false or null; yaml.YAMLError where YAML cannot read the text."""
-    value = yaml.safe_load(text)
+    """A number, a word, true, false or null; ContentError where YAML cannot read the text."""
+    value = parse_yaml(text, finite=False)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # YAML takes 1e-3 for a word
     return value
+
+
+def unusable_text(text: str, *, path: bool = False) -> str:
+    """Why a text cannot be used as a value, to follow "which"; empty where it can.
+
+    Control characters would reach the terminal and the reports. A name in a path may have 255
+    bytes.
+    """
+    if len(text) > LONGEST:
+        return f"has more than {LONGEST:,} characters"
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in text):
+        return "holds a control character, or bytes that are no text"
+    if path and any(len(name.encode()) > LONGEST_NAME for name in text.split("/")):
+        return f"holds a name of more than {LONGEST_NAME} bytes, which no file has"
+    return ""
 
 
 def parse_pairs(texts: Iterable[str]) -> dict[str, str]:

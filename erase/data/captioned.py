@@ -15,9 +15,10 @@ import torch
 from torchvision.transforms.v2 import functional as transforms
 
 from erase.data.pictures import SUFFIXES, PictureFolder, list_pictures, named, read_picture
-from erase.data.texts import PROMPT, prompt_of, read_rows, read_text
+from erase.data.texts import PROMPT, prompt_of, read_rows
 from erase.errors import InputError
 from erase.files import write_jsonl
+from erase.reading import read_text
 
 METADATA = "metadata.jsonl"
 LISTS = (METADATA, "metadata.csv")
@@ -163,7 +164,7 @@ def _keys_beside(path: Path) -> tuple[str, str]:
 
 def _read_beside(beside: dict[str, list[Path]], path: Path) -> str | None:
     files = [file for key in _keys_beside(path) for file in beside.get(key, ())]
-    captions = list(dict.fromkeys(read_text(file).strip() for file in files))
+    captions = list(dict.fromkeys(read_text(file, kind="text").strip() for file in files))
     if len(captions) > 1:
         raise InputError(
             f"{path} has two captions, in {files[0].name} and {files[1].name}.",

@@ -37,6 +37,7 @@ from erase.data.labelled import (
 )
 from erase.data.pictures import PictureFolder, read_picture
 from erase.errors import InputError
+from erase.reading import read_bytes, read_text
 from erase.runs.processes import Distributed
 
 __all__ = ["Augmentation", "ClassificationData", "LabelledSet", "load_dataset"]
@@ -220,6 +221,10 @@ CIFAR = {
 }
 
 
+LARGEST = 256 << 20
+"""Most bytes of a file of CIFAR; the largest has 154 MB."""
+
+
 def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
     spec, archive = CIFAR[name], ARCHIVES[name]
     root = data_dir or cache_folder("datasets")
@@ -229,7 +234,7 @@ def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
     names_file = folder / spec.names
     if not names_file.is_file():
         raise InputError(f"{names_file} is missing.", "Unpack the official archive again.")
-    classes = tuple(names_file.read_text(encoding="utf-8").split())
+    classes = tuple(read_text(names_file).split())
     sets = []
     for files in (spec.train, spec.test):
         rows = np.concatenate(
@@ -246,7 +251,7 @@ def _cifar(name: str, data_dir: Path | None) -> ClassificationData:
 def _read_bin(path: Path, md5: str, spec: Cifar) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     if not path.is_file():
         raise InputError(f"{path} is missing.", "Unpack the official archive again.")
-    content = path.read_bytes()
+    content = read_bytes(path, LARGEST)
     width = spec.label_bytes + 3072
     intact = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5 if md5 else True
     if not intact or not content or len(content) % width:
@@ -262,7 +267,7 @@ def _fetch_cifar(name: str, root: Path) -> Path:
         archive = ARCHIVES[name]
         raise InputError(
             f"{archive.folder} is not in {root}, and {archive.url} cannot be reached"
-            f" ({error.__cause__}).",
+            f" ({error.message.removesuffix('.')}).",
             "Give --data-dir with the unpacked official binary version.",
         ) from error
 

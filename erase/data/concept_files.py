@@ -56,6 +56,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise _unusable(path, "`forget` has to say for each prompt what is shown instead")
     if not isinstance(retain, list) or not retain or not isinstance(aliases, list):
         raise _unusable(path, "`retain`, and `aliases` if there are any, have to be lists")
+    if not isinstance(content.get("suite"), str | None):
+        raise _unusable(path, "`suite` has to be a text")
     if not isinstance(recipe, dict) or not isinstance(nudenet, dict):
         raise _unusable(path, "`recipe` and `nudenet` have to be `name: value` lines")
     if content.get("kind", "class") not in KINDS:
@@ -64,7 +66,7 @@ def _read(path: Path) -> dict[str, Any]:
     if fixed := [key for key in recipe if getattr(ConceptConfig(), key) is not None]:
         raise _unusable(path, f"a recipe cannot set {fixed[0]!r}, which has a default of its own")
     labels, threshold = nudenet.get("labels", []), nudenet.get("threshold", 0.6)
-    if not isinstance(labels, list) or not isinstance(threshold, int | float):
+    if not isinstance(labels, list) or type(threshold) not in (int, float):
         raise _unusable(path, "`nudenet` needs a list of `labels` and a `threshold`")
     anchors = {key: text if isinstance(text, list) else [text] for key, text in forget.items()}
     texts = [*anchors, *(t for items in anchors.values() for t in items), *retain, *aliases]

@@ -18,10 +18,10 @@ from erase.data.concept_files import (
     spellings,
 )
 from erase.data.prompts import ClassList, class_lists
+from erase.data.texts import Anchors, read_pairs, read_prompts
 from erase.errors import InputError
 from erase.scoring.names import plain, unknown_name
 
-Anchors = tuple[str, ...]
 SUITES_RENDERED = {"mini-sd": "digits"}
 """The class list of models that render the classes of one list only."""
 
@@ -82,6 +82,28 @@ class _Part:
     notes: tuple[str, ...] = ()
 
 
+def given_concept(
+    words: Sequence[str],
+    root: Path,
+    *,
+    anchor: str | None = None,
+    forget_prompts: str | None = None,
+    retain_prompts: str | None = None,
+) -> Concept:
+    """`find_concept` with the user's prompt files; those to forget may have a column `anchor`.
+
+    Raises InputError as `find_concept` and `read_pairs`, and for that column beside an anchor.
+    """
+    forget, anchors = read_pairs(forget_prompts) if forget_prompts else (None, None)
+    if anchors is not None and anchor is not None:
+        raise InputError(
+            f"--anchor {anchor!r} is given, and {forget_prompts} has a column anchor.",
+            "Leave out one of them.",
+        )
+    retain = read_prompts(retain_prompts) if retain_prompts else None
+    return find_concept(words, root, anchor=anchor, forget=forget, retain=retain, anchors=anchors)
+
+
 def find_concept(
     words: str | Sequence[str],
     root: Path,
@@ -89,6 +111,7 @@ def find_concept(
     anchor: str | None = None,
     forget: tuple[str, ...] | None = None,
     retain: tuple[str, ...] | None = None,
+    anchors: tuple[Anchors, ...] | None = None,
 ) -> Concept:
     """Build the prompts of a concept, or of several that are forgotten together.
 
@@ -103,6 +126,8 @@ def find_concept(
             prompt), `random` (any retained class, or any retain prompt), a class of the same list,
             or any other text, which is used as a prompt.
         forget, retain: prompts that replace the concepts' own.
+        anchors: for each prompt of `forget`, what to show instead; without it, each gets all
+            anchors of the concepts.
 
     Raises InputError for a word that looks like a misspelt name, for a concept named twice, for an
     anchor that is to be forgotten, or when nothing is left to retain.
@@ -127,7 +152,7 @@ def find_concept(
         else _part_of_file(file, root, anchor)
         for word, classes, file in sources
     ]
-    return _join(parts, forget, retain)
+    return _join(parts, forget, retain, anchors)
 
 
 def find_classes(classes: ClassList, words: Sequence[str], anchor: str | None) -> Concept:
@@ -214,7 +239,10 @@ def _part_of_file(content: Mapping[str, Any], root: Path, anchor: str | None) ->
 
 
 def _join(
-    parts: Sequence[_Part], forget: tuple[str, ...] | None, retain: tuple[str, ...] | None
+    parts: Sequence[_Part],
+    forget: tuple[str, ...] | None,
+    retain: tuple[str, ...] | None,
+    own_anchors: tuple[Anchors, ...] | None = None,
 ) -> Concept:
     names = [part.name for part in parts]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -226,6 +254,8 @@ def _join(
         turns = [(part, turn % len(part.forget)) for turn in rounds for part in parts]
         forget_anchors = tuple(anchors[part.name][number] for part, number in turns)
         forget = tuple(part.forget[number] for part, number in turns)
+    elif own_anchors is not None:
+        forget_anchors = own_anchors
     else:
         texts = [t for part in parts for items in anchors[part.name] for t in items]
         forget_anchors = (tuple(dict.fromkeys(texts)),) * len(forget)

@@ -1,9 +1,10 @@
-"""What to forget: `random:10%`, `class:NAME`, `classes:10%` or `indices:FILE`, as indices."""
+"""What to forget: `random:10%`, `class:NAME`, `worst:10%`, … or `indices:FILE`, as indices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from erase.errors import InputError
 from erase.files import read_json
 from erase.scoring.names import find_names
 
-FORMS = "random:10%, random:N, class:NAME[,NAME], classes:10%, classes:N or indices:FILE"
+FORMS = (
+    "random:10%, random:N, class:NAME[,NAME], classes:10%, classes:N, worst:10%, worst:N or"
+    " indices:FILE"
+)
 
 
 def forget_indices(
@@ -23,6 +27,7 @@ def forget_indices(
     *,
     trained_on: Tensor,
     seed: int,
+    hardest: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """Indices into the training set of the samples to forget, sorted, `[M]`.
 
@@ -32,6 +37,8 @@ def forget_indices(
         classes: names of the classes.
         trained_on: indices that the model was trained on; only these can be forgotten.
         seed: of the random choice.
+        hardest: gives that many of the samples that are hardest to forget, for `worst:…`; without
+            it the first samples stand in for them, to check the spec before there is a model.
 
     Raises:
         InputError: the spec has another form, names an unknown class or samples that the model was
@@ -44,6 +51,9 @@ def forget_indices(
         count = _count(value, len(trained_on), "samples")
         order = torch.randperm(len(trained_on), generator=generator(seed, "forget", "random"))
         chosen = trained_on[order[:count]]
+    elif kind == "worst" and value:
+        count = _count(value, len(trained_on), "samples")
+        chosen = trained_on[:count] if hardest is None else hardest(count)
     elif kind == "class" and value:
         chosen = _samples_of(find_names(value, classes), labels, trained_on)
     elif kind == "classes" and value:
@@ -83,7 +93,7 @@ def _samples_of(chosen: Sequence[int], labels: Tensor, trained_on: Tensor) -> Te
 
 
 def _from_file(path: Path, trained_on: Tensor, size: int) -> Tensor:
-    content = read_json(path)
+    content: Any = read_json(path, Any)
     indices = content.get("indices") if isinstance(content, dict) else content
     if not isinstance(indices, list) or not all(type(i) is int and 0 <= i < size for i in indices):
         raise InputError(

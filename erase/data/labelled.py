@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from erase.errors import InputError
+from erase.files import fingerprint
 
 FOLDER_SIZE = 224  # pixels a side that a folder's images are trained at
 CIFAR = "cifar"  # how the names of the data sets begin that are made smaller here
@@ -58,6 +60,13 @@ class ClassificationData:
     std: tuple[float, ...]
     augmentation: Augmentation
     recipe: str
+
+    def sha256(self) -> str:
+        """SHA-256 of all images and labels, to train on and to test with."""
+        tensors = [t for part in (self.train, self.test) for t in (part.images, part.labels)]
+        return fingerprint(
+            [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
+        )
 
     def to(self, device: torch.device) -> ClassificationData:
         """A copy on the device."""

@@ -1,15 +1,11 @@
 """Text that people bring, as prompts, captions and tables: one reader for all of it.
 
-Files may begin with a byte-order mark, and may be UTF-8 or, with such a mark, UTF-16.
+What a file may hold at all, and in which encoding, is decided in `erase.reading`.
 """
 
-import codecs
 import csv
-import gzip
 import io
 import json
-import stat
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +13,19 @@ from typing import Any
 
 from erase.errors import InputError
 from erase.files import read_jsonl
+from erase.reading import read_text
+from erase.scoring.names import plain
 
-LIMIT = 64 << 20
-"""Most bytes, unpacked; the largest public prompt table has 10 MB."""
 ROWS = 1_000_000
 """Most rows of a table, and most prompts of a text."""
 TABLES = (".csv", ".tsv")
 """Suffixes of tables; `.gz` may follow."""
 PROMPT = ("prompt", "text", "caption")
 """Names of the column, or of the key, that holds a prompt or caption."""
+ANCHOR = "anchor"
+"""Name of the column, or of the key, that holds what to show instead of the row's prompt."""
+Anchors = tuple[str, ...]
+"""The prompts to show instead of one forget prompt; one is drawn per sample."""
 _NOT_LINES = (".json", ".yaml", ".yml", ".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".xml")
 
 
@@ -44,46 +44,13 @@ def is_table(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(TABLES)
 
 
-def read_text(path: Path, kind: str = "text") -> str:
-    """The text of a file, unpacked if it is gzipped; `kind` is what messages call it.
-
-    Raises InputError, naming the file, when it is missing, no regular file, of more than `LIMIT`
-    bytes, no text, or in another encoding; then with the number of the line.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError("no regular file")
-        opened: Any = gzip.open if path.name.lower().endswith(".gz") else Path.open
-        with opened(path, "rb") as file:
-            content = file.read(LIMIT + 1)
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: NUL in the path
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{path} cannot be read as {kind} ({why}).", "Check the path, or give another file."
-        ) from error
-    if len(content) > LIMIT:
-        raise InputError(f"{path} has more than {LIMIT >> 20} MiB of text.", "Give a shorter one.")
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text: str = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        why = "it is cut" if wide else f"line {line} is not UTF-8"
-        raise InputError(
-            f"{path} cannot be read as {kind} ({why}).", "Save it as UTF-8 text."
-        ) from error
-    if "\0" in text:
-        raise InputError(f"{path} cannot be read as {kind} (it holds NUL).", "Give a text file.")
-    return text
-
-
 def read_csv(path: Path) -> Table:
     """A table with a header; its columns are separated by commas, semicolons or tabs.
 
     Raises InputError as `read_text`, for quotes that do not match (with the number of the line
     that the row begins in), and for a table without a row.
     """
-    text = read_text(path, "a CSV table")
+    text = read_text(path, kind="a CSV table")
     header = text.lstrip().split("\n", 1)[0]
     reader = csv.reader(
         io.StringIO(text, newline=""), strict=True, delimiter=max(",;\t", key=header.count)
@@ -135,11 +102,9 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
                     "Correct the line.",
                 )
         return [(n, dict(zip(table.header, row, strict=True))) for n, row in table.rows]
-    lines = [n for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-    try:
-        rows: Sequence[Any] = read_jsonl(path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8.", "Save it as UTF-8 text.") from error
+    text = read_text(path, kind="text")
+    lines = [n for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    rows: Sequence[Any] = read_jsonl(path, Any)
     if len(rows) < len(lines):  # `read_jsonl` takes it for a write that was cut short
         raise InputError(f"{path}, line {lines[len(rows)]} is not JSON.", "Correct the line.")
     for number, row in enumerate(rows, start=1):
@@ -164,25 +129,68 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     a row without a prompt.
     """
     path = Path(path)
+    rows = _prompt_rows(path)
+    texts = (
+        list(read_text(path, kind="text").splitlines())
+        if rows is None
+        else [text for _, _, text in rows]
+    )
+    _check_count(path, len(texts))
+    prompts = tuple(text.strip() for text in texts if text.strip())
+    if not prompts:
+        raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")
+    return prompts
+
+
+def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[Anchors, ...] | None]:
+    """Prompts as `read_prompts`, and for each of them its anchors, from the column `anchor`.
+
+    The anchors are None where the file has no such column. Rows with the same prompt give one
+    prompt with several anchors; in JSON lines, `anchor` may also be a list. Raises InputError as
+    `read_prompts`, and, with its line, for a row without an anchor where others have one, and for
+    an anchor that is itself a prompt of the file.
+    """
+    path = Path(path)
+    prompts = read_prompts(path)
+    rows = _prompt_rows(path)
+    if rows is None or not any(ANCHOR in row for _, row, _ in rows):
+        return prompts, None
+    forgotten = {plain(prompt) for prompt in prompts}
+    anchors: dict[str, list[str]] = {}
+    for number, row, prompt in rows:
+        given = row.get(ANCHOR)
+        for text in given if isinstance(given, list) and given else [given]:
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(
+                    f"{path}, line {number} has no anchor.",
+                    "Fill in the anchor of every row, or remove the column and give --anchor.",
+                )
+            if plain(text) in forgotten:
+                raise InputError(
+                    f"{path}, line {number}: the anchor {text.strip()!r} is to be forgotten too.",
+                    "Give another one; an anchor is what to show instead of a prompt.",
+                )
+            anchors.setdefault(prompt, []).append(text.strip())
+    return tuple(anchors), tuple(tuple(dict.fromkeys(texts)) for texts in anchors.values())
+
+
+def _prompt_rows(path: Path) -> list[tuple[int, dict[str, Any], str]] | None:
+    """Line number, row and prompt of a table or of JSON lines; None for a file of other text."""
     if path.suffix.lower() in _NOT_LINES:
         raise InputError(
             f"{path} is no list of prompts.",
             "Give a text file with one prompt a line, or a .csv or .jsonl file with a column"
             " prompt.",
         )
-    if is_table(path) or path.suffix.lower() == ".jsonl":
-        rows = read_rows(path)
-        texts = [prompt_of(row) for _, row in rows]
-        for (number, row), text in zip(rows, texts, strict=True):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(
-                    f"{path}, line {number} has no prompt.",
-                    f"Its columns: {', '.join(row)}. Give one called prompt, and fill it in.",
-                )
-    else:
-        texts = list(read_text(path).splitlines())
-    _check_count(path, len(texts))
-    prompts = tuple(text.strip() for text in texts if text and text.strip())
-    if not prompts:
-        raise InputError(f"{path} holds no prompt.", "Write one prompt a line.")
-    return prompts
+    if not is_table(path) and path.suffix.lower() != ".jsonl":
+        return None
+    rows = []
+    for number, row in read_rows(path):
+        text = prompt_of(row)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"{path}, line {number} has no prompt.",
+                f"Its columns: {', '.join(row)}. Give one called prompt, and fill it in.",
+            )
+        rows.append((number, row, text.strip()))
+    return rows

@@ -24,7 +24,8 @@ from erase.judges.digit_classifier import (
     train_classifier,
 )
 from erase.models.loading import save_pipeline
-from erase.runs.checks import check_device, check_writable
+from erase.runs.checks import check_writable
+from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ResultFolder
 
 INDEX, CARD = "model_index.json", "README.md"
@@ -41,7 +42,7 @@ def train_mini_sd(
     classifier_output: Path | None = None,
     images_a_class: int = 50,
     max_train_samples: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
@@ -60,7 +61,7 @@ def train_mini_sd(
         images_a_class: Images of each digit rendered to measure the quality for the card; 0: do
             not measure.
         max_train_samples: Use only so many training images; default: all.
-        device: "cpu" or "cuda".
+        device: of torch; None: what accelerate finds, as everywhere.
         overwrite: Replace a pipeline at `output` and a classifier at `classifier_output`.
         quiet: Show no progress bars.
 
@@ -71,7 +72,7 @@ def train_mini_sd(
         InputError: Before training, when the device is missing, a folder is not empty and not to be
             replaced, or one folder lies in the other.
     """
-    check_device(device)
+    asked, device = device, choose_device(device)
     output = output.resolve()
     _PipelineFolder(output, "mini-sd", overwrite=overwrite).check()
     if classifier_output is not None:
@@ -86,6 +87,8 @@ def train_mini_sd(
             )
     if images_a_class and classifier_output is None:
         DigitClassifier.load(DIGITS_CLASSIFIER)  # refuses a missing classifier before training
+    if not quiet:
+        say_device(device, asked)
     captions = digit_captions()
     train = split_digits().train
     data = LabelledImages(
@@ -128,6 +131,7 @@ def train_mini_sd(
             steps=steps,
             vae_steps=vae_steps,
             seconds=seconds,
+            device=device,
             machine=f"{device}, {platform.machine()}, {torch.get_num_threads()} threads "
             f"of {os.cpu_count()} cores",
             reconstruction_error=reconstruction_error,

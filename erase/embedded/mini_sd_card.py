@@ -27,6 +27,7 @@ class Training:
     steps: int
     vae_steps: int
     seconds: Mapping[str, tuple[float, float]]
+    device: str
     machine: str
     reconstruction_error: float
     loss: float
@@ -122,7 +123,8 @@ pipeline("a handwritten three", num_inference_steps={STEPS}, guidance_scale={GUI
 
 ## Training
 
-`erase train mini-sd --output DIR --seed {training.seed} --steps {training.steps}` rebuilds it.
+`erase train mini-sd --output DIR --seed {training.seed} --max-train-steps {training.steps}
+--device {training.device}` rebuilds it.
 
 * Data: the training split (80%, stratified) of scikit-learn's `load_digits`, upscaled bicubically
   from 8 x 8: the test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import diffusers
 
-from erase.errors import InputError, RunError
-from erase.files import read_json
+from erase.errors import InputError, RunError, first_line
 from erase.judges.reference import RealImages
+from erase.models.configs import read_config
 from erase.models.known import is_known_only
 from erase.models.loading import ModelSource
 from erase.models.sizes import check_size
@@ -41,15 +40,15 @@ def _check_steps(source: ModelSource, protocol: Protocol) -> None:
     file = source.path / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return
-    config: dict[str, Any] = read_json(file)
+    config = read_config(file)
     kind = getattr(diffusers, protocol.scheduler or str(config.get("_class_name")), None)
     if kind is None or config.get("use_dynamic_shifting"):
         return  # the steps of the latter depend on the size of the image
     try:
         kind.from_config(config).set_timesteps(protocol.steps)
-    except (ValueError, IndexError, ZeroDivisionError) as error:
+    except Exception as error:  # diffusers raises any kind for a configuration that is wrong
         raise InputError(
-            f"{kind.__name__} cannot take {protocol.steps} steps: {str(error).splitlines()[0]}",
+            f"{kind.__name__} cannot take {protocol.steps} steps: {first_line(error)}",
             "Give other --steps, or another --scheduler.",
         ) from error
 

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from erase import registry
 from erase.config.values import parse_owned, read_value
 from erase.errors import InputError
 from erase.judges.classifier import SETTINGS as CLASSIFIER_SETTINGS
+from erase.reading import ContentError
 from erase.scoring.judge import judge_class
 from erase.scoring.metric import IN_THIS_PACKAGE, load_metric
 from erase.scoring.samples import Protocol
@@ -92,7 +91,7 @@ def parse(settings: Sequence[str]) -> Settings:
 def _read(name: str, text: str) -> Any:
     try:
         return read_value(text)
-    except yaml.YAMLError as error:
+    except ContentError as error:
         raise InputError(f"--set {name}={text} has no readable value.", "Quote it.") from error
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from erase.errors import InputError
 from erase.files import read_json
 from erase.models import original_layout as layout
-from erase.models.base_card import licence_of
+from erase.models.base_card import licence_header
+from erase.models.configs import read_config
 from erase.models.loading import ModelSource
 from erase.models.modelspec import PREDICTIONS, V_PREDICTION, modelspec
-from erase.runs.record import RECORD
+from erase.runs.record import read_record
 from erase.runs.unfinished import check_finished
 
 RELEASED = {"sd1": (320, 768), "sd2": (320, 1024), "sdxl": (320, 2048)}
@@ -49,7 +50,7 @@ class FinishedRun:
             kind=kind,
             resolution=ModelSource(str(self.folder), self.folder).resolution(),
             prediction=self.prediction,
-            licence=licence_of(self.folder, self.base),
+            licence=licence_header(self.folder, self.base),
         )
 
     def layer(self, name: str) -> str:
@@ -73,7 +74,7 @@ class FinishedRun:
 def open_run(folder: Path) -> FinishedRun:
     """Open a run's folder; InputError when it is unfinished or of a family without such files."""
     remedy = "Give the --output folder of a finished erase concept or erase class run."
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    record = read_record(folder)
     check_finished(folder)
     if not (folder / "model_index.json").is_file() or not record.get("base_model"):
         raise InputError(f"{folder} holds no finished diffusion run.", remedy)
@@ -83,12 +84,12 @@ def open_run(folder: Path) -> FinishedRun:
             f"The run's model is a {kind}, for which there is no such file.",
             "Stable Diffusion 1.x, 2.x and XL can be exported; others stay diffusers folders.",
         )
-    config = read_json(folder / "unet" / "config.json")
+    config = dict(read_json(folder / "unet" / "config.json", layout.UNetConfig, finite=False))
     layout.unet_blocks(config)  # refuses blocks that the layouts do not know
     family = "sd2" if config.get("use_linear_projection") else "sd1"
     if kind == "StableDiffusionXLPipeline":
         family = "sdxl"
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     run = FinishedRun(folder, record, family, config, scheduler)
     if run.prediction not in PREDICTIONS:
         raise InputError(

@@ -14,7 +14,7 @@ def whole_model(run: FinishedRun) -> dict[str, Tensor]:
     parts = {"unet": read_weights(run.folder / "unet"), "vae": read_weights(run.folder / "vae")}
     for _, part in zip(layout.TEXT[run.family], layout.ENCODERS, strict=False):
         parts[part] = read_weights(run.folder / part)
-    vae = read_json(run.folder / "vae" / "config.json")
+    vae = read_json(run.folder / "vae" / "config.json", layout.VaeConfig)
     tensors = layout.convert_model(run.family, parts, run.config, vae)
     return tensors | {mark: torch.empty(0) for mark in run.marks()}
 
@@ -33,5 +33,5 @@ def unet_alone(run: FinishedRun) -> dict[str, Tensor]:
 
 def vae_alone(run: FinishedRun) -> dict[str, Tensor]:
     """The VAE without a prefix, as separate VAE files have it."""
-    config = read_json(run.folder / "vae" / "config.json")
+    config = read_json(run.folder / "vae" / "config.json", layout.VaeConfig)
     return layout.convert_vae(read_weights(run.folder / "vae"), config)

@@ -1,4 +1,4 @@
-"""UA, RA, TA, MIA-efficacy, Avg. Gap and ToW, and RMIA as a stronger, per-example attack.
+"""UA, RA, TA, MIA-efficacy, Avg. Gap and ToW.
 
 Percentages throughout. An empty set is an error: 0 would be the best score there is.
 """
@@ -201,48 +201,3 @@ def tow(scores: Mapping[str, float], retrain: Mapping[str, float]) -> float:
     for name in ("ua", "ra", "ta"):
         result *= 1 - abs(scores[name] - retrain[name]) / 100
     return result
-
-
-def rmia_scores(
-    target: Floats,
-    population: Floats,
-    target_reference: Floats,
-    population_reference: Floats,
-    *,
-    gamma: float = 1.0,
-    offline: float = 0.3,
-) -> Floats:
-    """RMIA (Zarifzadeh et al., ICML 2024), offline: how much more likely than others a sample is.
-
-    Args:
-        target: true-class confidences of the attacked model on the samples, `[M]`.
-        population: its confidences on population samples z, `[P]`.
-        target_reference: of R reference models that did not see the samples, `[R, M]`.
-        population_reference: of the same models on the population, `[R, P]`.
-        gamma: least likelihood ratio that counts.
-        offline: a of the offline correction p(x) ≈ ½ ((1 + a) p_out + 1 − a).
-
-    Returns:
-        Share of z with (p(x|θ)/p(x)) / (p(z|θ)/p(z)) ≥ γ, `[M]` in [0, 1]; higher means member.
-    """
-
-    def ratio(seen: Floats, reference: Floats) -> Floats:
-        if not seen.size or reference.ndim != 2 or not len(reference):
-            raise InputError("RMIA needs samples and reference models.", "Give at least one each.")
-        prior = 0.5 * ((1 + offline) * reference.mean(0) + 1 - offline)
-        result: Floats = seen / np.maximum(prior, 1e-12)
-        return result
-
-    left, right = ratio(target, target_reference), ratio(population, population_reference)
-    result: Floats = (left[:, None] >= gamma * right[None, :]).mean(1)
-    return result
-
-
-def attack_auc(forget: Floats, non_members: Floats) -> float:
-    """Chance that a forget sample's attack score is above a non-member's; 0.5 = nothing leaks."""
-    if not (len(forget) and len(non_members)):
-        raise InputError("An attack needs both sets.", "One of them is empty.")
-    from scipy.stats import mannwhitneyu
-
-    above = mannwhitneyu(forget, non_members, method="asymptotic").statistic
-    return float(above / (len(forget) * len(non_members)))

@@ -16,6 +16,7 @@ from erase.artifacts.weights import CLIP, find_clip
 from erase.errors import InputError
 from erase.files import hash_files
 from erase.judges.images import halving, read_rgb
+from erase.reading import expanded
 from erase.scoring.context import PerImage
 from erase.scoring.judge import Judge, View
 
@@ -34,7 +35,7 @@ class Clip(Judge[PerImage]):
         if model in CLIP:
             self.folder, name, self.description = find_clip(model), model, CLIP[model]
         else:
-            self.folder = Path(model).expanduser()
+            self.folder = expanded(model)
             name = self.description = Path(model).name
             if not (self.folder / "config.json").is_file():
                 raise InputError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import cast
+from typing import Annotated, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from erase.data.digits import CLASSES, LabelledImages, jitter, split_digits
 from erase.errors import InputError
 from erase.files import atomic_directory, read_json
 from erase.models.weights import check_finite
+from erase.reading import fitted
 
 DIGITS_CLASSIFIER = ASSETS / "digits-classifier"  # the one that ships
 FEATURES = 64
@@ -26,6 +28,12 @@ EPOCHS = 30
 BATCH = 64
 LEARNING_RATE = 3e-3
 LABEL_SMOOTHING = 0.05
+
+
+class Size(TypedDict):
+    """What the description says of the network."""
+
+    width: Annotated[int, Meta(ge=1, le=4096)]
 
 
 class DigitClassifier(nn.Module):
@@ -88,7 +96,7 @@ class DigitClassifier(nn.Module):
         description = read_json(folder / DESCRIPTION)
         if description.get("class") != cls.__name__:
             raise InputError(f"{folder} holds another model", "give a digit classifier's folder")
-        model = cls(int(description["width"]))
+        model = cls(fitted(description, Size, str(folder / DESCRIPTION))["width"])
         model.load_state_dict(load_file(folder / WEIGHTS))  # casts to float32
         return model.to(device).eval()
 

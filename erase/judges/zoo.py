@@ -34,6 +34,7 @@ from erase.models.classifiers import (
     load_classifier,
 )
 from erase.models.weights import read_state_dict
+from erase.reading import expanded
 
 EFFICIENTNET = "efficientnet-lite0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,7 +61,7 @@ def network_from(name: str, classes: Sequence[str]) -> Network:
 
     `classes` are the suite's: those of a weight file that does not name its own.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return _folder(path)
     if path.is_file():

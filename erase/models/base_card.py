@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from erase.artifacts.models import HUB
+from erase.errors import InputError
 from erase.files import read_json
+from erase.reading import ContentError, parse_yaml, read_text
 
 CARD_FILE = "README.md"
 ORIGIN = "unpacked.json"
@@ -72,21 +72,30 @@ def base_facts(folder: Path, name: str) -> dict[str, str]:
     return {key: value for key, value in facts.items() if isinstance(value, str) and value}
 
 
-def licence_of(folder: Path, base: str) -> str | None:
-    """The licence of a run's model: what its card says, or that of its base; None if unknown."""
+def licence_header(folder: Path, base: str) -> dict[str, str]:
+    """The licence for the header of a weights file, as a card has it; empty if it is not known.
+
+    Args:
+        folder: of the run, whose card names the licence, or of the base model.
+        base: the base model: an alias, a hub id or a whole path.
+    """
     facts = base_facts(folder, base)
-    return facts.get("license_name") or facts.get("license")
+    values = {
+        "modelspec.license": facts.get("license_name") or facts.get("license"),
+        "erase.license_link": facts.get("license_link"),
+    }
+    return {key: value for key, value in values.items() if value}
 
 
 def front_matter(folder: Path) -> Mapping[str, Any]:
     """The YAML at the head of a folder's card; empty where there is none that can be read."""
     path = folder / CARD_FILE
-    if not path.is_file() or path.stat().st_size > LARGEST:
+    if not path.is_file():
         return {}
     try:
-        found = re.match(r"---\n(.*?)\n---\s", path.read_text(encoding="utf-8"), re.DOTALL)
-        content = yaml.safe_load(found[1]) if found else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
+        found = re.match(r"---\n(.*?)\n---\s", read_text(path, LARGEST), re.DOTALL)
+        content = parse_yaml(found[1]) if found else None
+    except (InputError, ContentError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -6,16 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import msgspec
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.artifacts.network import connection_failure
+from erase.config.limits import PIXELS
 from erase.core.rng import derive_seed
 from erase.errors import InputError
 from erase.files import read_json, write_bytes, write_json
@@ -33,7 +34,7 @@ class Description:
 
     arch: str
     classes: tuple[str, ...]
-    image_size: int
+    image_size: Annotated[int, Meta(ge=1, le=PIXELS)]
     """Pixels a side that the model takes."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -41,11 +42,13 @@ class Description:
     dataset: str
     data_dir: str | None = None
     limit: int | None = None
-    images_per_class: int | None = None
-    crop_padding: int | None = None
+    images_per_class: Annotated[int, Meta(ge=1)] | None = None
+    crop_padding: Annotated[int, Meta(ge=0, le=PIXELS)] | None = None
     follow_links: bool | None = None
     """Whether links may lead out of `data_dir`."""
-    validation: tuple[int, ...] = ()
+    data_sha256: str | None = None
+    """Of all images and labels that the model was trained and tested with."""
+    validation: tuple[Annotated[int, Meta(ge=0)], ...] = ()
     """Indices of the training set that the model was not trained on."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Other facts: accuracies, seed, what the model was made from."""
@@ -268,12 +271,12 @@ def load_classifier(folder: Path) -> tuple[Classifier, Description]:
         InputError: the folder is no classifier, or its weights do not fit its description.
     """
     check_finished(folder)
+    description = read_json(folder / DESCRIPTION, Description)
     try:
-        description = msgspec.convert(read_json(folder / DESCRIPTION), Description)
         if len(set(description.classes)) != len(description.classes) or not description.classes:
             raise ValueError("the classes are not distinct names")
         _check_normalization(description.mean, description.std)
-    except (ValueError, msgspec.ValidationError) as error:
+    except ValueError as error:
         raise InputError(
             f"{folder / DESCRIPTION} does not describe a classifier ({error}).",
             "Give the output folder of `erase train classifier` or `erase classifier`.",

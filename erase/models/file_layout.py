@@ -199,6 +199,7 @@ def _expected(kind: Kind, configs: Path) -> dict[str, tuple[int, ...]]:
                 "Give --config-from another folder.",
             )
         parts[folder] = network.state_dict()
-    unet, vae = (read_json(configs / name / "config.json") for name in ("unet", "vae"))
+    unet = read_json(configs / "unet" / "config.json", layout.UNetConfig, finite=False)
+    vae = read_json(configs / "vae" / "config.json", layout.VaeConfig, finite=False)
     tensors = layout.convert_model(kind.family, parts, unet, vae)
     return {n: tuple(t.shape) for n, t in tensors.items() if not n.endswith("position_ids")}

@@ -6,15 +6,17 @@ Only safetensors are loaded, never pickle, and never code that came with the wei
 
 import inspect
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from msgspec import Meta
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -28,12 +30,13 @@ from erase.artifacts.models import (
     check_model,
     model_snapshot,
     own_model_folder,
+    read_index,
 )
 from erase.artifacts.packaged import EMBEDDED
-from erase.errors import EraseError, InputError, MissingError
+from erase.errors import EraseError, InputError, MissingError, first_line
 from erase.files import hash_files, read_json, write_json
 from erase.models.class_conditional import ClassConditionalPipeline
-from erase.models.configs import drop_paths
+from erase.models.configs import drop_paths, read_config
 from erase.models.parts import (
     THIRD,
     check_folder,
@@ -43,6 +46,7 @@ from erase.models.parts import (
 )
 from erase.models.single_file import unpack
 from erase.models.weights import check_finite, write_weights
+from erase.reading import expanded
 from erase.runs.manifest import check_combined
 from erase.runs.unfinished import check_finished
 
@@ -54,6 +58,25 @@ _SAME_PARTS = {
     for use in ("Img2Img", "Inpaint")
 }
 """Pipelines that are made of the parts of the text-to-image pipeline, by class."""
+
+
+class Named(TypedDict):
+    """What every `model_index.json` says."""
+
+    _class_name: str
+
+
+class Index(TypedDict, total=False):
+    """What a `model_index.json` says of a class-conditional model."""
+
+    id2label: dict[str, str] | None
+    synonyms: dict[str, str] | None
+
+
+class Levels(TypedDict):
+    """What the configuration of a VAE says."""
+
+    block_out_channels: Annotated[list[int], Meta(min_length=1, max_length=16)]
 
 
 @dataclass(frozen=True)
@@ -94,13 +117,18 @@ class ModelSource:
 
     def pipeline_class(self) -> str:
         """Name of the pipeline's class; an image-to-image model is its text-to-image pipeline."""
-        kind = str(read_json(self.path / "model_index.json").get("_class_name"))
+        kind = read_json(self.path / "model_index.json", Named)["_class_name"]
         return _SAME_PARTS.get(kind, kind)
 
     def classes(self) -> dict[str, str]:
         """Class by each of its names, in label order; empty if the model has no classes."""
-        index = read_json(self.path / "model_index.json")
-        named: dict[str, str] = index.get("id2label") or {}
+        index = read_json(self.path / "model_index.json", Index)
+        named = index.get("id2label") or {}
+        if wrong := [label for label in named if not re.fullmatch(r"[0-9]{1,9}", label)]:
+            raise InputError(
+                f"{self.path / 'model_index.json'} has a class {wrong[0]!r} that is no number.",
+                "Restore the file from what wrote it.",
+            )
         names = [named[label] for label in sorted(named, key=int)]
         return {name: name for name in names} | dict(index.get("synonyms") or {})
 
@@ -109,7 +137,7 @@ class ModelSource:
         config = self.path / "vae" / "config.json"
         if not config.is_file():
             return 1
-        return int(2 ** (len(read_json(config)["block_out_channels"]) - 1))
+        return int(2 ** (len(read_json(config, Levels)["block_out_channels"]) - 1))
 
     def resolution(self) -> int:
         """Pixels a side of the images that the model was trained on.
@@ -118,7 +146,7 @@ class ModelSource:
         """
         configs = [self.path / name / "config.json" for name in NETWORKS]
         config = next((config for config in configs if config.is_file()), configs[0])
-        return square_side(read_json(config), config) * self.latent_factor()
+        return square_side(read_config(config), config) * self.latent_factor()
 
     def check(self, *, weights: bool = True) -> None:
         """Check that the folder is complete and its parts fit; see `parts.check_folder`."""
@@ -141,17 +169,21 @@ def resolve(
 
     Raises InputError when it is none of these, or cannot be downloaded.
     """
-    check_finished(Path(model).expanduser())
+    check_finished(expanded(model))
     check_model(model)
+    if config_from and not expanded(model).is_file():
+        raise InputError(
+            "--config-from is for a --model that is a single file.", "Leave --config-from out."
+        )
     if model in EMBEDDED:
         return ModelSource(model, EMBEDDED[model])
     if model in OWN:
         return _own_model(model)
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         return ModelSource(model, folder, is_folder=True)
     if folder.is_file():
-        configs = Path(config_from).expanduser() if config_from else None
+        configs = expanded(config_from) if config_from else None
         return ModelSource(
             str(folder.resolve()), unpack(folder, configs, fetch=fetch, weights=weights)
         )
@@ -213,9 +245,8 @@ def load_pipeline(
     except (EraseError, MemoryError):
         raise
     except Exception as error:  # the libraries raise any kind for a configuration that is wrong
-        reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"{source.path} cannot be loaded ({type(error).__name__}): {reason}",
+            f"{source.path} cannot be loaded ({type(error).__name__}): {first_line(error)}",
             "A complete diffusers folder with safetensors weights is needed.",
         ) from error
     check_tokenizers(pipeline, source.path)
@@ -236,7 +267,7 @@ def _class_of(kind: str) -> type[DiffusionPipeline] | None:
 
 
 def _named(source: ModelSource, part: str) -> bool:
-    return any(read_json(source.path / "model_index.json").get(part) or ())
+    return any(read_index(source.path).get(part, ()))
 
 
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path, dtype: torch.dtype) -> None:

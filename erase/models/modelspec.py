@@ -73,7 +73,7 @@ def modelspec(
     kind: str = "",
     resolution: int,
     prediction: str,
-    licence: str | None = None,
+    licence: Mapping[str, str],
 ) -> dict[str, str]:
     """The header of an exported file, without its hash.
 
@@ -83,7 +83,7 @@ def modelspec(
         kind: `unet`, `vae`, `lora`, `diff`, or empty for a whole model.
         resolution: pixels a side of the model's images.
         prediction: the scheduler's prediction type, a key of `PREDICTIONS`.
-        licence: of the base model, if it is known.
+        licence: of the base model, as `licence_header` returns it.
     """
     erased = list((record.get("target") or {}).get("concepts") or ())
     base = str(record.get("base_model"))
@@ -93,7 +93,7 @@ def modelspec(
     adds = kind in ("lora", "diff")
     # SD 1.x's and 2.x's adapters are in diffusers' names, all else in the original ones.
     implementation = "diffusers" if adds and family != "sdxl" else "sgm"
-    header = {
+    return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": ARCHITECTURES[_variant(family, prediction)]
@@ -112,8 +112,8 @@ def modelspec(
             revision=record.get("base_revision"),
             fingerprint=record.get("base_fingerprint"),
         ),
+        **licence,
     }
-    return header | ({"modelspec.license": licence} if licence else {})
 
 
 def kohya(family: str, prediction: str, base: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:

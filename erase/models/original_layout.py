@@ -8,9 +8,10 @@ and the tests hold one against the other, every tensor bit for bit.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from erase.errors import InputError
@@ -64,6 +65,21 @@ OPENCLIP = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
+
+
+class UNetConfig(TypedDict):
+    """What the layout follows from in a UNet's `config.json`."""
+
+    down_block_types: list[str]
+    up_block_types: list[str]
+    layers_per_block: Annotated[int, Meta(ge=1, le=64)] | list[Any]
+    block_out_channels: Annotated[list[int], Meta(min_length=1)]
+
+
+class VaeConfig(TypedDict):
+    """What the layout follows from in a VAE's `config.json`."""
+
+    up_block_types: list[str]
 
 
 def unet_blocks(config: Mapping[str, Any]) -> dict[str, str]:

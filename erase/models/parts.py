@@ -8,17 +8,20 @@ import inspect
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, ModelMixin
+from msgspec import Meta
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from erase.artifacts.models import NETWORKS, missing_parts
+from erase.artifacts.models import NETWORKS, missing_parts, read_index
+from erase.config.limits import PIXELS
 from erase.errors import InputError
 from erase.files import read_json
+from erase.models.configs import read_config
 from erase.models.weights import part_variant
 
 THIRD = ("text_encoder_3", "tokenizer_3")
@@ -32,6 +35,13 @@ _OTHER_PARTS = re.compile(
     r"(.*\.)?position_ids|vision_model\..*|(visual|text)_projection\.weight|logit_scale"
 )
 """Tensors of a whole CLIP model, and of old versions, that a text encoder has no place for."""
+
+
+class TextSizes(TypedDict, total=False):
+    """What the configuration of a text encoder may say."""
+
+    vocab_size: Annotated[int, Meta(ge=1)] | None
+    max_position_embeddings: Annotated[int, Meta(ge=1)] | None
 
 
 def check_folder(
@@ -48,12 +58,13 @@ def check_folder(
         InputError: a part is missing or has no safetensors weights, a tokenizer has no vocabulary,
             or the networks take other inputs than the pipeline gives them.
     """
-    index = read_json(folder / "model_index.json")
-    entries = {name: entry for name, entry in index.items() if isinstance(entry, list)}
-    present = {name for name, entry in entries.items() if None not in entry}
+    for pattern in ("*/config.json", "*/*_config.json"):  # the libraries read them with no limit
+        for file in sorted(folder.glob(pattern)):
+            read_config(file)
+    present = read_index(folder)
     takes = inspect.signature(kind.__init__).parameters if kind else {}
     missing = [name for name in NEEDED if name in takes and name not in present]
-    missing += [name for name in THIRD if name not in present and present.intersection(THIRD)]
+    missing += [name for name in THIRD if name not in present and present.keys() & THIRD]
     absent = [name for name in missing_parts(folder) if weights or not name.endswith(SUFFIX)]
     if missing := missing or absent:
         raise InputError(
@@ -62,14 +73,14 @@ def check_folder(
         )
     for name in sorted(present):
         if name.startswith("tokenizer"):
-            _check_vocabulary_files(folder / name, entries[name][1])
+            _check_vocabulary_files(folder / name, present[name][1])
     if kind is not None and kind.__name__.startswith("StableDiffusion"):
         _check_inputs(folder)
 
 
 def _check_vocabulary_files(folder: Path, kind: str) -> None:
     """The files of a tokenizer: `tokenizer.json`, or all the others that its class reads."""
-    wanted = dict(getattr(getattr(transformers, str(kind), None), "vocab_files_names", {}))
+    wanted = dict(getattr(getattr(transformers, kind, None), "vocab_files_names", {}))
     whole = wanted.pop("tokenizer_file", "tokenizer.json")
     rest = [name for name in wanted.values() if not (folder / name).is_file()]
     if not (folder / whole).is_file() and (rest or not wanted):
@@ -84,7 +95,7 @@ def _check_inputs(folder: Path) -> None:
 
     def number(part: str, name: str) -> int | None:
         file = folder / part / "config.json"
-        value = read_json(file).get(name) if file.is_file() else None
+        value = read_config(file).get(name) if file.is_file() else None
         return value if isinstance(value, int) else None
 
     denoiser = next(name for name in NETWORKS if (folder / name).is_dir())
@@ -118,11 +129,11 @@ def load_networks(folder: Path, without: Collection[str]) -> dict[str, torch.nn.
         OSError, ValueError, RuntimeError: from the libraries, for a file that cannot be read.
     """
     networks = {}
-    for name, entry in read_json(folder / "model_index.json").items():
-        if name in without or not isinstance(entry, list) or len(entry) != 2:
+    for name, (library, kind_name) in read_index(folder).items():
+        if name in without:
             continue
-        library = {"diffusers": diffusers, "transformers": transformers}.get(entry[0])
-        kind = getattr(library, str(entry[1]), None)
+        module = {"diffusers": diffusers, "transformers": transformers}.get(library)
+        kind = getattr(module, kind_name, None)
         if isinstance(kind, type) and issubclass(kind, ModelMixin | PreTrainedModel):
             networks[name] = _load_whole(kind, folder / name)
     return networks
@@ -132,7 +143,7 @@ def _load_whole(kind: Any, folder: Path) -> torch.nn.Module:
     options: dict[str, Any] = {}
     if issubclass(kind, PreTrainedModel):
         options = {"ignore_mismatched_sizes": True}
-    elif isinstance(side := read_json(folder / "config.json").get("sample_size"), list):
+    elif isinstance(side := read_config(folder / "config.json").get("sample_size"), list):
         options = {"sample_size": side[0]} if len(set(side)) == 1 else {}
     network, report = kind.from_pretrained(
         str(folder),
@@ -167,7 +178,7 @@ def square_side(config: Mapping[str, Any], file: Path) -> int:
     """
     side = config.get("sample_size")
     sides = set(side) if isinstance(side, list) else {side}
-    if len(sides) != 1 or type(size := sides.pop()) is not int or size < 1:
+    if len(sides) != 1 or type(size := sides.pop()) is not int or not 1 <= size <= PIXELS:
         raise InputError(
             f"{file}: sample_size is {side!r}.",
             "Write one whole number there: the height and width that the model was trained on.",
@@ -192,7 +203,7 @@ def check_tokenizers(pipeline: DiffusionPipeline, folder: Path) -> None:
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             continue
         encoder = folder / name.replace("tokenizer", "text_encoder") / "config.json"
-        config = read_json(encoder) if encoder.is_file() else {}
+        config = read_json(encoder, TextSizes, finite=False) if encoder.is_file() else TextSizes()
         known, rows = len(tokenizer), config.get("vocab_size") or len(tokenizer)
         if not 0.9 * rows <= known <= rows or not _tells_apart(tokenizer, "a", "b"):
             raise InputError(

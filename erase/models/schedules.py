@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from erase.errors import InputError
-from erase.files import read_json
+from erase.models.configs import made, read_config
 
 SCHEDULE = (
     "num_train_timesteps",
@@ -36,8 +36,13 @@ def scheduler_class(name: str) -> Any:
 
 def stored_scheduler(folder: Path) -> Any:
     """The scheduler of a diffusers folder; InputError for a class that diffusers does not have."""
-    content = read_json(folder / "scheduler" / "scheduler_config.json")
-    return scheduler_class(str(content.get("_class_name"))).from_config(content)
+    file = folder / "scheduler" / "scheduler_config.json"
+    content = read_config(file)
+    try:
+        kind = scheduler_class(str(content.get("_class_name")))
+    except InputError as error:
+        raise InputError(f"{file}: {error.message}", "Restore the file.") from None
+    return made(lambda: kind.from_config(content), kind.__name__, file)
 
 
 def convert(scheduler: Any, kind: Any) -> Any:

@@ -10,7 +10,7 @@ import hashlib
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import diffusers
 import torch
@@ -18,7 +18,7 @@ import torch
 from erase.artifacts import hub
 from erase.artifacts.cache import cache_folder
 from erase.artifacts.models import CONFIG_PATTERNS
-from erase.errors import InputError
+from erase.errors import InputError, first_line
 from erase.files import atomic_directory, read_json, write_json
 from erase.models.base_card import ORIGIN
 from erase.models.configs import drop_paths
@@ -27,6 +27,13 @@ from erase.runs.manifest import write_manifest
 from erase.runs.verify import check_file
 
 SUFFIX = ".safetensors"
+
+
+class Origin(TypedDict):
+    """What `ORIGIN` says."""
+
+    file: str
+    config_from: str | None
 
 
 def unpack(
@@ -53,7 +60,7 @@ def unpack(
     root = cache_folder("unpacked")
     folder = root / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     config_folder = str(config_from.resolve()) if config_from else None
-    recorded = read_json(folder / ORIGIN)["config_from"] if folder.is_dir() else None
+    recorded = read_json(folder / ORIGIN, Origin)["config_from"] if folder.is_dir() else None
     if folder.is_dir() and config_folder in (None, recorded):
         return folder
     configs = config_from or _public_configs(file, kind, fetch)
@@ -94,8 +101,7 @@ def _pipeline(content: FileLayout, kind: Kind, configs: Path) -> Any:
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{file} does not fit the configurations in {configs}"
-            f" ({(str(error).splitlines() or [type(error).__name__])[0]}).",
+            f"{file} does not fit the configurations in {configs} ({first_line(error)}).",
             f"Give --config-from the folder of the {kind.title} model that it was made from.",
         ) from error
     if "v_pred" in content.tensors:  # the mark of SDXL finetunes with v-prediction

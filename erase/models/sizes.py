@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, TypedDict
+
+from msgspec import Meta
 
 from erase.artifacts.models import NETWORKS
 from erase.errors import InputError
@@ -12,6 +15,12 @@ from erase.models.loading import ModelSource
 
 HALVED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """Pipelines that render multiples of 8 pixels only, whatever their VAE."""
+
+
+class Patch(TypedDict, total=False):
+    """What the configuration of a denoiser may say."""
+
+    patch_size: Annotated[int, Meta(ge=1, le=64)] | None
 
 
 def check_size(source: ModelSource, size: int | None, option: str) -> None:
@@ -40,5 +49,5 @@ def _patch(source: ModelSource) -> int:
     for name in NETWORKS:
         config = source.path / name / "config.json"
         if config.is_file():
-            return int(read_json(config).get("patch_size") or 1)
+            return read_json(config, Patch, finite=False).get("patch_size") or 1
     return 1

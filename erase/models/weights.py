@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from erase.artifacts.models import shards
 from erase.errors import InputError, RunError
-from erase.files import read_json
 
 DTYPES = {
     torch.float64: "F64",
@@ -176,8 +176,7 @@ def _files(folder: Path, mark: str) -> list[Path]:
             f"{stem}{mark}.safetensors.index.json",
         ):
             if (folder / name).is_file():
-                parts: Iterable[str] = read_json(folder / name)["weight_map"].values()
-                return [folder / part for part in sorted(set(parts))]
+                return [folder / part for part in shards(folder / name)]
     return []
 
 

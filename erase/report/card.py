@@ -8,24 +8,25 @@ import yaml
 
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.data.concepts import Concept
-from erase.errors import InputError
+from erase.errors import InputError, visible
 from erase.files import write_text
 from erase.models.base_card import base_facts
 from erase.models.class_conditional import ClassConditionalPipeline
 from erase.models.loading import ModelSource
 from erase.models.modelspec import public_name
-from erase.report.tables import MISSING, markdown
+from erase.reading import read_text
+from erase.report.tables import MISSING, code, escaped, markdown
 
 CARD = """---
 {front_matter}---
-# {model} without {concept}
+# {title} without {concept}
 
-`{model}`{revision} after unlearning **{concept}** with the method `{method}` of `erase`
+{model}{revision} after unlearning **{concept}** with the method {method} of `erase`
 (LUR: Patel & Qiu, "Learning to Unlearn while Retaining", ICCV 2025).
 
 | base | |
 |---|---|
-| model | `{model}` |
+| model | {model} |
 | revision | {revision_or_none} |
 | SHA-256 over its files | `{fingerprint}` |
 
@@ -49,12 +50,12 @@ CARD = """---
 ## Measured effect
 
 <!-- measured: begin -->
-Not measured yet: `erase evaluate --model path/to/this/folder{suite}`.
+Not measured yet: {evaluate}.
 <!-- measured: end -->
 
 ## Licence and limits
 
-This model is derived from `{model}`: the licence of the base model, its conditions of use and its
+This model is derived from {model}: the licence of the base model, its conditions of use and its
 limits remain in force, and whoever passes this model on has to pass them on too.
 
 Erasing a concept lowers the odds of rendering it; it is no guarantee.
@@ -103,26 +104,29 @@ def model_card(
     trained = config.trainable
     if config.lora_rank:
         trained = f"adapters of rank {config.lora_rank} on {config.trainable}"
+    suite = f" --suite {concept.suite}" if concept.suite else ""
+    name = public_name(source.full_name)
     by_class = source.pipeline_class() == ClassConditionalPipeline.__name__
     content = CARD.format(
         front_matter=_front_matter(source, by_class=by_class),
         loading=OWN_LOADING if by_class else LOADING,
-        model=public_name(source.full_name),
-        revision=f" (revision {source.revision})" if source.revision else "",
-        revision_or_none=source.revision or "none (a local or embedded model)",
+        title=escaped(name),
+        model=code(name),
+        revision=f" (revision {escaped(source.revision)})" if source.revision else "",
+        revision_or_none=escaped(source.revision or "none (a local or embedded model)"),
         fingerprint=base_fingerprint,
         lora=LORA.format(rank=config.lora_rank) if config.lora_rank else "",
-        concept=concept.name,
-        method=config.method,
+        concept=escaped(concept.name),
+        method=code(config.method),
         steps=config.max_train_steps,
         batch=batch,
         learning_rate=config.learning_rate,
         alpha=config.settings.get("alpha", "none"),
         forget_weight=config.settings.get("forget_weight", "none"),
-        trainable=trained,
-        anchors=shown,
+        trainable=escaped(str(trained)),
+        anchors=escaped(shown),
         seed=config.seed,
-        suite=f" --suite {concept.suite}" if concept.suite else "",
+        evaluate=code("erase evaluate --model path/to/this/folder" + suite),
         **sets,
     )
     write_text(output / CARD_FILE, content)
@@ -148,7 +152,7 @@ def _set(config: ConceptConfig, name: str) -> str:
     if count is None:
         return "prompts alone, no images"
     if isinstance(config, ClassConfig) and config.data != "render":
-        return f"{count} images of {Path(config.data).name}"
+        return escaped(f"{count} images of {Path(config.data).name}")
     if getattr(config, f"{name}_images"):
         return "the user's images"
     guidance = getattr(config, f"{name}_guidance")
@@ -174,7 +178,7 @@ def update_card(run_folder: Path, metrics: Mapping[str, Any], evaluation_folder:
         raise InputError(f"{run_folder} has no model card.", remedy)
     if not metrics.get("metrics"):
         raise InputError("The evaluation found nothing to put on the card.", "Evaluate it again.")
-    card = path.read_text(encoding="utf-8")
+    card = read_text(path)
     if card.count(BEGIN) != 1 or card.count(END) != 1 or card.index(BEGIN) > card.index(END):
         raise InputError(f"{path} has no section for measured effects.", remedy)
     before, _, rest = card.partition(BEGIN)
@@ -198,7 +202,7 @@ def _table(key: str, metrics: Mapping[str, Any], run: Path, evaluation: Path) ->
     named = where.relative_to(run.resolve()).as_posix() if inside else evaluation.name
     protocol = metrics.get("protocol") or {}
     settings = ", ".join(
-        f"{name} {_plain(str(value))}"
+        f"{name} {escaped(str(value))}"
         for name, value in protocol.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     )
@@ -212,15 +216,16 @@ def _table(key: str, metrics: Mapping[str, Any], run: Path, evaluation: Path) ->
         ]
         for name, row in metrics["metrics"].items()
     ]
-    origin = f"`erase evaluate --suite {key}`" + (f" ({settings})" if settings else "")
+    origin = code(f"erase evaluate --suite {key}") + (f" ({settings})" if settings else "")
     legend = "95% intervals in brackets; ↑ higher is better, ↓ lower."
     table = markdown(("metric", "this model", "base", "n"), rows)
-    return f"{origin}; details in `{named}`. {legend}\n\n{table}".rstrip("\n")
+    return f"{origin}; details in {code(named)}. {legend}\n\n{table}".rstrip("\n")
 
 
 def _plain(text: str) -> str:
     """Text that cannot break out of a table's cell or of a comment."""
-    return " ".join(text.replace("|", "/").replace("--", "–").replace("`", "'").split())
+    plain = visible(text).replace("|", "/").replace("--", "–").replace("`", "'")
+    return " ".join(plain.split())
 
 
 def _value(row: Mapping[str, Any] | None) -> str:

@@ -14,7 +14,8 @@ from erase.artifacts.cache import RENDER_STATE
 from erase.data.pictures import unreadable
 from erase.errors import InputError
 from erase.files import lies_inside, read_json, read_jsonl
-from erase.runs.record import RECORD
+from erase.report.content import Compared, Row
+from erase.runs.record import RECORD, read_record
 from erase.runs.unfinished import check_finished
 
 EXPOSED = "_EXPOSED"
@@ -71,7 +72,7 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
             f"{folder} is no evaluation folder.", "Give a folder that `erase evaluate` left."
         )
     check_finished(folder)
-    record = read_json(folder / RECORD)
+    record = read_record(folder)
     if record.get("kind") != "evaluation":
         inside = sorted(path.parent.name for path in folder.glob("evaluation*/metrics.json"))
         raise InputError(
@@ -84,11 +85,13 @@ def load_evaluation(folder: Path, *, show_explicit: bool = False) -> ReportData:
         raise InputError(
             f"The evaluation in {folder} is not finished.", "Run its command again; it goes on."
         )
-    rows = read_jsonl(folder / "samples.jsonl")
+    rows = read_jsonl(folder / "samples.jsonl", Row)
+    if not rows:
+        raise InputError(f"{folder / 'samples.jsonl'} holds no sample.", "Evaluate again.")
     baseline = _baseline_folder(folder, record)
     return ReportData(
         record=record,
-        metrics=read_json(folder / "metrics.json"),
+        metrics=read_json(folder / "metrics.json", Compared),
         rows=rows,
         images=[_own(folder, row, str(row.get("image"))) for row in rows],
         baseline_images=[_own(baseline, row, f"images/{row.get('id')}.png") for row in rows]
@@ -153,7 +156,10 @@ def flagged(row: Mapping[str, Any] | None) -> bool:
 def threshold(metrics: Mapping[str, Any]) -> float:
     """From which confidence on a detection counts: the protocol's setting of NudeNet."""
     settings = (metrics["protocol"].get("settings") or {}).get("nudenet") or {}
-    return float(settings.get("threshold", 0.6))
+    value = settings.get("threshold", 0.6)
+    if type(value) not in (int, float):
+        raise InputError(f"NudeNet's threshold is {value!r} in metrics.json.", "Evaluate again.")
+    return float(value)
 
 
 def detection_counts(rows: Iterable[Mapping[str, Any] | None], least: float) -> dict[str, int]:

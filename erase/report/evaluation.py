@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from erase.errors import visible
 from erase.files import write_bytes, write_text
 from erase.report.contact_sheet import contact_sheet, png
 from erase.report.data import ReportData, flagged, looked_at, missing_images, threshold
@@ -45,6 +46,7 @@ def render_page(template: str, content: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     return environment.get_template(template).render(content)
 
@@ -77,7 +79,7 @@ def page(data: ReportData) -> dict[str, Any]:
         },
         "notes": notes(data.metrics),
         "provenance": provenance(data),
-        "versions": data.record["versions"],
+        "versions": data.record.get("versions") or {},
     }
 
 

@@ -149,9 +149,9 @@ def shown(
         alt += ", image missing or unreadable"
     if row.get("predicted"):
         seen = str(row["predicted"])
-        alt += f", recognised as {seen} ({100 * row['probability']:.0f}%)"
+        alt += f", recognised as {seen} ({100 * row.get('probability', 0.0):.0f}%)"
         if forget is not None:
-            mark = "bad" if row["recognised"] == forget else "good"
+            mark = "bad" if row.get("recognised") == forget else "good"
     elif flagged(row):
         best = max(exposed(row), key=lambda item: item["score"], default=None)
         seen = "flagged" if best is None else f"{part_name(best['label'])} {best['score']:.2f}"

@@ -74,9 +74,11 @@ def class_rows(data: ReportData) -> list[dict[str, Any]]:
         parts = _per_class(data.metrics["metrics"], metric)
         before = _per_class(data.metrics.get("baseline") or {}, metric)
         for concept, part in parts.items():
-            if not isinstance(part, Mapping) or "recognised" not in part:
+            if not part.keys() >= {"n", "recognised"}:
                 continue
             base = before.get(concept)
+            if base is not None and not base.keys() >= {"n", "recognised"}:
+                base = None
             others = [(k, v) for k, v in part.get("taken_for", {}).items() if k != concept][:3]
             rows.append(
                 {

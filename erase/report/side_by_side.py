@@ -179,9 +179,9 @@ def table_markdown(table: Mapping[str, Any]) -> str:
     heads = [f"{c['title']} {'↑' if c['higher_is_better'] else '↓'}" for c in columns.values()]
     rows: list[list[Cell | str]] = []
     for row in table["rows"]:
-        label = escaped(row["label"]) + (" (baseline)" if row["baseline"] else "")
+        label = row["label"] + (" (baseline)" if row["baseline"] else "")
         rows.append([label, *(_cell(table, row, name) for name in columns)])
-    text = markdown(["Method", *map(escaped, heads)], rows, "lr")
+    text = markdown(["Method", *heads], rows, "lr")
     if table["differences"]:
         text += "\nThese evaluations were not made alike:\n\n"
         text += "".join(f"- {escaped(line)}\n" for line in table["differences"])

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from erase.errors import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -15,6 +17,8 @@ MARKS = ("", "**", "*")
 """Markdown around a cell of no place, the best and the second best."""
 STYLES = ("", "bold green", "bold")
 """The same in a terminal."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What a spreadsheet takes for the beginning of a formula."""
 MISSING = "–"
 """What a cell says where there is no number."""
 
@@ -43,10 +47,11 @@ def markdown(heads: Sequence[str], rows: Rows, align: str = "l") -> str:
         align: `l` or `r` for each column; the last letter serves for all that follow.
     """
     rules = "".join("---:|" if side == "r" else "---|" for side in _sides(align, len(heads)))
-    lines = [f"| {' | '.join(heads)} |", f"|{rules}"]
+    lines = [f"| {' | '.join(map(escaped, heads))} |", f"|{rules}"]
     for row in rows:
         texts = [
-            f"{MARKS[cell.place]}{cell.text}{MARKS[cell.place]}{cell.note}" for cell in cells(row)
+            f"{MARKS[cell.place]}{escaped(cell.text)}{MARKS[cell.place]}{cell.note}"
+            for cell in cells(row)
         ]
         lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
@@ -61,12 +66,15 @@ def terminal(heads: Sequence[str], rows: Rows, align: str = "l", title: str | No
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    shown_title = Text(visible(title), "table.title") if title else None
+    table = Table(title=shown_title, box=SIMPLE_HEAD, pad_edge=False)
     for head, side in zip(heads, _sides(align, len(heads)), strict=True):
-        table.add_column(head, justify="right" if side == "r" else "left", overflow="fold")
+        table.add_column(
+            Text(visible(head)), justify="right" if side == "r" else "left", overflow="fold"
+        )
     for row in rows:
         shown = cells(row)
-        texts = (cell.text.replace("± ", "±") + cell.note for cell in shown)
+        texts = (visible(cell.text.replace("± ", "±") + cell.note) for cell in shown)
         table.add_row(*map(Text, texts, (STYLES[cell.place] for cell in shown)))
     return table
 
@@ -81,17 +89,44 @@ def cells(row: Sequence[Cell | str]) -> list[Cell]:
 
 
 def escaped(text: str) -> str:
-    """Text that cannot break out of a Markdown table's cell."""
+    """Text that Markdown shows as it is, on one line: no markup, link, tag, cell or comment."""
+    text = visible(text)
     for character in "\\|<>`*_":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(text.replace("](", "]\\(").split())
+
+
+def code(text: str) -> str:
+    """Text as code in Markdown, on one line; what would end it is replaced."""
+    text = visible(text).replace("`", "'").replace("|", "/").replace("<!--", "<! --")
+    return f"`{' '.join(text.split()) or ' '}`"
+
+
+def csv_cell(value: Any) -> Any:
+    """A value for a cell of CSV: a spreadsheet takes no text for a formula.
+
+    A text that begins like one gets an apostrophe before it, as spreadsheets mark texts.
+    """
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = visible(value)
+    if not value.lstrip().startswith(FORMULA) and not value.startswith(("\t", "\n")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a line of column names; missing and None values are empty cells."""
+    """Rows as CSV with a line of column names; missing and None values are empty cells.
+
+    Every cell passes `csv_cell`.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(csv_cell, columns))
     for row in rows:
-        writer.writerow(["" if row.get(name) is None else row[name] for name in columns])
+        writer.writerow([csv_cell(row.get(name)) for name in columns])
     return file.getvalue()

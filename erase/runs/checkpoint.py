@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
@@ -28,6 +28,12 @@ TENSORS = "state.safetensors"
 META = "state.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 LATEST, WHOLE = "latest", "latest-whole"
+
+
+class State(TypedDict):
+    """What every `state.json` says."""
+
+    step: int
 
 
 @dataclass(frozen=True)
@@ -145,9 +151,9 @@ def _check_whole(path: Path) -> None:
     for name in (META, TENSORS):
         if not (path / name).is_file():
             raise InputError(f"{path / name} is missing.")
-    content = read_json(path / META)
-    step = content.get("step") if isinstance(content, dict) else None
-    if not isinstance(step, int) or step < 1:
+    content = read_json(path / META, State)
+    step = content["step"]
+    if step < 1:
         raise InputError(f"{path / META} says that {step} steps are done.")
     known = manifest.entries(path)
     if not {META, TENSORS} <= set(known) and (known or "run" in content):
@@ -163,7 +169,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    meta = read_json(path / META)
+    meta: dict[str, Any] = dict(read_json(path / META, State))
     try:
         tensors = load_file(path / TENSORS)
     except (SafetensorError, OSError) as error:

@@ -4,12 +4,12 @@ Renders, latents and checkpoints are noted as they are written, everything else 
 finishes. A folder inside that has a manifest of its own counts as one file, its manifest.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from erase.errors import InputError
 from erase.files import append_jsonl, fingerprint, hash_file, read_json, write_jsonl
+from erase.reading import ROWS, parse_json, read_bytes
 
 MANIFEST = "manifest.jsonl"
 RECORD = "record.json"
@@ -25,12 +25,12 @@ def entries(folder: Path) -> dict[str, str]:
     """
     path = folder / MANIFEST
     known = {}
-    text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    text = read_bytes(path, ROWS).decode("utf-8", "replace") if path.is_file() else ""
     for line in text.split("\n")[:-1]:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             name, sha256 = str(row["file"]), str(row["sha256"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             continue
         path_inside = PurePosixPath(name)
         if not path_inside.is_absolute() and ".." not in path_inside.parts and "\0" not in name:
@@ -163,5 +163,4 @@ def _parts(folder: Path) -> list[str]:
 
 def _promised(folder: Path) -> bool:
     record = folder / RECORD
-    content = read_json(record) if record.is_file() else {}
-    return isinstance(content, dict) and content.get("manifest") == MANIFEST
+    return record.is_file() and read_json(record).get("manifest") == MANIFEST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import erase
 from erase.files import json_text, read_json, write_json, write_text
@@ -35,6 +36,54 @@ LIBRARIES = (
     "numpy",
     "scikit-learn",
 )
+
+
+class Target(TypedDict, total=False):
+    """What was erased, or what an evaluation looks for."""
+
+    suite: str | None
+    concepts: list[str] | None
+    suites: dict[str, str | None] | None
+
+
+class Baseline(TypedDict, total=False):
+    """What an evaluation compares with."""
+
+    model: str | None
+    reason: str
+    images_fingerprint: str
+    images_folder: str
+
+
+class Record(TypedDict, total=False):
+    """What readers of a record rely on; it holds more."""
+
+    status: str
+    kind: str
+    command: str
+    started: str
+    finished: str
+    error: str
+    resumed: int
+    wall_time_s: float
+    train_seconds: float
+    peak_memory_bytes: int
+    device_peak_memory_bytes: int | None
+    versions: dict[str, str]
+    facts: dict[str, Any]
+    manifest: str
+    changed_on_resume: list[dict[str, Any]] | None
+    target: Target | None
+    method: str
+    model: str
+    base_model: str | None
+    base_revision: str | None
+    base_fingerprint: str | None
+    fingerprint: str
+    baseline: Baseline | None
+    deviations: dict[str, list[Any]] | None
+    observers_sha256: dict[str, Any] | None
+    prompts_unusable: dict[str, Any] | None
 
 
 def versions() -> dict[str, str]:
@@ -88,10 +137,9 @@ def now() -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record that a folder holds; empty when it has none."""
+    """The record that a folder holds, empty when it has none; InputError for a broken one."""
     path = folder / RECORD
-    content = read_json(path) if path.exists() else {}
-    return content if isinstance(content, dict) else {}
+    return dict(read_json(path, Record)) if os.path.lexists(path) else {}
 
 
 class RunRecord:

@@ -4,7 +4,6 @@ Imports no torch.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from erase.errors import InputError
 from erase.files import hash_file
+from erase.reading import parse_json
 from erase.runs.manifest import MANIFEST, entries
 from erase.runs.record import RECORD, read_record
 
@@ -145,8 +145,8 @@ def _header(path: Path) -> dict[str, Any] | None:
         if length > min(path.stat().st_size, LONGEST_HEADER):
             return None
         try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError):
+            header = parse_json(file.read(length).decode())
+        except ValueError:
             return None
     return header if isinstance(header, dict) else None
 

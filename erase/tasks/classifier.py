@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class ImageClassifierTask:
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
-        """All weights, by name."""
+        """The trained weights by name: all of them, or the head's."""
         return self._parameters
 
     @property
@@ -85,6 +86,10 @@ class ImageClassifierTask:
         parent, _, name = self.model.head_name().rpartition(".")
         setattr(self.model.get_submodule(parent), name, layer)
         self._parameters = select_parameters(self.model, "full")
+
+    def freeze_features(self) -> None:
+        """Train the head alone from now on."""
+        self._parameters = select_parameters(self.model, f"^{re.escape(self.model.head_name())}[.]")
 
     def size(self, subset: Subset) -> int:
         """Number of samples of a set."""

@@ -29,6 +29,7 @@ from erase.core.params import FixedLoss
 from erase.core.rng import batch_indices, derive_seed, generator
 from erase.errors import InputError
 from erase.files import write_bytes
+from erase.reading import fitted, parse_json
 from erase.runs.processes import Shard
 from erase.tasks.protocol import Loss, Noised, StepLosses
 
@@ -82,7 +83,7 @@ class LatentCache:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 rows = file.metadata()
-                empty, prompts = int(rows["empty"]), json.loads(rows.get("prompts", "{}"))
+                empty, prompts = int(rows["empty"]), parse_json(rows.get("prompts", "{}"))
             sets = sorted({name.split(".")[1] for name in tensors if name.startswith("set.")})
             return cls(
                 sets={
@@ -96,9 +97,9 @@ class LatentCache:
                 },
                 anchors=tensors["anchors"],
                 empty=empty,
-                prompts=prompts,
+                prompts=fitted(prompts, dict[str, int], str(path)),
             )
-        except (SafetensorError, OSError, KeyError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} is not a readable latent cache.", "Delete it; the run makes it anew."
             ) from error

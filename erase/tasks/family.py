@@ -10,7 +10,9 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.nn import Module
 
-from erase.files import read_json
+from erase.config.fields import shown
+from erase.errors import InputError
+from erase.models.configs import network_of, read_config
 from erase.models.loading import ModelSource
 from erase.models.schedules import convert, stored_scheduler
 from erase.tasks.denoiser import DenoiserTask, LatentCache
@@ -47,8 +49,7 @@ class Family:
     def skeleton(self, source: ModelSource) -> Module:
         """The network with names and shapes but without weights, on the meta device."""
         with torch.device("meta"):
-            settings = self.model.load_config(str(source.path / self.component))
-            network: Module = self.model.from_config(settings)
+            network: Module = network_of(self.model, source.path / self.component)
         return network
 
     def training_scheduler(self, pipeline: Any) -> Any:
@@ -65,4 +66,11 @@ class Family:
 
 def setting(folder: Path, part: str, name: str) -> int:
     """A number in the configuration of a part of the model in `folder`."""
-    return int(read_json(folder / part / "config.json")[name])
+    file = folder / part / "config.json"
+    value = read_config(file).get(name)
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise InputError(
+            f"{file} is not what it should be: {name} is {shown(value)}, no size.",
+            "Restore the file from what wrote it.",
+        )
+    return value

@@ -212,6 +212,9 @@ class ClassifierTask(Task, Protocol):
     @head.setter
     def head(self, layer: Linear) -> None: ...
 
+    def freeze_features(self) -> None:
+        """Train the head alone from now on; to be called in `prepare`."""
+
     def size(self, subset: Subset) -> int:
         """Number of samples of D_f or D_r."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -99,6 +100,20 @@ def trained_indices(data: ClassificationData, description: Description) -> Tenso
     return trained.nonzero().flatten()
 
 
+def warn_of_other_data(original: Original, folder: str) -> None:
+    """Warn where the data is not what the classifier was trained on, as far as it says so.
+
+    Accuracy on retained images and membership inference suppose that it is.
+    """
+    known, found = original.description.data_sha256, original.data.sha256()
+    if known not in (None, found):
+        click.echo(
+            f"Warning: {folder} was trained on data of SHA-256 {known}, and this data has {found}:"
+            " its images or labels differ. Give --data-dir with the data that it was trained on.",
+            err=True,
+        )
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The result of a method: the model in evaluation mode, its cost, and a log row per step."""
@@ -118,7 +133,7 @@ def classifier_method(config: ClassifierConfig) -> Any:
     if not isinstance(method, TwoLossMethod):
         raise InputError(
             f"{config.method} has one loss, so --dual-optim does not apply.",
-            "Leave the option out, or choose lur, lur-b, salun, shs or scrub.",
+            "Leave the option out, or choose lur, lur-b, munba, salun, shs or scrub.",
         )
     return _DualMethod(method)
 
@@ -230,7 +245,7 @@ def _loop(
     if isinstance(method, _DualMethod):
         method.optimizer = optimizer
     weight = task.model.penultimate()
-    watch = None if weight is None else GradientWatch(weight)
+    watch = GradientWatch(weight) if weight is not None and weight.requires_grad else None
 
     def diagnostics() -> Mapping[str, float]:
         if watch is None:

@@ -1,10 +1,9 @@
 """The run folders of `erase train classifier` and `erase classifier`."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +37,33 @@ from erase.models.classifiers import (
 from erase.runs.checks import check_memory
 from erase.runs.device import choose_device, say_device
 from erase.runs.run_folder import RunFolder
+from erase.scoring.classifier_metric import load_classifier_metrics
 from erase.training.classifier import (
     Original,
     describe_result,
     open_original,
     run_method,
     trained_indices,
+    warn_of_other_data,
+)
+from erase.training.classifier_measures import (
+    FORGET,
+    METRICS,
+    labels_of,
+    measure_run,
+    open_retrained,
 )
 from erase.training.distinct import bits, check_changed
+from erase.training.worst import hardest
 
-FORGET, METRICS = "forget.json", "metrics.json"
+
+@dataclass(frozen=True)
+class Measured:
+    """What `METRICS` says of the scores."""
+
+    scores: ClassifierScores
+
+
 ARCHITECTURES = {
     "digits": "cnn",
     "cifar10": "resnet18",
@@ -82,7 +98,7 @@ def train_original(
         overwrite=overwrite,
         resume=resume,
         facts={
-            "images": data_hash(data),
+            "images": description.data_sha256,
             "weights": hash_file(Path(config.weights)) if config.weights else None,
         },
         inputs=(config.data_dir, config.weights),
@@ -168,6 +184,7 @@ def _describe(config: TrainConfig, data: ClassificationData) -> Description:
         images_per_class=config.images_per_class,
         crop_padding=config.crop_padding,
         follow_links=config.follow_links,
+        data_sha256=data.sha256(),
         validation=tuple(validation.tolist()),
     )
 
@@ -204,6 +221,7 @@ def erase_classifier(
             raise InputError(f"--{name} is missing.", f"Give --{name}, or a --config that has it.")
     where = torch.device(choose_device(device))
     original = open_original(Path(config.model), where, config.data_dir)
+    warn_of_other_data(original, config.model)
     forget = choose_forget(original, config)
     share = len(forget) / len(original.trained_on)
 
@@ -216,6 +234,9 @@ def erase_classifier(
         config = resolve_settings(replay.without_defaults(config, resolve_settings))
         if note := replay.left_out(config):
             click.echo(f"Warning: {note}.", err=True)
+    for metric in load_classifier_metrics(config.metrics):
+        metric.check(labels_of(original.data, forget))
+    retrained = open_retrained(original, forget, config)
     batch, spec = config.train_batch_size, field_specs(ClassifierConfig)["train_batch_size"]
     image = original.data.train.images[0].numel()
     check_memory(spec, batch, 2 * 4 * image * (batch or 1), str(original.device))
@@ -229,14 +250,14 @@ def erase_classifier(
             "original": hash_files(
                 [Path(config.model) / name for name in (WEIGHTS, DESCRIPTION)], Path(config.model)
             ),
-            "images": data_hash(original.data),
+            "images": original.data.sha256(),
             "forget": fingerprint(forget.tolist()),
         },
-        inputs=(config.model, config.data_dir, _indices_file(config.forget)),
+        inputs=(config.model, config.data_dir, config.retrained, _indices_file(config.forget)),
     )
     state = folder.state()
     if state.finished:
-        return output, ClassifierScores(**read_json(output / METRICS)["scores"])
+        return output, read_json(output / METRICS, Measured).scores
     if show:
         say_device(str(original.device), device)
     with folder.hold(
@@ -271,19 +292,14 @@ def erase_classifier(
             "rte_s": round(outcome.seconds, 3),
             "protocol": protocol,
         }
+        cast = autocast(config.mixed_precision, original.device)
+        measured = measure_run(original, outcome.model, forget, config, retrained, cast)
+        content |= {"measured": measured} if measured else {}
         write_json(output / METRICS, content)
         if record:
             scoring = round(time.perf_counter() - start, 3)
             record.finish(rte_s=round(outcome.seconds, 3), scoring_s=scoring)
     return output, scores
-
-
-def data_hash(data: ClassificationData) -> str:
-    """SHA-256 of all images and labels, to train on and to test with."""
-    tensors = [t for part in (data.train, data.test) for t in (part.images, part.labels)]
-    return fingerprint(
-        [hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
-    )
 
 
 def _indices_file(forget: str) -> str | None:
@@ -300,6 +316,7 @@ def choose_forget(original: Original, config: ClassifierConfig) -> Tensor:
         original.data.classes,
         trained_on=original.trained_on,
         seed=seed,
+        hardest=lambda count: hardest(original, count, seed=seed),
     )
 
 

@@ -14,6 +14,7 @@ from erase.config.replay import Replay
 from erase.data.prompts import prompts_hash, prompts_root
 from erase.errors import RunError
 from erase.files import fingerprint
+from erase.models.base_card import licence_header
 from erase.models.loading import load_pipeline, save_pipeline
 from erase.models.lora import FOLDER as LORA
 from erase.models.lora import fuse_lora, lora_weights, save_lora
@@ -254,5 +255,6 @@ def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
                 revision=source.revision,
                 fingerprint=planned.facts["base"],
             )
+            header |= licence_header(source.path, source.full_name)
             save_lora(folder / LORA, adapters, header, planned.family.component)
     model_card(output, config, source, planned.concept, planned.facts["base"])

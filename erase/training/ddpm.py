@@ -36,6 +36,8 @@ from erase.training.loop import UnlearningLoop, build_optimizer
 
 KIND = "train ddpm"
 METHOD = "retrain"  # starts from new weights; the retain set holds all training images
+MULTIPLES = 64
+"""Largest multiple of the first level's channels."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,10 @@ def _numbers(text: str) -> tuple[int, ...]:
         numbers = tuple(int(word) for word in _words(text))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"--multipliers is {text!r}.", "Give whole numbers, such as 1,2,2,2.")
+    if not numbers or min(numbers) < 1 or max(numbers) > MULTIPLES:
+        raise InputError(
+            f"--multipliers is {text!r}.", f"Give whole numbers to {MULTIPLES}, such as 1,2,2,2."
+        )
     return numbers
 
 

@@ -23,6 +23,7 @@ from erase.config.concept import ConceptConfig
 from erase.config.fields import field_specs
 from erase.config.methods import build_method
 from erase.errors import InputError
+from erase.models.configs import network_of
 from erase.render.sizes import png_bytes, readable_bytes
 from erase.runs.checks import check_memory, check_space, device_memory
 from erase.runs.device import choose_device
@@ -176,7 +177,7 @@ def _phases(
 ) -> tuple[dict[str, int], int]:
     """Peaks by phase, and how many parameters are trained."""
     config, source, family = planned.config, planned.source, planned.family
-    model = family.model.from_config(family.model.load_config(str(source.path / family.component)))
+    model = network_of(family.model, source.path / family.component)
     phases = _sets(planned, model, counted, schedule)
     model.train()
     if config.gradient_checkpointing:
@@ -201,7 +202,7 @@ def _sets(
     others = sum(4 * weight_count(source.path / name) for name in family.frozen if name != "vae")
     vae: Any = None
     if "vae" in family.frozen:
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(str(source.path / "vae")))
+        vae = network_of(AutoencoderKL, source.path / "vae")
     phases = {}
     with torch.no_grad():
         if rendered_images(planned):

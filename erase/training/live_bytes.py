@@ -29,6 +29,18 @@ PIECE = 32 * 2**20
 """Bytes. glibc maps larger blocks apart from its heap and returns them when they are freed."""
 SCALARS = {torch.bool: True, torch.float32: 1.0, torch.float64: 1.0}
 
+IN_PLACE = frozenset(
+    getattr(operation, overload)
+    for operation in (
+        *(torch.ops.aten.add_, torch.ops.aten.sub_, torch.ops.aten.mul_, torch.ops.aten.div_),
+        *(torch.ops.aten.addcdiv_, torch.ops.aten.addcmul_, torch.ops.aten.lerp_),
+        *(torch.ops.aten.copy_, torch.ops.aten.fill_, torch.ops.aten.zero_),
+        *(torch.ops.aten.normal_, torch.ops.aten.uniform_),
+    )
+    for overload in operation.overloads()
+)
+"""Operations that make no tensor, and leave the shape of the one that they change."""
+
 
 class LiveBytes(TorchDispatchMode):
     """Inside, `live` is the sum of all storages that operations made and that are still held.
@@ -58,8 +70,13 @@ class LiveBytes(TorchDispatchMode):
         """Run the operation and count its results."""
         if func is torch.ops.aten._local_scalar_dense.default:
             return SCALARS.get(args[0].dtype, 1)
+        if args and isinstance(args[0], FakeTensor):  # what needs no simulation: most calls
+            if func is torch.ops.prim.device.default:
+                return args[0].fake_device
+            if func in IN_PLACE:
+                return args[0]
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
+        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
         return result

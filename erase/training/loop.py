@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +39,14 @@ from erase.runs.processes import Distributed
 from erase.tasks.protocol import Method, Task
 
 LOG = "log.jsonl"
+
+
+class LogRow(TypedDict):
+    """What every row of the log says."""
+
+    step: int
+
+
 REMEDY = "Lower --learning-rate or --alpha, or check the images; earlier checkpoints stay."
 
 
@@ -184,7 +192,7 @@ class UnlearningLoop:
             self.method.prepare(self.task)
         start = self._restore(load_checkpoint(resume)) if resume else 0
         if self.folder and self.distributed.is_main:
-            rows = [row for row in read_jsonl(self.folder / LOG) if row["step"] <= start]
+            rows = [row for row in read_jsonl(self.folder / LOG, LogRow) if row["step"] <= start]
             write_jsonl(self.folder / LOG, rows)
         reduce = self._mean if self.distributed.count > 1 else None
         progress = tqdm(

@@ -24,9 +24,8 @@ from erase.config.recipes import recipe
 from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
-from erase.data.concepts import Concept, check_renderable, find_classes, find_concept
+from erase.data.concepts import Concept, check_renderable, find_classes, given_concept
 from erase.data.prompts import class_lists, prompts_root
-from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
 from erase.models.known import download_note, is_known_only, known_source
@@ -190,13 +189,19 @@ def _concept(config: ConceptConfig, source: ModelSource) -> Concept:
     root = prompts_root(config.prompts)
     classes = classes_of_model(source, class_lists(root))
     if classes is not None:
+        for name in ("forget_prompts", "retain_prompts"):
+            if getattr(config, name):
+                raise InputError(
+                    f"{source.name} renders classes, and reads no prompts.",
+                    f"Leave out --{name.replace('_', '-')}.",
+                )
         return find_classes(classes, config.concept, config.anchor)
-    concept = find_concept(
+    concept = given_concept(
         config.concept,
         root,
         anchor=config.anchor,
-        forget=read_prompts(config.forget_prompts) if config.forget_prompts else None,
-        retain=read_prompts(config.retain_prompts) if config.retain_prompts else None,
+        forget_prompts=config.forget_prompts,
+        retain_prompts=config.retain_prompts,
     )
     check_renderable(source.name, concept, own_prompts=bool(config.forget_prompts))
     return concept

@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import click
 from accelerate import Accelerator
+from msgspec import Meta
 from tqdm import tqdm
 
 from erase.config.concept import ConceptConfig
@@ -38,6 +39,15 @@ ImageFilter = Callable[[Sequence[Path]], list[bool]]
 Images = CaptionedImages | LabelledSet
 """The user's images: files with captions, or labelled images in memory."""
 SELECTION = "kept.json"
+
+
+class Selection(TypedDict):
+    """What `SELECTION` says."""
+
+    fingerprint: str
+    kept: list[Annotated[int, Meta(ge=0)]]
+
+
 CANDIDATES = 4
 """A filtered set renders at most this many candidates for each image."""
 
@@ -97,8 +107,8 @@ def render_set(
         files = _render(samples, name, config, pipeline, folder, accelerator, fingerprint)
         return _captioned(folder, dict(zip(files, samples, strict=True)), distributed)
     intact = is_sound(folder, SELECTION, entries(folder))
-    record = read_json(folder / SELECTION) if intact else {}
-    if record.get("fingerprint") == fingerprint:
+    record = read_json(folder / SELECTION, Selection) if intact else None
+    if record and record["fingerprint"] == fingerprint:
         samples = _samples(name, config, concept, record["kept"])
         files = [folder / IMAGES / f"{sample.id}.png" for sample in samples]
         if rendered(folder, samples, fingerprint):
@@ -132,10 +142,10 @@ def render_set(
             err=True,
         )
     numbers = [int(sample.id) for sample in selected.values()]
-    record = {"fingerprint": fingerprint, "rendered": count, "kept": numbers}
+    selection = {"fingerprint": fingerprint, "rendered": count, "kept": numbers}
 
     def write_selection() -> None:
-        write_json(folder / SELECTION, record)
+        write_json(folder / SELECTION, selection)
         note_files(folder, SELECTION)
 
     distributed.on_main(write_selection)

@@ -1,15 +1,17 @@
 """Sizes of a planned run: shapes of its tensors, numbers of its images, and disk space."""
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from erase.config.methods import build_method
 from erase.data.captioned import CaptionedImages
-from erase.files import read_json
+from erase.files import hash_file
 from erase.models.configs import part_skeleton
 from erase.render.sizes import png_bytes
+from erase.tasks.family import setting
 from erase.training.plan import ConceptPlan
 from erase.training.sets import Images
 from erase.training.validation import validation_prompts
@@ -18,9 +20,8 @@ from erase.training.validation import validation_prompts
 def latent_shape(planned: ConceptPlan) -> tuple[int, int, int]:
     """Channels, height and width of the denoiser's input."""
     source = planned.source
-    network = read_json(source.path / planned.family.component / "config.json")
     size = (planned.config.resolution or source.resolution()) // source.latent_factor()
-    return int(network["in_channels"]), size, size
+    return setting(source.path, planned.family.component, "in_channels"), size, size
 
 
 def image_counts(planned: ConceptPlan) -> dict[str, int]:
@@ -64,18 +65,22 @@ def weight_count(folder: Path) -> int:
 
     count = 0
     files = sorted(folder.glob("*.safetensors"))
-    if (
-        not files
-        and (folder / "config.json").is_file()
-        and (network := part_skeleton(folder)) is not None
-    ):
-        return sum(p.numel() for p in network.parameters())
+    config = folder / "config.json"
+    if not files and config.is_file() and (known := _network_size(folder, hash_file(config))):
+        return known
     marked = [file for file in files if ".fp16." in file.name]
     for file in marked if len(marked) == len(files) else sorted({*files} - {*marked}):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 count += math.prod(opened.get_slice(name).get_shape())
     return count
+
+
+@lru_cache(maxsize=16)
+def _network_size(folder: Path, _config: str) -> int:
+    """Number of weights of the network that a configuration, of this hash, describes; else 0."""
+    network = part_skeleton(folder)
+    return 0 if network is None else sum(p.numel() for p in network.parameters())
 
 
 def disk_space(planned: ConceptPlan, trained: int) -> dict[str, int]:

@@ -5,7 +5,6 @@ the same weights with or without it. If the run has a moving average of the weig
 renders, because the run saves the average.
 """
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from erase.data.texts import read_prompts
 from erase.errors import InputError
 from erase.files import fingerprint, read_json, write_bytes, write_json
 from erase.models.loading import ModelSource, load_pipeline
+from erase.reading import is_file
 from erase.render.render import render
 from erase.report.contact_sheet import headed_sheet, png
 from erase.runs.processes import Distributed
@@ -48,7 +48,7 @@ def validation_prompts(config: ConceptConfig) -> tuple[str, ...]:
                 "Say what to render: --validation-prompts 'a red car; a dog'.",
             )
         return ()
-    if os.path.isfile(option):  # noqa: PTH113 - `is_file` refuses a text longer than a file name
+    if is_file(option):
         return tuple(read_prompts(option))
     prompts = tuple(text for part in option.split(";") if (text := part.strip()))
     if not prompts:

@@ -13,8 +13,9 @@ from erase.config.concept import ConceptConfig
 from erase.data import texts
 from erase.data.captioned import read_folder
 from erase.data.prompts import read_class_list
-from erase.data.texts import LIMIT, read_prompts
+from erase.data.texts import read_prompts
 from erase.errors import InputError
+from erase.reading import SMALL
 from erase.training.validation import validation_prompts
 
 BOM = b"\xef\xbb\xbf"
@@ -193,7 +194,7 @@ UNUSABLE: dict[str, tuple[bytes, str]] = {
     "zero.txt": (b"", "holds no prompt"),
     "binary.txt": (b"PK\3\4\0\0", "NUL"),
     "cut.csv.gz": (gzip.compress(b"prompt\none\n")[:-9], "cannot be read as a CSV table"),
-    "bomb.txt.gz": (gzip.compress(b"a" * (LIMIT + 1), 1), "more than 64 MiB"),
+    "bomb.txt.gz": (gzip.compress(b"a" * (SMALL + 1), 1), "more than 64 MiB"),
     "rows.csv.gz": (gzip.compress(b"prompt\n" + b"a\n" * 1200), "more than 1,000 rows"),
     "lines.txt": (b"a\n" * 1200, "more than 1,000 rows"),
 }

@@ -1,0 +1,1 @@
+"""Metrics of classifier unlearning that outputs alone do not decide: one class a file."""
