@@ -20,7 +20,7 @@ from erase.config.evaluate import EvaluateConfig
 from erase.config.families import CLASSIFIER, DENOISERS, declared_families
 from erase.config.methods import canonical, find_method, undefined
 from erase.config.values import parse_line
-from erase.data.concepts import check_renderable, given_concept
+from erase.data.concepts import check_renderable, given_concept, rendered_suite
 from erase.data.prompts import prompts_root
 from erase.data.texts import read_pairs, read_prompts
 from erase.errors import InputError
@@ -56,6 +56,7 @@ def check_denoiser(config: ConceptConfig, device: str | None) -> None:
         concept = given_concept(
             config.concept,
             root,
+            suite=rendered_suite(config.model),
             anchor=config.anchor,
             forget_prompts=config.forget_prompts,
             retain_prompts=config.retain_prompts,

@@ -17,13 +17,18 @@ from erase.data.concept_files import (
     shared_prompts,
     spellings,
 )
+from erase.data.emoji import FILE, read_vocabulary, thing_lists
 from erase.data.prompts import ClassList, class_lists
 from erase.data.texts import Anchors, read_pairs, read_prompts
 from erase.errors import InputError
+from erase.reading import expanded
+from erase.runs.record import read_record
 from erase.scoring.names import plain, unknown_name
 
-SUITES_RENDERED = {"mini-sd": "digits"}
-"""The class list of models that render the classes of one list only."""
+SUITES_RENDERED = {"mini-sd": "digits", "mini-emoji": "emoji"}
+"""The suite of models that render the classes of one suite only."""
+EXAMPLES = {"digits": "three", "emoji": "cat"}
+"""By suite, a class to name in a message."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,32 @@ class _Part:
     notes: tuple[str, ...] = ()
 
 
+def rendered_suite(model: str) -> str | None:
+    """The suite whose classes a model renders: of an embedded model, or of a run made from one."""
+    if model in SUITES_RENDERED:
+        return SUITES_RENDERED[model]
+    target = read_record(expanded(model)).get("target") or {}
+    suite = target.get("suite")
+    return suite if suite in SUITES_RENDERED.values() else None
+
+
+def lists_for(root: Path, suite: str | None) -> list[ClassList]:
+    """The class lists of a prompt folder, those of the suite first; of emoji three kinds of them.
+
+    A suite's own lists are objects, styles and colours, in this order, where it has them.
+    """
+    lists = class_lists(root)
+    own = [classes for classes in lists if classes.suite == suite]
+    if own and own[0].suite == Path(FILE).stem:
+        own += thing_lists(read_vocabulary(root))
+    return [*own, *(classes for classes in lists if classes.suite != suite)]
+
+
 def given_concept(
     words: Sequence[str],
     root: Path,
     *,
+    suite: str | None = None,
     anchor: str | None = None,
     forget_prompts: str | None = None,
     retain_prompts: str | None = None,
@@ -101,13 +128,16 @@ def given_concept(
             "Leave out one of them.",
         )
     retain = read_prompts(retain_prompts) if retain_prompts else None
-    return find_concept(words, root, anchor=anchor, forget=forget, retain=retain, anchors=anchors)
+    return find_concept(
+        words, root, suite=suite, anchor=anchor, forget=forget, retain=retain, anchors=anchors
+    )
 
 
 def find_concept(
     words: str | Sequence[str],
     root: Path,
     *,
+    suite: str | None = None,
     anchor: str | None = None,
     forget: tuple[str, ...] | None = None,
     retain: tuple[str, ...] | None = None,
@@ -122,6 +152,8 @@ def find_concept(
         words: concept files' names or aliases, classes of the folder's lists by any spelling, or
             any other words, which fill in the template.
         root: the prompt folder.
+        suite: what the model renders (`rendered_suite`); its classes are looked for first, also
+            where `erase concept` does not know them for other models.
         anchor: `next` (the default: a concept file's own, the next retained class, or the empty
             prompt), `random` (any retained class, or any retain prompt), a class of the same list,
             or any other text, which is used as a prompt.
@@ -133,21 +165,21 @@ def find_concept(
     anchor that is to be forgotten, or when nothing is left to retain.
     """
     words = (words,) if isinstance(words, str) else tuple(words)
-    lists = [classes for classes in class_lists(root) if classes.concepts]
+    lists = [c for c in lists_for(root, suite) if c.concepts or c.suite == suite]
     files = read_concept_files(root)
-    labels: dict[str | None, set[int]] = {}
+    labels: dict[str, set[int]] = {}
     sources: list[tuple[str, ClassList | None, Any]] = []
     for word in words:
         file = find_concept_file(files, word)
         classes = None if file else next((c for c in lists if c.label(word) is not None), None)
         if classes is not None:
-            labels.setdefault(classes.suite, set()).add(classes.label(word) or 0)
+            labels.setdefault(_source(classes), set()).add(classes.label(word) or 0)
         elif file is None:
             names = [*(n for c in lists for n in c.names), *(str(f["name"]) for f in files)]
             file = concept_from_template(word, root, names, own_prompts=bool(forget and retain))
         sources.append((word, classes, file))
     parts = [
-        _part_of_class(classes, classes.label(word) or 0, labels[classes.suite], anchor)
+        _part_of_class(classes, classes.label(word) or 0, labels[_source(classes)], anchor)
         if classes is not None
         else _part_of_file(file, root, anchor)
         for word, classes, file in sources
@@ -204,8 +236,13 @@ def _part_of_class(
         forget=forget,
         anchors=tuple(zip(*columns, strict=True)) or ((str(anchor),),) * len(forget),
         retain=tuple(text for other in retained for text in classes.captions("retain", other)),
-        source=classes.suite or "classes",
+        source=_source(classes),
+        kind="style" if classes.thing == "style" else "class",
     )
+
+
+def _source(classes: ClassList) -> str:
+    return f"{classes.suite or 'classes'}{classes.thing}"
 
 
 def _part_of_file(content: Mapping[str, Any], root: Path, anchor: str | None) -> _Part:
@@ -325,5 +362,6 @@ def check_renderable(model: str, concept: Concept, *, own_prompts: bool) -> None
         if suite and own != suite:
             raise InputError(
                 f"There is no concept {name!r} in {model}, which renders {suite} only.",
-                f"Give one of its {suite} ('three'), another --model, or your own prompts.",
+                f"Give one of its {suite} ({EXAMPLES[suite]!r}), another --model, or your own"
+                " prompts.",
             )

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from erase.data.prompts import ClassList, prompts_root, read_class_list
+from erase.data.prompts import TEMPLATES, ClassList, prompts_root, read_class_list
 from erase.errors import InputError
 from erase.files import read_yaml
 
@@ -176,6 +176,45 @@ class Vocabulary:
             {name: value for values in combination for name, value in values.items()}
             for combination in itertools.product(*options)
         ]
+
+
+def thing_lists(vocabulary: Vocabulary) -> list[ClassList]:
+    """The styles and the colours as class lists, whose captions name every object once.
+
+    A caption of a style is a training caption of an object in it, or of the style alone.
+    """
+    rows: dict[str, tuple[dict[str, str], ...]] = {
+        "style": tuple(
+            {
+                "name": style.name,
+                "called": f"{style.name} style",
+                "a": with_article(style.name),
+                "drawn": _STYLED.format(style.name),
+            }
+            for style in vocabulary.styles
+        ),
+        "colour": tuple(
+            {
+                "name": colour.name,
+                "called": f"{colour.name} background",
+                "a": with_article(colour.name),
+            }
+            for colour in vocabulary.colours
+        ),
+    }
+    lists = []
+    for kind, classes in rows.items():
+        fields = {kind: "{name}", f"a_{kind}": "{a}", "drawn": "{drawn}"}
+        train = vocabulary.templates["train"]
+        alone = [t.format(**fields) for t in train if named(t) == {kind}]
+        both = [t for t in train if named(t) == {"object", kind}]
+        texts = tuple(alone) + tuple(
+            both[place % len(both)].format(object=item.a, **fields | {"name": item.name})
+            for place, item in enumerate(vocabulary.objects)
+        )
+        templates = dict.fromkeys(TEMPLATES, texts)
+        lists.append(ClassList(vocabulary.classes.suite, classes, templates, False, kind))
+    return lists
 
 
 def _values(kind: str, thing: Thing, how: Words, word: str) -> dict[str, str]:

@@ -43,13 +43,15 @@ class ClassList:
     """Classes with caption templates.
 
     `suite` is the evaluation suite of the same name as the file, if there is one. `concepts` says
-    whether `erase concept` knows the classes too.
+    whether `erase concept` knows the classes for every model. `thing` is what the classes are
+    where a suite has several lists: "style".
     """
 
     suite: str | None
     classes: tuple[dict[str, str], ...]
     templates: dict[str, tuple[str, ...]]
     concepts: bool = True
+    thing: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

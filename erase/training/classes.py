@@ -16,8 +16,8 @@ from erase.data.classes import (
     with_captions,
 )
 from erase.data.classification import CIFAR, LabelledSet, load_dataset
-from erase.data.concepts import SUITES_RENDERED, Concept, find_classes
-from erase.data.prompts import ClassList, class_lists, prompts_root
+from erase.data.concepts import Concept, find_classes, lists_for, rendered_suite
+from erase.data.prompts import ClassList, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.tasks.class_conditional import class_names, split_by_class
@@ -34,12 +34,13 @@ def class_sets(config: ClassConfig, source: ModelSource) -> tuple[Concept, dict[
     """
     if not config.target:
         raise InputError("--target is missing.", "Say which class to forget.")
-    lists = class_lists(prompts_root(config.prompts))
+    suite = rendered_suite(config.model)
+    lists = lists_for(prompts_root(config.prompts), suite)
     model_classes = classes_of_model(source, lists)
     if config.data in (*CIFAR, "digits"):
         return _from_data_set(config, model_classes)
     if config.data == RENDER:
-        classes = model_classes or _class_list_of(config.target[0], source, lists)
+        classes = model_classes or _class_list_of(config.target[0], suite, lists)
         return find_classes(classes, config.target, config.anchor), {}
     data_dir = Path(config.data_dir) if config.data_dir else None
     folder = find_imagenette(data_dir) if config.data == "imagenette" else Path(config.data)
@@ -56,9 +57,8 @@ def classes_of_model(source: ModelSource, lists: list[ClassList]) -> ClassList |
     return plain_list(names, sentence="{name}", suite=suite)
 
 
-def _class_list_of(word: str, source: ModelSource, lists: list[ClassList]) -> ClassList:
+def _class_list_of(word: str, suite: str | None, lists: list[ClassList]) -> ClassList:
     """The class list that has the word; if none has it, all lists joined, for the error message."""
-    suite = SUITES_RENDERED.get(source.name)
     fitting = [c for c in lists if suite in (None, c.suite)]
     matching = next((c for c in fitting if c.label(word) is not None), None)
     if matching is not None:

@@ -24,7 +24,13 @@ from erase.config.recipes import recipe
 from erase.config.replay import Replay
 from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
-from erase.data.concepts import Concept, check_renderable, find_classes, given_concept
+from erase.data.concepts import (
+    Concept,
+    check_renderable,
+    find_classes,
+    given_concept,
+    rendered_suite,
+)
 from erase.data.prompts import class_lists, prompts_root
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
@@ -199,6 +205,7 @@ def _concept(config: ConceptConfig, source: ModelSource) -> Concept:
     concept = given_concept(
         config.concept,
         root,
+        suite=rendered_suite(config.model),
         anchor=config.anchor,
         forget_prompts=config.forget_prompts,
         retain_prompts=config.retain_prompts,
