@@ -28,7 +28,7 @@ test-slow: $(SETUP)  ## the tests that take minutes
 test-faults: $(SETUP)  ## every provoked fault, the slow ones too; their table in runs/faults.md
 	mkdir -p runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "fault and not gpu" --numprocesses auto --dist loadfile \
-		--timeout 3600 --faults runs/faults.md
+		--timeout 3600 --faults=runs/faults.md
 
 test-lowest: $(LOWEST)  ## what has to work with the lowest versions that are declared
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -o filterwarnings=default \

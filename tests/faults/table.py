@@ -1,4 +1,4 @@
-"""Counts provoked faults: `@pytest.mark.fault(KIND)` on a test; `--faults FILE` writes the table.
+"""Counts provoked faults: `@pytest.mark.fault(KIND)` on a test; `--faults=FILE` writes the table.
 
 `survived` are the faults of tests that passed, `tried` those of all that ran; a test provokes one,
 or as many as it says (`times=N`). docs/reliability.md holds the table.
