@@ -51,7 +51,7 @@ PLUGINS = {
         "erase.tasks.denoising",
         "erase.tasks.fisher",
     },
-    "suites": {"erase.data.prompts", "erase.data.prompt_table"},
+    "suites": {"erase.data.prompts", "erase.data.prompt_table", "erase.data.emoji"},
     "metrics": set(),
     "classifier_metrics": set(),
     "attacks": {

@@ -67,6 +67,39 @@ def metric(request: pytest.FixtureRequest) -> Metric:
     return load_metric(request.param)
 
 
+def of_kinds(given: Context) -> Context:
+    """The same context of samples that ask for a thing of two kinds, and for some in other words.
+
+    The forgotten ones, every second time in other words; the other kind follows the place.
+    """
+    n = len(given.samples)
+    looks = np.zeros((n, 2))
+    looks[range(n), [place % 3 // 2 for place in range(n)]] = 1
+    samples = [
+        dataclasses.replace(
+            sample,
+            asks={"object": sample.target, "style": ("flat", "mono")[place % 2]},
+            wording="synonyms" if sample.target in given.targets and place % 2 else "name",
+        )
+        for place, sample in enumerate(given.samples)
+    ]
+    assert given.predictions is not None
+    return dataclasses.replace(
+        given,
+        samples=samples,
+        kinds={
+            "object": given.predictions,
+            "style": Predictions("looks", ("flat", "mono"), looks, looks),
+        },
+        neighbours={"three": ["two"]},
+        baseline=given.baseline and of_kinds(given.baseline),
+    )
+
+
+def fitting(metric: Metric, given: Context) -> Context:
+    return of_kinds(given) if "kinds" in metric.requires else given
+
+
 def score(metric: Metric | str, given: Context) -> Scores:
     return (load_metric(metric) if isinstance(metric, str) else metric)(given)
 
@@ -87,8 +120,8 @@ def test_metric_contract(metric: Metric) -> None:
     assert metric.requires
     assert metric.requires <= IN_THIS_PACKAGE
     json.dumps(dict(metric.settings))
-    baseline = context(ASKED, ASKED, seed=1)
-    given = context(ASKED, SEEN, baseline=baseline)
+    baseline = fitting(metric, context(ASKED, ASKED, seed=1))
+    given = dataclasses.replace(fitting(metric, context(ASKED, SEEN)), baseline=baseline)
     scores = score(metric, given)
     assert scores == score(metric, given)
     assert scores.summaries
@@ -116,14 +149,14 @@ def test_metric_contract(metric: Metric) -> None:
 
 def test_no_difference_between_equal_models(metric: Metric) -> None:
     baseline = context(ASKED, SEEN)
-    scores = score(metric, context(ASKED, SEEN, baseline=baseline))
+    scores = score(metric, fitting(metric, context(ASKED, SEEN, baseline=baseline)))
     for difference in scores.differences.values():
         assert difference.value == 0
         assert difference.ci95[0] <= 0 <= difference.ci95[1]
 
 
 def test_without_a_baseline_there_is_no_difference(metric: Metric) -> None:
-    assert score(metric, context(ASKED, SEEN)).differences == {}
+    assert score(metric, fitting(metric, context(ASKED, SEEN))).differences == {}
 
 
 def test_nothing_to_measure_is_an_error(metric: Metric) -> None:
@@ -132,7 +165,7 @@ def test_nothing_to_measure_is_an_error(metric: Metric) -> None:
 
 
 def test_a_metric_without_its_needs_is_an_error(metric: Metric) -> None:
-    given = context(ASKED, SEEN)
+    given = fitting(metric, context(ASKED, SEEN))
     with pytest.raises(RunError):
         score(metric, Context(given.samples, given.images, given.targets))
 

@@ -59,7 +59,14 @@ def train(icons: Path, folder: Path, **changes: Any) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def trained(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     folder = tmp_path_factory.mktemp("trained")
-    return folder, train(icons, folder)
+    states = {"checkpoints": folder / "states", "checkpointing_steps": 2}
+    return folder, train(icons, folder, **states)
+
+
+@pytest.fixture(scope="module")
+def all_captions() -> CaptionDrawer:
+    tokenizer = build_tokenizer(sorted(set().union(*map(words_of, ALL.texts()))), MAX_TOKENS)
+    return CaptionDrawer(tokenizer, ALL, torch.device("cpu"))
 
 
 # Words
@@ -119,12 +126,11 @@ def test_captions_name_what_is_asked_for_and_nothing_else() -> None:
     assert "an emojione picture" in ALL.captions("train", {"style": 5})
 
 
-def test_every_word_is_one_token_and_every_caption_fits() -> None:
-    tokenizer = build_pipeline(0, DESIGN, ALL).tokenizer
+def test_every_word_is_one_token_and_every_caption_fits(all_captions: CaptionDrawer) -> None:
+    tokenizer = all_captions.tokenizer
     for word in set().union(*map(words_of, ALL.texts())):
         assert len(tokenizer(word).input_ids) == 3
-    drawer = CaptionDrawer(tokenizer, ALL, torch.device("cpu"))
-    assert max(map(len, tokenizer(drawer.texts).input_ids)) <= tokenizer.model_max_length
+    assert max(map(len, tokenizer(all_captions.texts).input_ids)) <= tokenizer.model_max_length
 
 
 def test_drawn_captions_follow_the_labels_and_the_mix() -> None:
@@ -140,9 +146,10 @@ def test_drawn_captions_follow_the_labels_and_the_mix() -> None:
     assert sum("fox" in text for text in texts) > count / 2
 
 
-def test_a_training_caption_is_drawn_for_every_row_of_the_mix() -> None:
-    drawer = CaptionDrawer(build_pipeline(0, DESIGN, ALL).tokenizer, ALL, torch.device("cpu"))
-    assert int(drawer._counts.min()) >= 1
+def test_a_training_caption_is_drawn_for_every_row_of_the_mix(
+    all_captions: CaptionDrawer,
+) -> None:
+    assert int(all_captions._counts.min()) >= 1
     assert sum(share for *_, share in MIX) == pytest.approx(1.0)
 
 
@@ -242,7 +249,14 @@ def test_the_same_seed_gives_the_same_bytes(
     assert other["judges"] != trained[1]["judges"]
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "judges", "denoiser"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("autoencoder", marks=pytest.mark.slow),
+        pytest.param("judges", marks=pytest.mark.slow),
+        "denoiser",
+    ],
+)
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
     icons: Path,
     trained: tuple[Path, dict[str, str]],
@@ -269,15 +283,16 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     assert train(icons, tmp_path, **settings) == trained[1]
 
 
-def test_states_of_another_training_are_refused(icons: Path, tmp_path: Path) -> None:
-    states = {"checkpoints": tmp_path / "states", "checkpointing_steps": 2}
-    train(icons, tmp_path / "a", **states)
+def test_states_of_another_training_are_refused(
+    icons: Path, trained: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    states = {"checkpoints": trained[0] / "states", "checkpointing_steps": 2}
     with pytest.raises(InputError, match="another run"):
         train(icons, tmp_path / "b", seed=5, **states)
     longer = replace(RECIPE, steps=5)
     with pytest.raises(InputError, match="another run"):
         train(icons, tmp_path / "b", recipe=longer, **states)
-    with locked(tmp_path / "states"), pytest.raises(InputError, match="Another process"):
+    with locked(trained[0] / "states"), pytest.raises(InputError, match="Another process"):
         train(icons, tmp_path / "b", **states)
     assert not (tmp_path / "b" / "model").exists()
 

@@ -165,7 +165,7 @@ def _of_the_concept(
             f"Nothing says what {evaluation.source.name} was made to forget.",
             "Give --target, such as nudity.",
         )
-    samples = [s for s in evaluation.samples if not s.target or s.target in targets]
+    samples = [s for s in evaluation.samples if not s.target or s.names() & targets]
     if not samples and not missing:
         raise InputError(
             f"No prompt of the suite {suite.name!r} asks for {', '.join(sorted(targets))}.",

@@ -201,9 +201,10 @@ def _check_judged(config: CompareDiffusionConfig, planned: ConceptPlan) -> None:
         images=config.images_per_class, steps=config.render_steps
     )
     targets = frozenset(planned.concept.names)
-    samples = choose_samples(suite, protocol, prompt_source(None), targets)
+    root = prompt_source(None)
+    samples = choose_samples(suite, protocol, root, targets)
     check_model(planned.source, protocol, samples)
-    check_metrics(protocol, samples, targets)
+    check_metrics(protocol, samples, targets, suite.neighbours(root))
 
 
 def _remove(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import diffusers
 
@@ -53,11 +53,23 @@ def _check_steps(source: ModelSource, protocol: Protocol) -> None:
         ) from error
 
 
-def check_metrics(protocol: Protocol, samples: Sequence[Sample], targets: frozenset[str]) -> None:
+def check_metrics(
+    protocol: Protocol,
+    samples: Sequence[Sample],
+    targets: frozenset[str],
+    neighbours: Mapping[str, Sequence[str]],
+) -> None:
     """InputError where a metric could not measure these samples with its settings."""
     for name in protocol.metrics:
         settings = protocol.settings.get(name, {})
-        context = Context(samples, (), targets, settings=settings, seed=protocol.seed)
+        context = Context(
+            samples,
+            (),
+            targets,
+            neighbours=neighbours,
+            settings=settings,
+            seed=protocol.seed,
+        )
         try:
             load_metric(name).check(context)
         except RunError as error:

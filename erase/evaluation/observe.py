@@ -33,6 +33,9 @@ class Observers:
 
     protocol: Protocol
     classifier: ClassifierJudge | None = None
+    kinds: Mapping[str, ClassifierJudge] = field(default_factory=dict)
+    """By kind of thing, where a suite asks for several."""
+    neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
     inception: Mapping[str, Inception] = field(default_factory=dict)
     """By the name that metrics' settings use: `inception-2048`."""
     clip: Clip | None = None
@@ -48,6 +51,7 @@ class Observers:
         """SHA-256 of each observer, by its name, and of the reference's images."""
         observers: dict[str, Judge[Any] | RealImages | None] = {
             CLASSIFIER: self.classifier,
+            **{judge.name: judge for judge in self.kinds.values()},
             **self.inception,
             "clip": self.clip,
             "lpips": self.lpips,
@@ -70,6 +74,8 @@ class Observers:
             images=view.files,
             targets=targets,
             predictions=predictions,
+            kinds={kind: judge.look(view) for kind, judge in self.kinds.items()},
+            neighbours=self.neighbours,
             similarity=self.clip.look(view) if self.clip else None,
             detections=self.detector.look(view) if self.detector else None,
             judged={name: judge.look(view) for name, judge in self.others.items()},
@@ -170,6 +176,13 @@ def find_observers(
     networks = {
         str(settings[name]["features"]) for name in protocol.metrics if "features" in settings[name]
     }
+    kinds = suite.kinds(prompts)
+    if "kinds" in required and not kinds:
+        metric = next(n for n in protocol.metrics if "kinds" in load_metric(n).requires)
+        raise InputError(
+            f"The metric {metric} is for suites that ask for things of several kinds.",
+            "Evaluate with --suite emoji, or choose other --metrics.",
+        )
     classifier = None
     if CLASSIFIER in required or CLASSIFIER in networks:
         if protocol.classifier is None:
@@ -182,8 +195,9 @@ def find_observers(
                 f"The metric {metric} needs a classifier.",
                 "Name one with --classifier, or choose other --metrics.",
             )
+        known = next((kind.names for kind in kinds.values()), classes)
         classifier = load_judge(
-            protocol.classifier, classes, settings[CLASSIFIER], device, suite.aliases(prompts)
+            protocol.classifier, known, settings[CLASSIFIER], device, suite.aliases(prompts)
         )
     real = None
     if reference is not None:
@@ -204,6 +218,10 @@ def find_observers(
     return Observers(
         protocol,
         classifier,
+        {k: load_judge(v.judge, v.names, device=device) for k, v in kinds.items()}
+        if required & {CLASSIFIER, "kinds"}
+        else {},
+        suite.neighbours(prompts),
         {
             name: Inception(int(name.removeprefix("inception-")), device)
             for name in sorted(networks - {CLASSIFIER})

@@ -163,7 +163,7 @@ def make_plan(
     for model in filter(None, (source, baseline)):
         check_model(model, protocol, samples)
     if samples:
-        check_metrics(protocol, samples, targets)
+        check_metrics(protocol, samples, targets, suite.neighbours(root))
     observers = _or_missing(
         lambda: find_observers(
             suite,

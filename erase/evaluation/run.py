@@ -7,7 +7,7 @@ other settings refuses the folder.
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -278,9 +278,9 @@ def _write(
     rows = []
     for sample, file in zip(plan.samples, files, strict=True):
         row: dict[str, Any] = {
-            **asdict(sample),
+            **sample.to_json(),
             "image": str(file.relative_to(output)),
-            "forget": sample.target in plan.targets,
+            "forget": bool(sample.names() & plan.targets),
             **scores.rows.get(sample.id, {}),
         }
         if sample.id in unreadable:

@@ -53,7 +53,8 @@ def choose_samples(
 
     Raises InputError when the suite's prompts cannot be read.
     """
-    samples = [item for item in suite.samples(protocol, prompts) if item.target not in without]
+    samples = suite.select(suite.samples(protocol, prompts), protocol, targets)
+    samples = [item for item in samples if item.target not in without]
     if limit := protocol.settings.get(protocol.suite, {}).get("forget_images"):
         count = dict.fromkeys(targets, 0)
         chosen = []

@@ -11,7 +11,7 @@ import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def render_fingerprint(
     installed = versions()
     content = {
         "weights": weights,
-        "samples": [asdict(sample) for sample in samples],
+        "samples": [sample.to_json() for sample in samples],
         "steps": steps,
         "size": size,
         "scheduler": scheduler,

@@ -84,6 +84,11 @@ class Context:
     """The concepts that the model was made to forget, as samples' targets name them."""
     predictions: Predictions | None = None
     """What the classifier says; there for metrics that require `classifier`."""
+    kinds: Mapping[str, Predictions] = field(default_factory=dict)
+    """By kind of thing, what the suite's classifier of that kind says; there for metrics that
+    require `kinds`."""
+    neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By name of a thing, the things that look most like it, as the suite lists them."""
     features: Features | None = None
     """By the network that the metric's settings name; there for metrics that require `features`."""
     reference: Reference | None = None
@@ -111,7 +116,7 @@ class Context:
         positions = [
             i
             for i, sample in enumerate(self.samples)
-            if sample.target and (sample.target in self.targets) == forget
+            if sample.target and bool(sample.names() & self.targets) == forget
         ]
         if not positions:
             kind = "the forgotten concept" if forget else "any other concept"
@@ -127,7 +132,7 @@ class Context:
 
         RunError when there is none.
         """
-        positions = [i for i, s in enumerate(self.samples) if s.target not in self.targets]
+        positions = [i for i, s in enumerate(self.samples) if not s.names() & self.targets]
         if not positions:
             raise RunError(
                 "Every image was asked to show a forgotten concept: there is nothing to measure.",

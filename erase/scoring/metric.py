@@ -9,7 +9,7 @@ from erase.scoring.context import Context
 from erase.scoring.results import Scores
 
 IN_THIS_PACKAGE = frozenset(
-    {"targets", "classifier", "features", "clip", "lpips", "nudenet", "baseline"}
+    {"targets", "classifier", "kinds", "features", "clip", "lpips", "nudenet", "baseline"}
 )
 """What a metric may require without another package's judge."""
 
@@ -24,7 +24,8 @@ class Metric(ABC):
     """The plug-in's name."""
     requires: ClassVar[frozenset[str]]
     """What it uses of the context beyond samples and images: `targets` (the concepts that were to
-    be forgotten), `classifier`, `features` (with the reference on the same features; the setting
+    be forgotten), `classifier`, `kinds` (a classifier of each kind of thing that the suite asks
+    for), `features` (with the reference on the same features; the setting
     `features` names the network), `clip`, `lpips`, `nudenet`, a judge of another package; and
     `baseline` when there is nothing to measure without one, so that the baseline has no value."""
     settings: ClassVar[Mapping[str, Any]] = {}

@@ -3,9 +3,10 @@
 from typing import Any, ClassVar
 
 from erase.errors import RunError
-from erase.scoring.context import Context
+from erase.scoring.context import Context, Predictions
 from erase.scoring.metric import Metric
 from erase.scoring.results import Scores, rate, rate_difference
+from erase.scoring.samples import Sample
 
 
 class RecognitionRate(Metric):
@@ -19,7 +20,7 @@ class RecognitionRate(Metric):
 
     def check(self, context: Context) -> None:
         """Refuse samples among which there is none of the kind that is counted."""
-        context.indices(forget=self.forgotten)
+        named(context, forget=self.forgotten)
 
     def __call__(self, context: Context) -> Scores:
         """The rate, and in its detail the rate by concept and what the images were taken for."""
@@ -44,37 +45,65 @@ class RecognitionRate(Metric):
         return Scores({self.name: summary}, rows, differences)
 
 
+def named(context: Context, *, forget: bool) -> list[int]:
+    """As `Context.indices`, of samples whose prompt calls the concept by its name."""
+    positions = context.indices(forget=forget)
+    chosen = [i for i in positions if context.samples[i].wording == "name"]
+    if not chosen:
+        raise RunError("No prompt calls a concept by its name.", "Evaluate more images.")
+    return chosen
+
+
 def recognised(
     context: Context, *, forget: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """What the classifier took the forgotten concepts' images for, or those of all others.
 
+    Where samples ask for several kinds of things, an image of forgotten ones is judged by the
+    classifier of their kind, and shows the concept if it shows one of them.
+
     Returns rows by sample id (`predicted`, its `probability`, `probability_of_target`,
     `recognised`), and counts by concept (`n`, `recognised`, `taken_for`: how often each class was
     seen, most frequent first). RunError when there is no such image, or no class of that name.
     """
-    predictions = context.classified()
     rows: dict[str, dict[str, Any]] = {}
     concepts: dict[str, dict[str, Any]] = {}
-    for index in context.indices(forget=forget):
-        sample, row = context.samples[index], predictions.probabilities[index]
-        if sample.target not in predictions.classes:
-            raise RunError(
-                f"The classifier {predictions.classifier} knows no class {sample.target!r}.",
-                f"It knows {', '.join(predictions.classes)}.",
-            )
-        predicted = predictions.classes[int(row.argmax())]
-        rows[sample.id] = {
-            "predicted": predicted,
-            "probability": float(row.max()),
-            "probability_of_target": float(row[predictions.classes.index(sample.target)]),
-            "recognised": predicted == sample.target,
-        }
-        part = concepts.setdefault(sample.target, {"n": 0, "recognised": 0, "taken_for": {}})
-        part["n"] += 1
-        part["recognised"] += predicted == sample.target
-        part["taken_for"][predicted] = part["taken_for"].get(predicted, 0) + 1
+    for index in named(context, forget=forget):
+        sample = context.samples[index]
+        for name, predictions in _judged(context, sample, forget=forget):
+            row = _row(predictions, index, name)
+            if sample.id not in rows or row["recognised"]:
+                rows[sample.id] = row
+            part = concepts.setdefault(name, {"n": 0, "recognised": 0, "taken_for": {}})
+            part["n"] += 1
+            part["recognised"] += row["recognised"]
+            seen = row["predicted"]
+            part["taken_for"][seen] = part["taken_for"].get(seen, 0) + 1
     for part in concepts.values():
         ordered = sorted(part["taken_for"].items(), key=lambda item: (-item[1], item[0]))
         part["taken_for"] = dict(ordered)
     return rows, concepts
+
+
+def _judged(context: Context, sample: Sample, *, forget: bool) -> list[tuple[str, Predictions]]:
+    """What a sample asks for and is judged by, with the classifier's predictions."""
+    if not context.kinds:
+        return [(sample.target, context.classified())]
+    wanted = context.targets if forget else {sample.target}
+    return [(name, context.kinds[k]) for k, name in sample.asks.items() if name in wanted]
+
+
+def _row(predictions: Predictions, index: int, name: str) -> dict[str, Any]:
+    if name not in predictions.classes:
+        raise RunError(
+            f"The classifier {predictions.classifier} knows no class {name!r}.",
+            f"It knows {', '.join(predictions.classes)}.",
+        )
+    row = predictions.probabilities[index]
+    predicted = predictions.classes[int(row.argmax())]
+    return {
+        "predicted": predicted,
+        "probability": float(row.max()),
+        "probability_of_target": float(row[predictions.classes.index(name)]),
+        "recognised": predicted == name,
+    }

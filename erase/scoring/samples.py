@@ -14,6 +14,7 @@ import numpy as np
 from erase.errors import InputError, SettingError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KINDS_ONLY = ("asks", "wording")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,25 @@ class Sample:
     """Scale of classifier-free guidance; 1.0 renders without it."""
     negative_prompt: str = ""
     """Caption that guidance steers away from; unused at guidance 1.0."""
+    asks: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """By kind, all that the image should show, where that is more than one thing:
+    `{"object": "cat", "style": "flat"}`. `target` is then one of these names."""
+    wording: str = "name"
+    """How the prompt calls the target: by its `name`, or by other words, such as `synonyms`."""
 
     def __post_init__(self) -> None:
         """Refuse an id that cannot name a file (ValueError)."""
         if not _ID.fullmatch(self.id):
             raise ValueError(f"{self.id!r} cannot name an image file")
+
+    def names(self) -> frozenset[str]:
+        """Everything that the image should show; empty for a sample without a target."""
+        return frozenset((self.target, *self.asks.values())) - {""}
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, without those of suites of several kinds where it has none of them."""
+        fields = dataclasses.asdict(self)
+        return fields if self.asks else {k: v for k, v in fields.items() if k not in _KINDS_ONLY}
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from erase import registry
 from erase.scoring.samples import Protocol, Sample, Unusable
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of thing that a suite's samples ask for, and the classifier that recognises it."""
+
+    names: tuple[str, ...]
+    judge: str
+    """The classifier's name."""
 
 
 class Suite(ABC):
@@ -51,6 +61,23 @@ class Suite(ABC):
     def aliases(self, prompts: Path) -> Mapping[str, str]:  # noqa: ARG002
         """Other names of the classes, as folders of real images carry them."""
         return {}
+
+    def kinds(self, prompts: Path) -> Mapping[str, Kind]:  # noqa: ARG002
+        """The kinds of things that samples ask for at once, by name; empty where there is one."""
+        return {}
+
+    def neighbours(self, prompts: Path) -> Mapping[str, Sequence[str]]:  # noqa: ARG002
+        """By class, the classes that look most like it; empty where they are not known."""
+        return {}
+
+    def select(
+        self,
+        samples: Sequence[Sample],
+        protocol: Protocol,  # noqa: ARG002
+        targets: frozenset[str],  # noqa: ARG002
+    ) -> list[Sample]:
+        """Of all samples, those that an evaluation of these forgotten concepts renders."""
+        return list(samples)
 
     @abstractmethod
     def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:

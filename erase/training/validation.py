@@ -8,7 +8,6 @@ renders, because the run saves the average.
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ class Validation:
         is deleted.
         """
         if self.samples and self.distributed.is_main:
-            samples = fingerprint([asdict(sample) for sample in self.samples])
+            samples = fingerprint([sample.to_json() for sample in self.samples])
             state = self.folder / STATE
             if state.is_file() and read_json(state).get("samples") != samples:
                 shutil.rmtree(self.folder)
@@ -145,7 +144,7 @@ class Validation:
             batch_size=size,
             size=self.config.resolution,
             device=str(self.accelerator.device),
-            fingerprint=fingerprint([done, [asdict(sample) for sample in self.samples]]),
+            fingerprint=fingerprint([done, [sample.to_json() for sample in self.samples]]),
             overwrite=True,
         )
 

@@ -1,0 +1,181 @@
+"""What metrics on samples of several kinds of things share: objects in styles, on colours.
+
+After UnlearnCanvas (Zhang et al. 2024): when an object was forgotten, the other objects are its
+own domain, and styles the other domain; when a style was forgotten, the other way round.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from erase.errors import RunError
+from erase.scoring.context import Context
+from erase.scoring.metric import Metric
+from erase.scoring.results import Scores, rate, rate_difference
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that are counted, and how one of them counts.
+
+    `kinds` are the kinds that an image has to show as asked for. Without kinds, an image counts
+    that shows none of the forgotten things that it was asked for.
+    """
+
+    title: str
+    indices: Sequence[int]
+    kinds: frozenset[str] = frozenset()
+
+    def counted(self, context: Context) -> list[bool]:
+        """Whether each image counts."""
+        return [self._counts(context, index) for index in self.indices]
+
+    def _counts(self, context: Context, index: int) -> bool:
+        asks = context.samples[index].asks
+        if self.kinds:
+            return all(shown(context, index, kind) for kind in self.kinds & asks.keys())
+        forgotten = [kind for kind, name in asks.items() if name in context.targets]
+        return not any(shown(context, index, kind) for kind in forgotten)
+
+
+def shown(context: Context, index: int, kind: str) -> bool:
+    """Whether an image shows the thing of a kind that its prompt asks for; RunError unjudged."""
+    predictions = context.kinds.get(kind)
+    if predictions is None or len(predictions.probabilities) != len(context.samples):
+        raise RunError(
+            "This metric needs a verdict on every image from a classifier of each kind of thing.",
+            "Evaluate with --suite emoji.",
+        )
+    seen = predictions.classes[int(predictions.probabilities[index].argmax())]
+    return seen == context.samples[index].asks[kind]
+
+
+def unlearned(context: Context, *, wordings: bool) -> Group:
+    """The images of forgotten things: called by other words (`wordings`), or by their names."""
+    chosen = [
+        index
+        for index in _indices(context, forget=True)
+        if (context.samples[index].wording != "name") == wordings
+    ]
+    return _some(Group("paraphrase UA" if wordings else "UA", chosen))
+
+
+def in_domain(context: Context) -> Group:
+    """The kept things of the kind that was forgotten."""
+    _, forgotten = _kinds(context)
+    return _kept(context, "in-domain retained accuracy (IRA)", forgotten)
+
+
+def cross_domain(context: Context) -> Group | None:
+    """The first other kind in the same images; None where something of every kind is forgotten."""
+    every, forgotten = _kinds(context)
+    other = next((kind for kind in every if kind not in forgotten), None)
+    if other is None:
+        return None
+    return _kept(context, f"cross-domain retained accuracy (CRA), of the {other}", {other})
+
+
+def near_and_far(context: Context) -> dict[str, Group]:
+    """In-domain images of the neighbours of what was forgotten, and the rest; empty without any.
+
+    RunError where the suite knows no neighbours of anything.
+    """
+    if not context.neighbours:
+        raise RunError("No neighbours are listed.", "Evaluate with --suite emoji.")
+    near = {name for target in context.targets for name in context.neighbours.get(target, ())}
+    kept = in_domain(context)
+    samples = context.samples
+    groups = {
+        "neighbours": [i for i in kept.indices if near & set(samples[i].asks.values())],
+        "neighbours_rest": [i for i in kept.indices if not near & set(samples[i].asks.values())],
+    }
+    titles = {
+        "neighbours": "retained accuracy of the nearest neighbours",
+        "neighbours_rest": "retained accuracy of the rest",
+    }
+    if not near:
+        return {}
+    return {name: Group(titles[name], found, kept.kinds) for name, found in groups.items() if found}
+
+
+def _indices(context: Context, *, forget: bool) -> list[int]:
+    """As `Context.indices`, of samples that say what they ask for."""
+    return [i for i in context.indices(forget=forget) if context.samples[i].asks]
+
+
+def _kinds(context: Context) -> tuple[list[str], set[str]]:
+    """All kinds that samples ask for, in order, and those of forgotten things.
+
+    RunError for samples that do not say what they ask for.
+    """
+    asked = [item for sample in context.samples for item in sample.asks.items()]
+    if not asked:
+        raise RunError(
+            "No sample says what it asks for by kind: there is nothing to measure.",
+            "Evaluate with --suite emoji.",
+        )
+    forgotten = {kind for kind, name in asked if name in context.targets}
+    return list(dict.fromkeys(kind for kind, _ in asked)), forgotten
+
+
+def _kept(context: Context, title: str, kinds: set[str]) -> Group:
+    chosen = [
+        index
+        for index in _indices(context, forget=False)
+        if kinds & context.samples[index].asks.keys() and context.samples[index].wording == "name"
+    ]
+    return _some(Group(title, chosen, frozenset(kinds)))
+
+
+def _some(group: Group) -> Group:
+    if not group.indices:
+        raise RunError(
+            f"There is no image for the {group.title}: there is nothing to measure.",
+            "Check --target, or evaluate more images.",
+        )
+    return group
+
+
+class KindRate(Metric):
+    """Shares of groups of images that show what they should, or no longer show it."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"targets", "kinds"})
+
+    @abstractmethod
+    def groups(self, context: Context) -> Mapping[str, Group]:
+        """The groups by the name of their summary; RunError when there is no image."""
+
+    def parts(self, context: Context, group: Group) -> Mapping[str, list[int]]:
+        """Places in the group by what its detail tells apart; by default by the target."""
+        parts: dict[str, list[int]] = {}
+        for place, index in enumerate(group.indices):
+            sample = context.samples[index]
+            kinds = [kind for kind in group.kinds if kind in sample.asks]
+            name = sample.asks[kinds[0]] if len(kinds) == 1 else sample.target
+            parts.setdefault(name, []).append(place)
+        return parts
+
+    def check(self, context: Context) -> None:
+        """Refuse samples among which there is nothing to measure."""
+        self.groups(context)
+
+    def __call__(self, context: Context) -> Scores:
+        """A rate for each group, with the rates of its parts in its detail."""
+        summaries, rows, differences = {}, {}, {}
+        for name, group in self.groups(context).items():
+            ours = group.counted(context)
+            parts = {
+                part: {"n": len(places), "value": sum(ours[p] for p in places) / len(places)}
+                for part, places in self.parts(context, group).items()
+            }
+            detail = {"parts": parts}
+            summaries[name] = rate(
+                group.title, sum(ours), len(ours), higher_is_better=True, detail=detail
+            )
+            for index, value in zip(group.indices, ours, strict=True):
+                rows[context.samples[index].id] = {self.name: value}
+            if context.baseline is not None:
+                before = group.counted(context.baseline)
+                differences[name] = rate_difference(ours, before)
+        return Scores(summaries, rows, differences)

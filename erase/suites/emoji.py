@@ -1,0 +1,157 @@
+"""mini-emoji's objects in its styles, judged by kind: what is forgotten, kept, near, reworded.
+
+After UnlearnCanvas (Zhang et al. 2024, NeurIPS Datasets and Benchmarks). Every pair of object and
+style is a cell of `protocol.images` images; every second caption names a background too. Cells of
+something forgotten get more, and it is also asked for in other words. All captions are of the
+templates `evaluate`, which no training uses.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from erase.core.rng import derive_seed
+from erase.data.emoji import KINDS, Vocabulary, Words, read_vocabulary
+from erase.data.prompt_table import built_in
+from erase.scoring.samples import Protocol, Sample
+from erase.scoring.suite import Kind, Suite, by_name
+
+OTHER_WORDS: tuple[Words, ...] = ("synonyms", "descriptions", "held_out")
+
+
+class Emoji(Suite):
+    """Objects, styles and background colours of mini-emoji."""
+
+    name = "emoji"
+    version = 1
+    settings: ClassVar = {"forgotten": 48, "paraphrases": 12}
+    """Images of each forgotten object or style by name, and of it by each kind of other words."""
+
+    def protocols(self) -> dict[str, Protocol]:
+        """The named settings of this suite."""
+        default = self.protocol(
+            ("ua", "ra", "ira", "cra", "neighbours", "paraphrases", "h", "fid"),
+            steps=25,
+            guidance=3.0,
+            images=3,
+            settings={"fid": {"features": "classifier"}},
+            classifier="emoji-objects",
+            source="erase, after UnlearnCanvas (Zhang et al. 2024)",
+        )
+        return by_name(default)
+
+    def classes(self, prompts: Path) -> tuple[str, ...]:
+        """Names of all objects, styles and colours."""
+        words = _words(prompts)
+        return tuple(name for kind in KINDS for name in words.names(kind))
+
+    def kinds(self, prompts: Path) -> Mapping[str, Kind]:
+        """Objects, styles and colours, each with the classifier that ships with mini-emoji."""
+        words = _words(prompts)
+        return {kind: Kind(words.names(kind), f"emoji-{kind}s") for kind in KINDS}
+
+    def neighbours(self, prompts: Path) -> Mapping[str, Sequence[str]]:
+        """The five objects nearest to each object."""
+        return _words(prompts).neighbours
+
+    def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
+        """All samples that some evaluation renders; `select` chooses those of one.
+
+        Raises InputError when `emoji.yaml` under `prompts` is missing or cannot be used.
+        """
+        words = _words(prompts)
+        cells = itertools.product(range(len(words.objects)), range(len(words.styles)))
+        more = _per_cell(protocol, len(words.objects), len(words.styles))
+        most = max(protocol.images, *more.values())
+        named = [
+            self._in_cell(words, protocol, cell, number) for cell in cells for number in range(most)
+        ]
+        return named + [
+            sample
+            for kind in KINDS
+            for label in range(len(words.things(kind)))
+            for wording in OTHER_WORDS
+            for sample in self._reworded(words, protocol, kind, label, wording)
+        ]
+
+    def select(
+        self, samples: Sequence[Sample], protocol: Protocol, targets: frozenset[str]
+    ) -> list[Sample]:
+        """The images of every cell, more of cells of what is forgotten, and its other words."""
+        objects, styles = (
+            len({s.asks[kind] for s in samples if kind in s.asks}) for kind in KINDS[:2]
+        )
+        more = _per_cell(protocol, objects, styles)
+
+        def wanted(sample: Sample) -> bool:
+            if sample.wording != "name":
+                return sample.target in targets
+            forgotten = [kind for kind, name in sample.asks.items() if name in targets]
+            limit = max([protocol.images, *(more.get(kind, 0) for kind in forgotten)])
+            return int(sample.id.rsplit("-", 1)[1]) < limit
+
+        return [sample for sample in samples if wanted(sample)]
+
+    def _in_cell(
+        self, words: Vocabulary, protocol: Protocol, cell: tuple[int, int], number: int
+    ) -> Sample:
+        """An image of an object in a style, on a named background every second time."""
+        labels = dict(zip(KINDS, cell, strict=False))
+        turn = sum(cell) + number
+        if turn % 2:
+            draw = derive_seed("background", self.name, *cell, number)
+            labels["colour"] = draw % len(words.colours)
+        texts = words.captions("evaluate", labels)
+        asks = {kind: words.names(kind)[label] for kind, label in labels.items()}
+        return Sample(
+            id=f"{asks['style']}-{asks['object']}-{number:03d}",
+            prompt=texts[turn // 2 % len(texts)],
+            seed=derive_seed("evaluate", self.name, protocol.seed, *cell, number),
+            target=asks["object"],
+            guidance=protocol.guidance,
+            asks=asks,
+        )
+
+    def _reworded(
+        self, words: Vocabulary, protocol: Protocol, kind: str, label: int, wording: Words
+    ) -> list[Sample]:
+        """Images of a thing called by other words; a style or a colour is that of some object."""
+        if not words.things(kind)[label].words(wording):
+            return []
+        samples = []
+        for number in range(_setting(protocol, "paraphrases")):
+            labels = {kind: label}
+            if kind != "object":
+                labels["object"] = derive_seed(kind, label, wording, number) % len(words.objects)
+            texts = words.captions("evaluate", labels, {kind: wording})
+            asks = {k: words.names(k)[labels[k]] for k in KINDS if k in labels}
+            key = (self.name, protocol.seed, kind, label, wording, number)
+            samples.append(
+                Sample(
+                    id=f"{asks[kind]}-{wording}-{number:03d}",
+                    prompt=texts[number % len(texts)],
+                    seed=derive_seed("evaluate", *key),
+                    target=asks[kind],
+                    guidance=protocol.guidance,
+                    asks=asks,
+                    wording=wording,
+                )
+            )
+        return samples
+
+
+def _per_cell(protocol: Protocol, objects: int, styles: int) -> dict[str, int]:
+    """By kind, the images of each cell of a forgotten thing."""
+    images = _setting(protocol, "forgotten")
+    cells = {"object": styles, "style": objects}
+    return {kind: math.ceil(images / count) for kind, count in cells.items()}
+
+
+def _setting(protocol: Protocol, name: str) -> Any:
+    return protocol.settings.get(Emoji.name, {}).get(name, Emoji.settings[name])
+
+
+def _words(prompts: Path) -> Vocabulary:
+    return read_vocabulary(built_in(prompts))

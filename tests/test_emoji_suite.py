@@ -1,0 +1,204 @@
+"""The suite of mini-emoji: what it renders for an object, a style, a colour; what it measures."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from erase.artifacts.packaged import EMBEDDED
+from erase.cli.main import main
+from erase.config.evaluate import EvaluateConfig
+from erase.data.emoji import KINDS, read_vocabulary, words_of
+from erase.data.prompts import prompts_root
+from erase.errors import InputError
+from erase.evaluation.observe import find_observers
+from erase.evaluation.plan import make_plan
+from erase.evaluation.protocols import find_protocol
+from erase.evaluation.score import choose_samples
+from erase.models.loading import resolve
+from erase.runs.record import RECORD
+from erase.scoring.context import Context, Predictions
+from erase.scoring.metric import load_metric
+from erase.scoring.results import Scores
+from erase.scoring.samples import Protocol, Sample
+from erase.scoring.suite import load_suite
+
+ROOT = prompts_root()
+ALL = read_vocabulary()
+SUITE = load_suite("emoji")
+DEFAULT = find_protocol(SUITE, "default")
+
+
+def chosen(*targets: str, protocol: Protocol = DEFAULT) -> list[Sample]:
+    return choose_samples(SUITE, protocol, ROOT, frozenset(targets))
+
+
+def seen(samples: list[Sample], answer: Callable[[Sample, str], str], *targets: str) -> Context:
+    """A context in which each kind's classifier says what `answer` says of a sample."""
+    kinds = {}
+    for kind in KINDS:
+        names = ALL.names(kind)
+        table = np.zeros((len(samples), len(names)))
+        for row, sample in enumerate(samples):
+            table[row, names.index(answer(sample, kind))] = 1
+        kinds[kind] = Predictions(f"emoji_{kind}s", names, table, table)
+    return Context(
+        samples=samples,
+        images=[Path(f"{sample.id}.png") for sample in samples],
+        targets=frozenset(targets),
+        predictions=kinds["object"],
+        kinds=kinds,
+        neighbours=ALL.neighbours,
+    )
+
+
+def as_asked(sample: Sample, kind: str) -> str:
+    return sample.asks.get(kind, ALL.names(kind)[0])
+
+
+def score(metric: str, given: Context) -> Scores:
+    return load_metric(metric)(given)
+
+
+def values(metric: str, given: Context) -> dict[str, tuple[float, int]]:
+    return {key: (s.value, s.n) for key, s in score(metric, given).summaries.items()}
+
+
+# What is rendered
+
+
+@pytest.mark.parametrize(
+    ("targets", "forgotten", "reworded"),
+    [((), 0, 0), (("cat",), 48, 36), (("flat",), 120, 36), (("cat", "flat"), 48 + 39 * 3, 72)],
+)
+def test_every_cell_is_drawn_and_forgotten_ones_more(
+    targets: tuple[str, ...], forgotten: int, reworded: int
+) -> None:
+    samples = chosen(*targets)
+    assert len(samples) <= 1000
+    named = [s for s in samples if s.wording == "name"]
+    cells = Counter((s.asks["object"], s.asks["style"]) for s in named)
+    assert len(cells) == 40 * 6
+    assert all(n == 3 for cell, n in cells.items() if not set(cell) & set(targets))
+    assert sum(bool(s.names() & set(targets)) for s in named) == forgotten
+    assert len(samples) - len(named) == reworded
+    assert len({s.seed for s in samples}) == len({s.id for s in samples}) == len(samples)
+
+
+def test_captions_name_what_samples_ask_for() -> None:
+    for sample in chosen("cat", "flat", "pink"):
+        words = words_of(sample.prompt)
+        for kind, name in sample.asks.items():
+            if sample.wording == "name":
+                assert words_of(name) <= words, sample
+            elif name == sample.target:
+                assert name not in words, sample
+            else:
+                assert kind == "object"
+                assert name in words, sample
+
+
+def test_more_images_keep_the_first_ones() -> None:
+    assert set(chosen("cat")) <= set(chosen("cat", protocol=DEFAULT.replace(images=4)))
+    few = chosen("cat", protocol=DEFAULT.replace(limit=100))
+    assert len(few) == 100
+    assert {s.target for s in few} == set(ALL.names("object"))
+
+
+# What is measured
+
+
+@pytest.mark.parametrize("target", ["cat", "flat", "pink"])
+def test_a_model_that_forgot_nothing(target: str) -> None:
+    given = seen(chosen(target), as_asked, target)
+    assert values("ua", given)["ua"][0] == 0
+    assert values("paraphrases", given)["paraphrases"][0] == 0
+    assert values("ira", given)["ira"][0] == values("cra", given)["cra"][0] == 1
+    assert values("h", given)["h"][0] == 0
+
+
+@pytest.mark.parametrize("target", ["cat", "flat", "pink"])
+def test_a_model_that_forgot_that_alone(target: str) -> None:
+    def other(sample: Sample, kind: str) -> str:
+        name = as_asked(sample, kind)
+        return ALL.names(kind)[-1] if name == target else name
+
+    base = seen(chosen(target), as_asked, target)
+    given = replace(seen(chosen(target), other, target), baseline=base)
+    for metric in ("ua", "ira", "cra", "paraphrases", "h"):
+        assert values(metric, given)[metric][0] == 1
+    assert score("h", given).differences["h"].value == 1
+    assert score("ira", given).differences["ira"].value == 0
+    assert "UA 100.0%, IRA 100.0%, CRA 100.0%, paraphrase UA 100.0%" in (
+        score("h", given).summaries["h"].title
+    )
+
+
+def test_neighbours_fall_first_and_styles_with_the_object() -> None:
+    def wrong(sample: Sample, kind: str) -> str:
+        name = as_asked(sample, kind)
+        if kind == "object" and name in ("cat", *ALL.neighbours["cat"]):
+            return "cigarette"
+        return "mono" if kind == "style" else name
+
+    given = seen(chosen("cat"), wrong, "cat")
+    found = values("neighbours", given)
+    assert found == {"neighbours": (0.0, 5 * 18), "neighbours_rest": (1.0, 34 * 18)}
+    assert values("ira", given) == {"ira": (34 / 39, 39 * 18)}
+    assert values("cra", given) == {"cra": (1 / 6, 39 * 18)}
+    summary = score("h", given).summaries["h"]
+    assert summary.value == pytest.approx(4 / (1 + 39 / 34 + 6 + 1))
+    assert summary.detail["parts"]["CRA"] == {"value": pytest.approx(1 / 6), "n": 39 * 18}
+    assert set(score("paraphrases", given).summaries["paraphrases"].detail["parts"]) == {
+        "synonyms",
+        "descriptions",
+        "held_out",
+    }
+
+
+def test_a_style_has_no_neighbours_and_all_kinds_no_cross_domain() -> None:
+    assert values("neighbours", seen(chosen("flat"), as_asked, "flat")) == {}
+    everything = ("cat", "flat", "pink")
+    given = seen(chosen(*everything), as_asked, *everything)
+    assert values("cra", given) == values("h", given) == {}
+
+
+# The command
+
+
+def test_other_suites_have_no_kinds() -> None:
+    digits = load_suite("digits")
+    protocol = find_protocol(digits, "default").replace(metrics=("ira",))
+    with pytest.raises(InputError, match="several kinds"):
+        find_observers(digits, protocol, ROOT, targets=frozenset({"three"}))
+
+
+def test_the_record_says_what_was_forgotten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for part in EMBEDDED["mini-emoji"].iterdir():
+        (run / part.name).symlink_to(part)
+    target = {"suite": "emoji", "concepts": ["flat"]}
+    (run / RECORD).write_text(json.dumps({"status": "finished", "target": target}))
+    config = EvaluateConfig(model=str(run), suite="emoji", output=str(tmp_path / "out"))
+    plan = make_plan(config, SUITE, resolve(str(run)), ROOT, baseline=None)
+    assert plan.targets == {"flat"}
+    assert set(plan.observers.kinds) == set(KINDS)
+    assert list(plan.samples) == chosen("flat")
+
+
+def test_a_tiny_evaluation_of_the_base(tmp_path: Path) -> None:
+    command = ["evaluate", "--suite", "emoji", "--model", "mini-emoji", "--target", "cat"]
+    command += ["--limit", "80", "--seed", "1", "--render-steps", "1", "--guidance", "1"]
+    command += ["--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    expected = {"ua", "ra", "ira", "cra", "neighbours", "neighbours_rest", "paraphrases", "h"}
+    assert set(metrics) == expected | {"fid_emoji_objects"}
+    assert "paraphrase UA" in " ".join(result.output.split())
