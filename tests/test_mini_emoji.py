@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from erase.cli.main import main
 from erase.data.emoji import KINDS, Words, read_vocabulary, words_of
@@ -64,9 +65,9 @@ def trained(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 @pytest.fixture(scope="module")
-def all_captions() -> CaptionDrawer:
-    tokenizer = build_tokenizer(sorted(set().union(*map(words_of, ALL.texts()))), MAX_TOKENS)
-    return CaptionDrawer(tokenizer, ALL, torch.device("cpu"))
+def all_captions() -> tuple[CLIPTokenizer, CaptionDrawer]:
+    tokenizer = build_pipeline(0, DESIGN, ALL).tokenizer
+    return tokenizer, CaptionDrawer(tokenizer, ALL, torch.device("cpu"))
 
 
 # Words
@@ -126,11 +127,13 @@ def test_captions_name_what_is_asked_for_and_nothing_else() -> None:
     assert "an emojione picture" in ALL.captions("train", {"style": 5})
 
 
-def test_every_word_is_one_token_and_every_caption_fits(all_captions: CaptionDrawer) -> None:
-    tokenizer = all_captions.tokenizer
+def test_every_word_is_one_token_and_every_caption_fits(
+    all_captions: tuple[CLIPTokenizer, CaptionDrawer],
+) -> None:
+    tokenizer, drawer = all_captions
     for word in set().union(*map(words_of, ALL.texts())):
         assert len(tokenizer(word).input_ids) == 3
-    assert max(map(len, tokenizer(all_captions.texts).input_ids)) <= tokenizer.model_max_length
+    assert max(map(len, tokenizer(drawer.texts).input_ids)) <= tokenizer.model_max_length
 
 
 def test_drawn_captions_follow_the_labels_and_the_mix() -> None:
@@ -147,9 +150,9 @@ def test_drawn_captions_follow_the_labels_and_the_mix() -> None:
 
 
 def test_a_training_caption_is_drawn_for_every_row_of_the_mix(
-    all_captions: CaptionDrawer,
+    all_captions: tuple[CLIPTokenizer, CaptionDrawer],
 ) -> None:
-    assert int(all_captions._counts.min()) >= 1
+    assert int(all_captions[1]._counts.min()) >= 1
     assert sum(share for *_, share in MIX) == pytest.approx(1.0)
 
 
