@@ -59,6 +59,8 @@ format: $(SETUP)  ## rewrite the code in the project's style
 
 bench: $(SETUP)  ## cost of a LUR step, of rendering and of NudeNet as ratios; memory estimates
 	$(BIN)/python -m benchmarks.meta_step
+	$(BIN)/python -m benchmarks.meta_step --model cnn-gelu
+	$(BIN)/python -m benchmarks.meta_step --model resnet20
 	$(BIN)/python -m benchmarks.render_speed
 	$(BIN)/python -m benchmarks.nudenet_speed
 	$(BIN)/python -m benchmarks.memory_estimate

@@ -22,6 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from erase import registry
 from erase.comparison.jobs import COSTS
 from erase.config.families import CLASSIFIER, methods_for
 from erase.files import read_jsonl, write_json
@@ -29,8 +30,13 @@ from erase.files import read_jsonl, write_json
 FORGET = ("random:10%", "random:50%", "class:cat")
 ALPHAS = "0,0.01,0.03,0.1,0.3,auto"
 DATA = {"dataset": "cifar10", "resolution": 16, "images-per-class": 1000}
-RECIPE = {"arch": "cnn-gelu", "crop-padding": 0, "retrain-epochs": 20, "epochs": 1}
-TRAINING = ("retrain.learning_rate=0.1", "retrain.lr_scheduler=cosine")
+RECIPE = {"arch": "cnn-gelu", "crop-padding": 0, "retrain-epochs": 24, "epochs": 1}
+TRAINING = (
+    "retrain.learning_rate=0.15",
+    "retrain.weight_decay=1e-4",
+    "retrain.lr_scheduler=cosine",
+)
+"""Of the original and of Retrain."""
 BATCH = 64
 FORGET_ONLY = {"ga": 5, "be": 5, "bs": 5}
 """Passes over D_f of the methods that see nothing else."""
@@ -47,6 +53,8 @@ def command(given: argparse.Namespace) -> list[str]:
     """The command line that makes all of it."""
     options: dict[str, Any] = {**DATA, **RECIPE, "trials": given.trials, "search": given.search}
     options |= {"shadow-models": given.shadow_models, "methods": ",".join(lines())}
+    metrics = [name for name in registry.names("classifier_metrics") if name != "rmia"]
+    options |= {"metrics": ",".join(metrics)}  # rmia comes with the reference models
     options |= {"alphas": ALPHAS, "jobs": given.jobs, "output": given.output}
     options |= {"data-dir": given.data_dir} if given.data_dir else {}
     options |= {"device": given.device} if given.device else {}

@@ -152,6 +152,8 @@ _MEMORY = (
 )
 """What torch, oneDNN, CUDA and onnxruntime say when memory does not suffice; accelerate's own list
 (`should_reduce_batch_size`) knows three of them."""
+_LOADED_TWICE = ("torch` can only be initialized once", "already has a docstring")
+"""What torch says when it is imported again after it failed; libraries hide the first failure."""
 _HOME = ("could not determine home directory", "getpwuid(): uid not found")
 
 
@@ -192,6 +194,12 @@ def explained(error: BaseException) -> EraseError | None:
         )
     system = os_error(error)
     text = str(error).lower()
+    if any(words in text for words in _LOADED_TWICE):
+        return RunError(
+            "torch cannot be loaded.",
+            "Most often the memory does not suffice (a container's limit, ulimit -v);"
+            " `python -c 'import torch'` says why.",
+        )
     if "can't start new thread" in text:
         return RunError(
             "The system allows no more threads.",

@@ -177,7 +177,7 @@ def test_nothing_is_trained_before_every_line_is_checked(
 ) -> None:
     """A value that only the last line's run would refuse is refused before the original."""
     started: list[str] = []
-    for module in ("classifier_problem", "classifier_comparison", "search"):
+    for module in ("classifier_problem", "scratch"):
         monkeypatch.setattr(
             f"erase.comparison.{module}.run_method", lambda *_, **__: started.append("method")
         )

@@ -161,8 +161,8 @@ class ClassifierProblem:
     spec: str
     scratch: ScratchModels
     _forget: dict[int, Tensor] = field(default_factory=dict)
-    _known: dict[int, Measures] = field(default_factory=dict)
-    """What measures the models of a seed's forget set."""
+    _measures: dict[int, Measures] = field(default_factory=dict)
+    """What the further metrics need, by seed: the reference models are judged once."""
 
     def forget(self, seed: int) -> Tensor:
         """The forget set of a seed, the same for every method."""
@@ -204,13 +204,13 @@ class ClassifierProblem:
         """A model's `scores`, and the values `measured` by the other metrics if there are any."""
         judged: dict[str, Any] = {"scores": score(self.original, model, forget, config).to_dict()}
         if names := metric_names(self.config):
-            judged["measured"] = self._measures(names, forget, config.seed).of(model)
+            judged["measured"] = self._measures_of(names, forget, config.seed).of(model)
         return judged
 
-    def _measures(self, names: Sequence[str], forget: Tensor, seed: int) -> Measures:
-        if seed not in self._known:
+    def _measures_of(self, names: Sequence[str], forget: Tensor, seed: int) -> Measures:
+        if seed not in self._measures:
             shadows = range(self.config.shadow_models)
-            self._known[seed] = Measures(
+            self._measures[seed] = Measures(
                 names,
                 self.original,
                 forget,
@@ -218,7 +218,7 @@ class ClassifierProblem:
                 seed=seed,
                 autocast=autocast(self.config.mixed_precision, self.original.device),
             )
-        return self._known[seed]
+        return self._measures[seed]
 
     def measuring(self) -> dict[str, Any]:
         """What of the metrics changes a result, for its fingerprint."""

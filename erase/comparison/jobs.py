@@ -65,14 +65,19 @@ def graph(plan: ComparePlan) -> dict[Job, set[Job]]:
     entries = sorted(plan.entries, key=_rank)
     repeats = range(0 if not config.search else 2 if config.search >= REPEATED else 1)
     original = Job("original")
+
+    def scratch(spec: str) -> set[Job]:  # the hardest samples are chosen by the original
+        return {original} if needs_original(spec) else set()
+
     needs: dict[Job, set[Job]] = {original: set()}
     for spec in plan.specs:
-        needs |= {Job("retrain", spec, trial=trial): set() for trial in range(config.trials)}
-        needs |= {Job("search retrain", spec, trial=number): set() for number in repeats}
+        first = scratch(spec)
+        needs |= {Job("retrain", spec, trial=trial): first for trial in range(config.trials)}
+        needs |= {Job("search retrain", spec, trial=number): first for number in repeats}
     for spec in plan.specs:
         for trial in range(config.trials):
             shadows = (Job("shadow", spec, trial=trial, number=k) for k in _shadows(plan))
-            needs |= {shadow: set() for shadow in shadows}
+            needs |= {shadow: scratch(spec) for shadow in shadows}
     for spec in plan.specs:
         for number in repeats:
             own = Job("search retrain", spec, trial=number)
@@ -91,6 +96,11 @@ def graph(plan: ComparePlan) -> dict[Job, set[Job]]:
                 made |= {Job("retrain", spec, trial=trial), original}
                 needs[Job("run", spec, label, trial)] = made | search
     return needs
+
+
+def needs_original(spec: str) -> bool:
+    """Whether what a specification names depends on the original's weights."""
+    return spec.startswith("worst:")
 
 
 def _rank(item: Entry) -> int:
@@ -190,7 +200,7 @@ def _do(job: Job) -> None:
     if job.kind == "original":
         prepare_original(plan.config, plan.output, torch.device(plan.device))
     elif job.kind in ("retrain", "search retrain", "shadow"):
-        problem = _before()[job.spec].problem
+        problem = (_after() if needs_original(job.spec) else _before())[job.spec].problem
         if job.kind == "search retrain":
             problem.retrain(*forget_set(problem, job.trial))
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -21,13 +21,24 @@ from erase.files import fingerprint, hash_file, write_bytes
 from erase.training.classifier import Original, Outcome, in_preferred_format, run_method
 
 LIBRARIES = ("erase", "torch", "scikit-learn")
-NOT_DECIDING = ("model", "data_dir", "checkpointing_steps", "checkpoints_total_limit")
+NOT_DECIDING = (
+    *("model", "data_dir", "checkpointing_steps", "checkpoints_total_limit"),
+    *("metrics", "retrained"),
+)
 """Settings that do not change a result."""
 
 
 def deciding(config: ClassifierConfig) -> dict[str, Any]:
     """The settings that change a result."""
     return {k: v for k, v in config.to_dict().items() if k not in NOT_DECIDING}
+
+
+class _Kept(TypedDict):
+    """What the file beside the weights says."""
+
+    seconds: float
+    weights: str
+    rows: list[dict[str, Any]]
 
 
 class ScratchModels:
@@ -55,7 +66,7 @@ class ScratchModels:
             write_bytes(weights, save(state))
             return {"seconds": out.seconds, "weights": hash_file(weights), "rows": out.rows}
 
-        about = cached(weights.with_suffix(".json"), key, make)
+        about = cached(weights.with_suffix(".json"), key, make, _Kept)
         if not weights.is_file() or hash_file(weights) != about["weights"]:
             raise InputError(
                 f"{weights} was changed after it was written.",

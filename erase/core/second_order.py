@@ -73,7 +73,7 @@ def _batch_norm(
     if x.ndim < 3 or not _plain(x, weight, bias):
         return _batch_norm_of_copies(x, running_mean, running_var, weight, bias, momentum, eps)
     running = (running_mean, running_var)
-    result: Tensor = _BatchNorm.apply(x, weight, bias, running, momentum, eps)  # type: ignore[no-untyped-call]
+    result: Tensor = _BatchNorm.apply(x, weight, bias, running, momentum, eps)
     return result
 
 
@@ -81,9 +81,7 @@ def _batch_norm_of_copies(x: Tensor, mean: Any, var: Any, *others: Any) -> Tenso
     """PyTorch's own; its graph stays whole when the statistics move on before it is used."""
     weight, bias, momentum, eps = others
     copies = [None if t is None else t.clone() for t in (mean, var)]
-    result = torch.batch_norm(
-        x, weight, bias, *copies, True, momentum, eps, torch.backends.cudnn.enabled
-    )
+    result: Tensor = F.batch_norm(x, copies[0], copies[1], weight, bias, True, momentum, eps)
     for statistics, copy in zip((mean, var), copies, strict=True):
         if statistics is not None:
             statistics.copy_(copy)
@@ -99,14 +97,14 @@ def _group_norm(
 ) -> Tensor | None:
     if x.ndim < 3 or not _plain(x, weight, bias):
         return None
-    result: Tensor = _GroupNorm.apply(x, weight, bias, num_groups, eps)  # type: ignore[no-untyped-call]
+    result: Tensor = _GroupNorm.apply(x, weight, bias, num_groups, eps)
     return result
 
 
 def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor | None:
     if approximate != "none" or not _plain(x):
         return None
-    result: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
+    result: Tensor = _Gelu.apply(x)
     return result
 
 
@@ -123,7 +121,7 @@ def _conv2d(
     if x.ndim != 4 or isinstance(padding, str) or not _plain(*present):
         return None
     sizes = (_pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups)
-    result: Tensor = _Conv.apply(x, weight, bias, sizes)  # type: ignore[no-untyped-call]
+    result: Tensor = _Conv.apply(x, weight, bias, sizes)
     return result
 
 
@@ -149,7 +147,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
         x, weight, mean, r = ctx.saved_tensors
-        return (*_BatchNormBackward.apply(g, x, weight, mean, r), None, None, None)  # type: ignore[no-untyped-call]
+        return (*_BatchNormBackward.apply(g, x, weight, mean, r), None, None, None)
 
 
 class _BatchNormBackward(torch.autograd.Function):
@@ -206,7 +204,7 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
-        applied = _GroupNormBackward.apply(g, *ctx.saved_tensors, ctx.size)  # type: ignore[no-untyped-call]
+        applied = _GroupNormBackward.apply(g, *ctx.saved_tensors, ctx.size)
         return (*applied, None, None)
 
 
@@ -241,10 +239,10 @@ class _GroupNormBackward(torch.autograd.Function):
         u3, g3, x3 = (z.reshape(samples, channels, -1) for z in (u, g, x))
         normalised = torch.addcmul(each(-mean * r), x3, each(r))
         moved = project(u)  # r P u
-        moved_g = torch.einsum("nch,nch->nc", moved, g3)
+        moved_g = (moved * g3).sum(2)
         inner = grouped(moved_g * weight)  # r <u, P h>
-        g_x = grouped(torch.einsum("nch,nch->nc", g3, normalised) * weight)  # <h, x^>
-        u_x = grouped(torch.einsum("nch,nch->nc", u3, normalised))
+        g_x = grouped((g3 * normalised).sum(2) * weight)  # <h, x^>
+        u_x = grouped((u3 * normalised).sum(2))
         own = a[:, None] - each(r * u_x / count) * weight[:, None]
         q = (g3 * own).addcmul_(u3, each(-r * g_x / count))
         for_x = project(q.view_as(x)).addcmul_(normalised, each(-r * inner / count))
@@ -255,28 +253,33 @@ class _GroupNormBackward(torch.autograd.Function):
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:
-        ctx.save_for_backward(x)
+        # Its derivative is needed three times, and takes longer than a product.
+        ctx.save_for_backward(x, _native.gelu_backward(torch.ones_like(x), x))
         return F.gelu(x)
 
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
-        return _GeluBackward.apply(g, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        return _GeluBackward.apply(g, *ctx.saved_tensors)
 
 
 class _GeluBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, g: Any, x: Any) -> Any:
-        ctx.save_for_backward(g, x)
-        return _native.gelu_backward(g, x)
+    def forward(ctx: Any, g: Any, x: Any, slope: Any) -> Any:
+        ctx.save_for_backward(g, x, slope)
+        return g * slope
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, u: Any) -> Any:
-        g, x = ctx.saved_tensors
+        g, x, slope = ctx.saved_tensors
         square = x * x
-        density = (square * -0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
-        for_x = square.neg_().add_(2).mul_(density).mul_(g).mul_(u)  # gelu'' = (2 - x²) density
-        return _native.gelu_backward(u, x), for_x
+        density = torch.add(_LOG_DENSITY.to(x.dtype), square, alpha=-0.5).exp_()
+        for_x = torch.rsub(square, 2).mul_(density).mul_(g).mul_(u)  # gelu'' = (2 - x²) density
+        return u * slope, for_x, None
+
+
+_LOG_DENSITY = torch.tensor(-0.5 * math.log(2 * math.pi), dtype=torch.float64)
+"""Logarithm of the normal density at 0."""
 
 
 class _Conv(torch.autograd.Function):
@@ -289,7 +292,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
         wanted = (*ctx.needs_input_grad[:2], ctx.bias)
-        applied = _ConvBackward.apply(g, *ctx.saved_tensors, ctx.sizes, wanted)  # type: ignore[no-untyped-call]
+        applied = _ConvBackward.apply(g, *ctx.saved_tensors, ctx.sizes, wanted)
         return (*applied, None)
 
 

@@ -42,8 +42,8 @@ class Description:
     dataset: str
     data_dir: str | None = None
     limit: int | None = None
-    images_per_class: int | None = None
-    crop_padding: int | None = None
+    images_per_class: Annotated[int, Meta(ge=1)] | None = None
+    crop_padding: Annotated[int, Meta(ge=0, le=PIXELS)] | None = None
     follow_links: bool | None = None
     """Whether links may lead out of `data_dir`."""
     data_sha256: str | None = None

@@ -177,13 +177,13 @@ def square_side(config: Mapping[str, Any], file: Path) -> int:
     Raises InputError when `sample_size` is missing or not square.
     """
     side = config.get("sample_size")
-    sides = set(side) if isinstance(side, list) else {side}
-    if len(sides) != 1 or type(size := sides.pop()) is not int or not 1 <= size <= PIXELS:
+    first, *others = side if isinstance(side, list) and side else [side]
+    if type(first) is not int or not 1 <= first <= PIXELS or any(s != first for s in others):
         raise InputError(
             f"{file}: sample_size is {side!r}.",
             "Write one whole number there: the height and width that the model was trained on.",
         )
-    return size
+    return first
 
 
 def _tells_apart(tokenizer: PreTrainedTokenizerBase, *texts: str) -> bool:

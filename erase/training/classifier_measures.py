@@ -175,13 +175,17 @@ class Measures:
             view,
             self._original,
             labels_of(self.original.data, self.forget),
-            [self._view(reference) for reference in self.references],
+            self._references,
             self.seed,
         )
         values: dict[str, float | None] = {}
         for metric in self.metrics:
             values |= metric.measure(context)
         return values
+
+    @cached_property
+    def _references(self) -> list[ObservedClassifier]:
+        return [self._view(reference) for reference in self.references]
 
     @cached_property
     def _original(self) -> ObservedClassifier:

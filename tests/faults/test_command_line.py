@@ -16,7 +16,7 @@ EVALUATE = ("evaluate", "--model", "mini-sd", "--output", "OUT")
 PLAIN: list[tuple[tuple[str, ...], str]] = [
     # A command line, and what its first two lines have to say; no torch is needed to know it.
     (("concpet",), "Did you mean 'concept'?"),
-    (("forget",), "Known: class, classifier"),
+    (("forget",), "Known: attack, class, classifier"),
     (("compare", "difusion"), "Did you mean 'diffusion'?"),
     (("train", "mini_sdd"), "Did you mean 'mini-sd'?"),
     ((*CONCEPT, "--max-train-step", "5"), "--max-train-steps"),

@@ -157,8 +157,8 @@ def a_file(folder: Path) -> Path:
     ("make", "why"),
     [
         (looped, "symbolic links|leads back to itself"),
-        (lambda folder: folder / ("a" * 256), "name too long|name is too long"),
-        (lambda folder: folder / ("ä" * 128), "name too long|name is too long"),
+        (lambda folder: folder / ("a" * 256), "a name of more than 255 bytes"),
+        (lambda folder: folder / ("ä" * 128), "a name of more than 255 bytes"),
         (a_file, "is a file"),
         (lambda _: Path("/proc/erase"), "not there|forbid|permission"),
         (lambda _: Path("/dev/null/out"), "is a file"),
@@ -173,9 +173,9 @@ def test_an_output_that_cannot_be_made(
     result = CliRunner().invoke(main, [*command, "--output", str(path)])
     assert result.exit_code in (1, 2), result.output
     error = result.output[result.output.index("Error: ") :]
-    assert str(path) in error
+    assert str(path)[:60] in error  # long ones are cut
     assert "not expected" not in error
-    assert len(error.strip().splitlines()) == 2, error
+    assert len(error.strip().splitlines()) <= 2, error
     assert [file.name for file in tmp_path.iterdir() if file.name not in ("loop", "file")] == []
     message = error.splitlines()[0].lower()
     assert any(words in message for words in why.split("|")), message
@@ -340,7 +340,7 @@ def test_a_single_image_that_does_not_fit_is_said() -> None:
 
 
 BILLIONS = str(2**31)
-TOO_MUCH = [
+TOO_MUCH = [  # more than any run may ask for
     (*RUN, "--train-batch-size", BILLIONS),
     (*RUN, "--render-batch-size", BILLIONS),
     (*RUN, "--num-forget-images", str(2**45)),
@@ -359,7 +359,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     output = tmp_path / "out"
     result = CliRunner().invoke(main, [*command, "--output", str(output)])
     assert result.exit_code == 2, result.output
-    assert "Give a smaller value" in result.output
+    assert "Give a value from 1 to" in result.output
     assert not output.exists()
 
 
