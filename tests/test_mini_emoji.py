@@ -64,9 +64,14 @@ def trained(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 @pytest.fixture(scope="module")
-def all_captions() -> CaptionDrawer:
-    tokenizer = build_tokenizer(sorted(set().union(*map(words_of, ALL.texts()))), MAX_TOKENS)
-    return CaptionDrawer(tokenizer, ALL, torch.device("cpu"))
+def shipped() -> StableDiffusionPipeline:
+    """Of the shipped sizes, untrained."""
+    return build_pipeline(0, Design(), ALL)
+
+
+@pytest.fixture(scope="module")
+def drawer(shipped: StableDiffusionPipeline) -> CaptionDrawer:
+    return CaptionDrawer(shipped.tokenizer, ALL, torch.device("cpu"))
 
 
 # Words
@@ -126,11 +131,13 @@ def test_captions_name_what_is_asked_for_and_nothing_else() -> None:
     assert "an emojione picture" in ALL.captions("train", {"style": 5})
 
 
-def test_every_word_is_one_token_and_every_caption_fits(all_captions: CaptionDrawer) -> None:
-    tokenizer = all_captions.tokenizer
+def test_every_word_is_one_token_and_every_caption_fits(
+    shipped: StableDiffusionPipeline, drawer: CaptionDrawer
+) -> None:
+    tokenizer = shipped.tokenizer
     for word in set().union(*map(words_of, ALL.texts())):
         assert len(tokenizer(word).input_ids) == 3
-    assert max(map(len, tokenizer(all_captions.texts).input_ids)) <= tokenizer.model_max_length
+    assert max(map(len, tokenizer(drawer.texts).input_ids)) <= tokenizer.model_max_length
 
 
 def test_drawn_captions_follow_the_labels_and_the_mix() -> None:
@@ -146,10 +153,8 @@ def test_drawn_captions_follow_the_labels_and_the_mix() -> None:
     assert sum("fox" in text for text in texts) > count / 2
 
 
-def test_a_training_caption_is_drawn_for_every_row_of_the_mix(
-    all_captions: CaptionDrawer,
-) -> None:
-    assert int(all_captions._counts.min()) >= 1
+def test_a_training_caption_is_drawn_for_every_row_of_the_mix(drawer: CaptionDrawer) -> None:
+    assert int(drawer._counts.min()) >= 1
     assert sum(share for *_, share in MIX) == pytest.approx(1.0)
 
 
@@ -244,6 +249,12 @@ def test_the_same_seed_gives_the_same_bytes(
     before = torch.random.get_rng_state()
     assert train(icons, tmp_path / "again") == trained[1]
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_another_seed_gives_other_bytes(
+    icons: Path, trained: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
     other = train(icons, tmp_path / "other", seed=1)
     assert other["model"] != trained[1]["model"]
     assert other["judges"] != trained[1]["judges"]
@@ -335,11 +346,9 @@ def test_quality_counts_what_the_judges_see(trained: tuple[Path, dict[str, str]]
     assert set(quality.paraphrases) == {"synonyms", "descriptions", "held_out"}
 
 
-def test_the_shipped_sizes_stay_small() -> None:
-    design = Design()
-    pipeline = build_pipeline(0, design, ALL)
-    parts = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
-    parts += [IconClassifier(kind, ALL.names(kind), design.size) for kind in ("object", "style")]
+def test_the_shipped_sizes_stay_small(shipped: StableDiffusionPipeline) -> None:
+    parts = [shipped.unet, shipped.vae, shipped.text_encoder]
+    parts += [IconClassifier(kind, ALL.names(kind), Design().size) for kind in ("object", "style")]
     sizes = [2 * sum(p.numel() for p in part.parameters()) for part in parts]
     assert sum(sizes) <= 24e6
     assert max(sizes[3:]) <= 1.5e6
