@@ -36,6 +36,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(config: pytest.Config) -> Iterator[None]:
     yield
-    if file := config.getoption("--faults"):
+    file = config.getoption("--faults")
+    if file and not hasattr(config, "workerinput"):  # the main process has all reports
         rows = [f"| {kind} | {SURVIVED[kind]} / {TRIED[kind]} |" for kind in sorted(TRIED)]
         file.write_text("\n".join(["| kind | survived / tried |", "|---|---:|", *rows]) + "\n")
