@@ -8,6 +8,7 @@ from erase.config.classifier import TrainConfig
 from erase.errors import InputError, RunError
 from erase.files import read_json, write_json
 from erase.runs.folder import ComparisonFolder, ResultFolder, locked
+from erase.runs.manifest import RECORD
 from erase.runs.run_folder import RunFolder
 
 
@@ -188,3 +189,16 @@ def test_checkpoints_without_a_config_are_not_cleared(begun: Path) -> None:
     with pytest.raises(InputError, match=r"holds checkpoint-4 but no config\.yaml"):
         run_folder(begun, resume="latest").check()
     assert (begun / "checkpoint-4").is_dir()
+
+
+@pytest.mark.fault("kill")
+def test_a_start_that_was_killed_after_its_first_record_is_no_other_run(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path, "evaluation")
+    folder.clear()
+    assert [file.name for file in tmp_path.iterdir()] == [RECORD]
+    assert folder.check() is False
+    with pytest.raises(InputError, match="something else"):
+        ResultFolder(tmp_path, "comparison").check()
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match="exists"):
+        folder.check()

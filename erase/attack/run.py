@@ -89,7 +89,7 @@ class AttackFolder(ResultFolder):
 
     def replaces(self) -> bool:
         """Whether another run may be replaced: on request, and one that failed always."""
-        return self.overwrite or self.record().get("status") == "failed"
+        return super().replaces() or self.record().get("status") == "failed"
 
     def foreign(self) -> InputError:
         """The refusal of a folder that holds something else."""

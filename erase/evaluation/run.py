@@ -243,7 +243,7 @@ class EvaluationFolder(ResultFolder):
 
     def replaces(self) -> bool:
         """Whether another evaluation may be replaced: on request, and one that failed always."""
-        return self.overwrite or self.record().get("status") == "failed"
+        return super().replaces() or self.record().get("status") == "failed"
 
     def foreign(self) -> InputError:
         """The refusal of a folder that holds something else."""

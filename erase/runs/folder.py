@@ -115,8 +115,10 @@ class ResultFolder:
         return False
 
     def replaces(self) -> bool:
-        """Whether another result of this kind may be replaced."""
-        return self.overwrite
+        """Whether another result of this kind may be replaced: also one killed when it began."""
+        names = {item.name for item in self.path.iterdir() if not PARTIAL.fullmatch(item.name)}
+        begun = names <= {RECORD, LOCK} and self.record() == {"kind": self.kind}
+        return self.overwrite or begun
 
     def foreign(self) -> InputError:
         """The refusal of a folder that holds something else."""
