@@ -268,9 +268,9 @@ def test_each_command_holds_its_folder(trained: Path, tmp_path: Path) -> None:
 
 def test_the_best_of_a_sweep_is_not_marked_as_the_best() -> None:
     table = {
-        "lur@alpha=0.1": {"gap": (1.0, 0.1)},
-        "ft": {"gap": (3.0, 0.1)},
-        "lur": {"gap": (2.0, 0.1)},
+        "lur@alpha=0.1": {"trials": 3, "gap": (1.0, 0.1)},
+        "ft": {"trials": 3, "gap": (3.0, 0.1)},
+        "lur": {"trials": 3, "gap": (2.0, 0.1)},
     }
     rows = markdown(table | {"original": {}, "retrain": {}}).splitlines()
     assert [row.split("|")[1].strip() for row in rows[4:]] == ["lur@alpha=0.1", "**lur**", "*ft*"]
@@ -282,7 +282,7 @@ def test_curves() -> None:
 
 
 def test_no_alpha_figure_of_one_point(tmp_path: Path) -> None:
-    assert not plot_alpha(tmp_path, {"lur@alpha=0.1": {"gap": (1.0, 0.1)}})
+    assert not plot_alpha(tmp_path, {"lur@alpha=0.1": {"trials": 3, "gap": (1.0, 0.1)}})
 
 
 @pytest.mark.parametrize(

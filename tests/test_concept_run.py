@@ -242,7 +242,7 @@ def test_two_processes_see_the_gradients_of_one_joint_batch(finished: Path, tmp_
 def test_nan_is_one_message_and_exit_1(tmp_path: Path) -> None:
     folder = tmp_path / "nan"
     done = subprocess.run(
-        command(folder, "--max-train-steps", "6", "--learning-rate", "1e30"),
+        command(folder, "--max-train-steps", "6", "--learning-rate", "1e6"),
         capture_output=True,
         text=True,
         check=False,

@@ -54,7 +54,13 @@ RATE = click.FloatRange(min=0.0, min_open=True)
 @option("--judge-batch", type=STEPS, help="Pictures a step of the judges.")
 @option("--judge-rate", type=RATE, help="Learning rate of the judges.")
 @option("--judge-minutes", type=RATE, help="Take as many of the judges' steps as fit.")
-@option("--mixed-precision", type=click.Choice(["no", "bf16"]), default="no", show_default=True)
+@option(
+    "--mixed-precision",
+    type=click.Choice(["no", "bf16"]),
+    default="no",
+    show_default=True,
+    help="bf16 computes in 16 bits where that is safe; for a GPU, and for the shipped weights.",
+)
 @option(
     "--images-per-pair",
     type=click.IntRange(min=0),

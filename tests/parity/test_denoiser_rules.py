@@ -477,7 +477,7 @@ def test_no_rival_clips_or_drops_captions_unless_its_source_does() -> None:
             layers = [Layer("method", values), Layer("size", recipe(512))]
             filled = fill_run(ConceptConfig(method=name), spec, layers)
             assert filled.caption_dropout == 0.0
-            assert filled.max_grad_norm == (1.0 if name in ("ca", "fmn") else 0.0), name
+            assert filled.max_grad_norm == (1.0 if name in ("ca", "fmn", "munba") else 0.0), name
 
 
 def test_noxattn_is_what_the_sources_call_so() -> None:
