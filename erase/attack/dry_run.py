@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from erase.attack.plan import make_plan
-from erase.attack.run import AttackFolder
+from erase.attack.run import KIND, AttackFolder
 from erase.attack.scores import SIDES
 from erase.config.attack import AttackConfig
 from erase.evaluation.run import warnings
@@ -25,7 +25,7 @@ def dry_run(config: AttackConfig) -> list[str]:
     plan = make_plan(config, missing)
     evaluation, n = plan.evaluation, len(plan.evaluation.samples)
     if not missing:
-        AttackFolder(Path(config.output), plan.facts(), overwrite=config.overwrite).check()
+        AttackFolder(Path(config.output), KIND, plan.facts(), overwrite=config.overwrite).check()
     attacks = {
         name: {**asdict(spec.settings), "source": spec.source}
         for name, spec in plan.attacks.items()

@@ -7,7 +7,7 @@ second call with the same settings does only what is lacking; one with others re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from erase.evaluation.run import image_fingerprints, warnings
 from erase.files import write_json, write_jsonl
 from erase.report.attack import AttackData, write_report
 from erase.runs.device import say_device
-from erase.runs.folder import ResultFolder
+from erase.runs.folder import KnownFolder
 from erase.runs.processes import Distributed, joined
 from erase.runs.record import RunRecord, versions
 
@@ -59,37 +59,11 @@ class AttackResult:
         return self.folder / REPORT
 
 
-class AttackFolder(ResultFolder):
-    """The folder of a run of attacks; the same run goes on in it.
-
-    Args:
-        path: the folder.
-        facts: what its record is to say; `fingerprint` is of all that the rates depend on.
-        overwrite: whether another run of attacks in the folder may be replaced.
-        inputs: what the attacks read.
-    """
+class AttackFolder(KnownFolder):
+    """The folder of a run of attacks; the same run goes on in it."""
 
     leftovers = (METRICS, SAMPLES, REPORT, "plots", "tables", ATTACKS)
     others = (BEFORE, MATERIAL)
-
-    def __init__(
-        self,
-        path: Path,
-        facts: Mapping[str, Any],
-        *,
-        overwrite: bool,
-        inputs: Sequence[str | Path | None] = (),
-    ) -> None:
-        super().__init__(path, KIND, overwrite=overwrite, inputs=inputs)
-        self.facts = facts
-
-    def continues(self) -> bool:
-        """Whether the run in the folder does the same."""
-        return bool(self.record().get("fingerprint") == self.facts["fingerprint"])
-
-    def replaces(self) -> bool:
-        """Whether another run may be replaced: on request, and one that failed always."""
-        return super().replaces() or self.record().get("status") == "failed"
 
     def foreign(self) -> InputError:
         """The refusal of a folder that holds something else."""
@@ -146,7 +120,7 @@ def _attack(
         *(config.concept_images, config.harmless_images),
         *(config.prompts, config.prompt_table, config.classifier),
     )
-    folder = AttackFolder(output, facts, overwrite=config.overwrite, inputs=inputs)
+    folder = AttackFolder(output, KIND, facts, overwrite=config.overwrite, inputs=inputs)
     with folder.hold(distributed, **facts) as record:
         files = _plain_images(plan, distributed, output, progress)
         before = {

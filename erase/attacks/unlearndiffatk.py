@@ -31,8 +31,8 @@ from erase.tasks.attack import (
     Rendering,
     Stage,
     Victim,
-    counted,
     with_prompts,
+    words_budget,
 )
 from erase.tasks.prompts import Vocabulary, replaced_tokens
 from erase.tasks.protocol import Noised
@@ -81,12 +81,7 @@ class UnlearnDiffAtk(Attack):
 
     def budget(self) -> str:
         """The search of a prompt."""
-        settings = self.settings
-        tries = counted(settings.restarts, "search", "searches")
-        return (
-            f"{tries} of {settings.iterations} steps at"
-            f" {settings.learning_rate:g}, {settings.length} words"
-        )
+        return words_budget(self.settings)
 
     def check(self, facts: Facts) -> None:
         """InputError for more words than the text encoder reads."""

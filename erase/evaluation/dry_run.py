@@ -12,7 +12,7 @@ import yaml
 from erase.config.evaluate import EvaluateConfig
 from erase.errors import EraseError
 from erase.evaluation.plan import EvaluationPlan, cache_folder
-from erase.evaluation.run import EvaluationFolder, folder_facts, prepare, warnings
+from erase.evaluation.run import KIND, EvaluationFolder, folder_facts, prepare, warnings
 from erase.files import read_json
 from erase.models.known import is_known_only
 from erase.models.loading import ModelSource, load_pipeline
@@ -35,7 +35,7 @@ def dry_run(config: EvaluateConfig) -> list[str]:
     complete = not missing
     if complete:
         facts = folder_facts(plan, note)
-        EvaluationFolder(Path(config.output), facts, overwrite=config.overwrite).check()
+        EvaluationFolder(Path(config.output), KIND, facts, overwrite=config.overwrite).check()
         fresh = [_lacking(plan, Path(config.output), facts["images_fingerprint"])]
         if plan.baseline is not None:
             images = facts["baseline"]["images_fingerprint"]

@@ -6,7 +6,7 @@ other settings refuses the folder.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from erase.report.data import ReportData
 from erase.report.evaluation import write_report
 from erase.runs.checks import check_writable
 from erase.runs.device import say_device
-from erase.runs.folder import ResultFolder
+from erase.runs.folder import KnownFolder
 from erase.runs.manifest import entries, note_files
 from erase.runs.processes import Distributed, joined
 from erase.runs.record import RunRecord, read_record, versions
@@ -152,7 +152,7 @@ def _evaluate(
         plan.baseline.path if plan.baseline else None,
         *(config.reference, config.prompts, config.prompt_table, config.classifier),
     )
-    folder = EvaluationFolder(output, facts, overwrite=config.overwrite, inputs=inputs)
+    folder = EvaluationFolder(output, KIND, facts, overwrite=config.overwrite, inputs=inputs)
     with folder.hold(distributed, **facts) as record:
         files = plan.render(distributed, plan.source, images, output, "model", progress)
         baseline_files = None
@@ -213,37 +213,11 @@ def _facts(
     }
 
 
-class EvaluationFolder(ResultFolder):
-    """The folder of an evaluation; the same evaluation continues in it.
-
-    Args:
-        path: the folder.
-        facts: what its record is to say; `fingerprint` is of everything that its numbers depend on.
-        overwrite: whether another evaluation in the folder may be replaced.
-        inputs: what the evaluation reads.
-    """
+class EvaluationFolder(KnownFolder):
+    """The folder of an evaluation; the same evaluation continues in it."""
 
     leftovers = (METRICS, SAMPLES, REPORT, "plots", "tables")
     others = ("images", "render.json")
-
-    def __init__(
-        self,
-        path: Path,
-        facts: Mapping[str, Any],
-        *,
-        overwrite: bool,
-        inputs: Sequence[str | Path | None] = (),
-    ) -> None:
-        super().__init__(path, KIND, overwrite=overwrite, inputs=inputs)
-        self.facts = facts
-
-    def continues(self) -> bool:
-        """Whether the evaluation in the folder measures the same."""
-        return bool(self.record().get("fingerprint") == self.facts["fingerprint"])
-
-    def replaces(self) -> bool:
-        """Whether another evaluation may be replaced: on request, and one that failed always."""
-        return super().replaces() or self.record().get("status") == "failed"
 
     def foreign(self) -> InputError:
         """The refusal of a folder that holds something else."""

@@ -198,6 +198,38 @@ class ResultFolder:
                 raise
 
 
+class KnownFolder(ResultFolder):
+    """A folder whose result a fingerprint identifies: the same result goes on in it.
+
+    Args:
+        path: the folder.
+        kind: the kind of result.
+        facts: what its record is to say; `fingerprint` is of all that the result depends on.
+        overwrite: whether another result in the folder may be replaced.
+        inputs: what the command reads.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        facts: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        inputs: Sequence[str | Path | None] = (),
+    ) -> None:
+        super().__init__(path, kind, overwrite=overwrite, inputs=inputs)
+        self.facts = facts
+
+    def continues(self) -> bool:
+        """Whether the result in the folder has the same fingerprint."""
+        return bool(self.record().get("fingerprint") == self.facts["fingerprint"])
+
+    def replaces(self) -> bool:
+        """Whether another result may be replaced: also one that failed."""
+        return super().replaces() or self.record().get("status") == "failed"
+
+
 class ComparisonFolder(ResultFolder):
     """A comparison's folder: any comparison of the same kind goes on with what is there."""
 

@@ -277,6 +277,14 @@ def find_attack(name: str, small: bool, given: Mapping[str, str]) -> AttackSpec:
     return AttackSpec(kind, settings(**values), recipe.source, recipe.published)
 
 
+def words_budget(settings: Any) -> str:
+    """What a gradient search for words spends: `restarts`, `iterations`, rate and `length`."""
+    return (
+        f"{counted(settings.restarts, 'search', 'searches')} of {settings.iterations} steps at"
+        f" {settings.learning_rate:g}, {settings.length} words"
+    )
+
+
 def counted(count: int, one: str, more: str) -> str:
     """`1 search`, `2 searches`."""
     return f"{count} {one if count == 1 else more}"
