@@ -47,6 +47,7 @@ GRID: dict[str, tuple[str, ...]] = {
         "@retain_weight=1@regulariser=anchor",
         "@retain_weight=1@regulariser=retain",
     ),
+    "munba": ("@learning_rate=3e-5", "@learning_rate=1e-4", "@learning_rate=3e-4"),
     "sfr-on": ("@forget_weight=0.5", "@forget_weight=1", "@forget_weight=1@threshold=0.1"),
 }
 

@@ -99,6 +99,18 @@ def test_a_smaller_forget_weight_goes_with_a_higher_learning_rate(tmp_path: Path
     )
 
 
+def test_half_a_step_on_both_sides_of_the_best_of_the_walk_is_tried(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    searched(problem(tmp_path, 15), entry("lur-b"), path)
+    rows = json.loads(path.read_text())["trials"]
+    rungs = [2 * math.log(row["settings"]["learning_rate"] / 1e-3, RUNG) for row in rows]
+    half = next(i for i, rung in enumerate(rungs) if round(rung) % 2)
+    walked, (up, down) = rows[:half], rungs[half : half + 2]
+    best = min(range(half), key=lambda i: walked[i]["gap"])
+    assert [up, down] == pytest.approx([rungs[best] + 1, rungs[best] - 1])
+    assert {row["settings"]["forget_weight"] for row in rows[: half + 2]} == {1.0}
+
+
 def test_what_is_fixed_is_not_searched(tmp_path: Path) -> None:
     item = entry("lur")
     fixed = ("lur.alpha=0.02", "lur.learning_rate=1e-3")

@@ -69,7 +69,7 @@ def plan_classifier(
         f" lines), of which {_there(files)} are there; {config.jobs} at a time",
         f"# search: {trials} more runs, at the most" if trials else "# search: none",
         f"# time: {_time(files, 'rte_s', config.jobs)}",
-        "# disk: results and curves, and the weights of the original; no model of a method is kept",
+        "# disk: results and curves; weights of the original, Retrains and references alone",
     ]
     return [*lines, *_missing(missing)]
 
