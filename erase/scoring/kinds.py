@@ -85,18 +85,15 @@ def near_and_far(context: Context) -> dict[str, Group]:
         raise RunError("No neighbours are listed.", "Evaluate with --suite emoji.")
     near = {name for target in context.targets for name in context.neighbours.get(target, ())}
     kept = in_domain(context)
-    samples = context.samples
-    groups = {
-        "neighbours": [i for i in kept.indices if near & set(samples[i].asks.values())],
-        "neighbours_rest": [i for i in kept.indices if not near & set(samples[i].asks.values())],
-    }
-    titles = {
-        "neighbours": "retained accuracy of the nearest neighbours",
-        "neighbours_rest": "retained accuracy of the rest",
-    }
     if not near:
         return {}
-    return {name: Group(titles[name], found, kept.kinds) for name, found in groups.items() if found}
+    beside = [i for i in kept.indices if near & set(context.samples[i].asks.values())]
+    rest = sorted(set(kept.indices) - set(beside))
+    groups = {
+        "neighbours": Group("retained accuracy of the nearest neighbours", beside, kept.kinds),
+        "neighbours_rest": Group("retained accuracy of the rest", rest, kept.kinds),
+    }
+    return {name: group for name, group in groups.items() if group.indices}
 
 
 def _indices(context: Context, *, forget: bool) -> list[int]:
