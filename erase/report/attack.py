@@ -9,7 +9,7 @@ from typing import Any
 
 from erase.errors import InputError
 from erase.files import lies_inside, read_json, read_jsonl, write_bytes, write_text
-from erase.report.data import change, interval, number, short
+from erase.report.data import change, interval, number, setting, short
 from erase.report.evaluation import render_page
 from erase.report.figures import BASE, MODEL, figure, finish, plain, saved
 from erase.report.image_sections import shown
@@ -156,11 +156,11 @@ def page(data: AttackData) -> dict[str, Any]:
         "looked": any("detections" in row for row in data.rows),
         "show_explicit": data.show_explicit,
         "settings": [
-            (name, _text(values)) for name, values in (record.get("attacks") or {}).items()
+            (name, setting(values)) for name, values in (record.get("attacks") or {}).items()
         ],
-        "protocol": [(name, _text(value)) for name, value in metrics["protocol"].items()],
+        "protocol": [(name, setting(value)) for name, value in metrics["protocol"].items()],
         "provenance": [
-            (name, _text(record[key]))
+            (name, setting(record[key]))
             for name, key in (
                 ("command", "command"),
                 ("device", "device"),
@@ -174,14 +174,6 @@ def page(data: AttackData) -> dict[str, Any]:
         ],
         "versions": record.get("versions") or {},
     }
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
-    return "none" if value is None else str(value)
 
 
 def lead(data: AttackData) -> list[str]:

@@ -14,7 +14,8 @@ Rows = Sequence[Sequence[Image.Image | None]]
 GAP, LINE = 6, 24
 """Pixels between cells, and of a line with the name of the row below it."""
 HEADED_GAP, LABEL, HEADER = 4, 96, 48
-"""Pixels between cells of a sheet with heads, of the names left of its rows, and of its heads."""
+"""Pixels between cells of a sheet with heads, of the names left of its rows, and of two lines of
+heads."""
 
 
 def contact_sheet(rows: Rows, names: Sequence[str], *, cell: int = 128) -> Image.Image:
@@ -33,8 +34,7 @@ def contact_sheet(rows: Rows, names: Sequence[str], *, cell: int = 128) -> Image
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for row, (name, images) in enumerate(zip(names, rows, strict=True)):
-        shown = name.encode("latin-1", "replace").decode("latin-1")  # what the font has
-        draw.text((GAP, row * pitch + 2), shown, fill="black", font=font)
+        draw.text((GAP, row * pitch + 2), drawable(name), fill="black", font=font)
         for column, image in enumerate(images):
             corner = (GAP + column * (cell + GAP), LINE + row * pitch)
             _paste(sheet, image, corner, (cell, cell), crisp=NATIVE)
@@ -42,35 +42,63 @@ def contact_sheet(rows: Rows, names: Sequence[str], *, cell: int = 128) -> Image
 
 
 def headed_sheet(
-    rows: Rows, names: Sequence[str], heads: Sequence[str], *, cell: int = 256
+    rows: Rows,
+    names: Sequence[str],
+    heads: Sequence[str],
+    *,
+    cell: int = 256,
+    font_size: int = 14,
+    lines: int = 2,
+    label: int = LABEL,
 ) -> Image.Image:
-    """A sheet with a head above each column, in two lines at most, and names left of the rows.
+    """A sheet with a head above each column, and names left of the rows.
 
     Images smaller than a cell are scaled up without smoothing.
 
     Args:
         rows: of images of one size, each as long as the first.
         names: of the rows.
-        heads: of the columns.
+        heads: of the columns; cut short after `lines` lines.
         cell: longest side of an image on the sheet in pixels.
+        font_size: of heads and names in pixels.
+        label: width of the names in pixels.
     """
-    font = ImageFont.load_default(14)
+    font = ImageFont.load_default(font_size)
+    header = HEADER + (lines - 2) * (font_size + 4)
     width, height = next(image.size for images in rows for image in images if image)
     scale = cell / max(width, height)
     box = round(width * scale), round(height * scale)
     across, down = box[0] + HEADED_GAP, box[1] + HEADED_GAP
-    size = (LABEL + len(heads) * across, HEADER + len(rows) * down)
+    size = (label + len(heads) * across, header + len(rows) * down)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads):
-        text = _wrapped(head, box[0], draw, font)
-        draw.text((LABEL + column * across, 6), text, fill="black", font=font)
+        text = _wrapped(drawable(head), box[0], lines, draw, font)
+        draw.text((label + column * across, 6), text, fill="black", font=font)
     for row, (name, images) in enumerate(zip(names, rows, strict=True)):
-        top = HEADER + row * down
-        draw.text((6, top + 6), name, fill="black", font=font)
+        top = header + row * down
+        draw.text((6, top + 6), drawable(name), fill="black", font=font)
         for column, image in enumerate(images):
-            _paste(sheet, image, (LABEL + column * across, top), box, crisp=cell - 1)
+            _paste(sheet, image, (label + column * across, top), box, crisp=cell - 1)
     return sheet
+
+
+def stacked(sheets: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Sheets one above the other, each below its title."""
+    font = ImageFont.load_default(16)
+    width = max(sheet.width for sheet in sheets)
+    whole = Image.new("RGB", (width, sum(LINE + sheet.height for sheet in sheets)), "white")
+    draw, top = ImageDraw.Draw(whole), 0
+    for sheet, title in zip(sheets, titles, strict=True):
+        draw.text((GAP, top + 4), drawable(title), fill="black", font=font)
+        whole.paste(sheet, (0, top + LINE))
+        top += LINE + sheet.height
+    return whole
+
+
+def drawable(text: str) -> str:
+    """Text with question marks for what the font does not have."""
+    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def _paste(
@@ -96,11 +124,11 @@ def _paste(
     sheet.paste(image.resize(size, kind), place)
 
 
-def _wrapped(text: str, width: int, draw: ImageDraw.ImageDraw, font: Font) -> str:
-    """The text in at most two lines of `width` pixels, cut short with an ellipsis."""
+def _wrapped(text: str, width: int, most: int, draw: ImageDraw.ImageDraw, font: Font) -> str:
+    """The text in at most `most` lines of `width` pixels, cut short with an ellipsis."""
     lines: list[str] = []
     rest = text.split() or [""]
-    while rest and len(lines) < 2:
+    while rest and len(lines) < most:
         count = len(rest)
         while count > 1 and draw.textlength(" ".join(rest[:count]), font=font) > width:
             count -= 1

@@ -220,3 +220,12 @@ def interval(summary: Mapping[str, Any]) -> str:
 def part_name(label: str) -> str:
     """A NudeNet class for people: `FEMALE_BREAST_EXPOSED` is "female breast"."""
     return label.removesuffix(EXPOSED).replace("_", " ").lower()
+
+
+def setting(value: Any) -> str:
+    """A setting for people: lists with commas, the entries of a mapping with semicolons."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {setting(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value)) or "none"
+    return "none" if value is None else str(value)

@@ -16,14 +16,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from erase.errors import visible
 from erase.files import write_bytes, write_text
-from erase.report.contact_sheet import contact_sheet, png
-from erase.report.data import ReportData, flagged, looked_at, missing_images, threshold
+from erase.report.before_after import before_after
+from erase.report.data import (
+    ReportData,
+    flagged,
+    looked_at,
+    missing_images,
+    setting,
+    threshold,
+)
 from erase.report.image_sections import failures, sheets
-from erase.report.pictures import picture
 from erase.report.plots import plot_classes, plot_detections
 from erase.report.rows import class_rows, detection_rows, difference, summary_rows, tables
 
-SHEET = 10  # before/after pairs of each kind on the contact sheet
 LISTED = 50  # missing images named on the page
 
 
@@ -74,7 +79,7 @@ def page(data: ReportData) -> dict[str, Any]:
         "failures": failures(data),
         "protocol": protocol_rows(data),
         "deviations": {
-            name: [_text(value) for value in change]
+            name: [setting(value) for value in change]
             for name, change in (data.record.get("deviations") or {}).items()
         },
         "notes": notes(data.metrics),
@@ -132,7 +137,7 @@ def protocol_rows(data: ReportData) -> list[tuple[str, str]]:
         ("classifier", protocol.get("classifier") or ""),
     ]
     rows += [
-        (f"{metric}: {key.replace('_', ' ')}", _text(value))
+        (f"{metric}: {key.replace('_', ' ')}", setting(value))
         for metric, settings in (protocol.get("settings") or {}).items()
         for key, value in settings.items()
     ]
@@ -144,7 +149,7 @@ def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name, summary in metrics["metrics"].items():
         parts = [
-            f"{key.replace('_', ' ')}: {_text(value)}"
+            f"{key.replace('_', ' ')}: {setting(value)}"
             for key, value in summary["detail"].items()
             if isinstance(value, str | int | float | list)
         ]
@@ -153,17 +158,6 @@ def notes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             parts.append(f"difference: {paired['method']}, {paired['n']} pairs")
         rows.append((f"{summary['title']} ({name})", "; ".join(parts)))
     return rows
-
-
-def _text(value: Any) -> str:
-    """A setting for people."""
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
-    return str(value)
 
 
 def provenance(data: ReportData) -> list[tuple[str, str]]:
@@ -186,12 +180,12 @@ def provenance(data: ReportData) -> list[tuple[str, str]]:
             (f"{name} SHA-256", digest)
             for name, digest in (record.get("observers_sha256") or {}).items()
         ),
-        ("reference", record.get("reference") and _text(record["reference"])),
+        ("reference", record.get("reference") and setting(record["reference"])),
         ("prompts SHA-256", record.get("prompts_sha256")),
     ]
     unusable = record.get("prompts_unusable") or {}
     if unusable.get("n"):
-        rows.append(("prompt rows not used", f"{unusable['n']}: {_text(unusable.get('rows'))}"))
+        rows.append(("prompt rows not used", f"{unusable['n']}: {setting(unusable.get('rows'))}"))
     return [(name, str(value)) for name, value in rows if value is not None]
 
 
@@ -205,34 +199,3 @@ def plots(data: ReportData) -> dict[str, bytes]:
     if images := before_after(data):
         figures["before_after.png"] = images
     return figures
-
-
-def before_after(data: ReportData) -> bytes | None:
-    """Figures 4B and 8: a row of the baseline's images over a row of the model's, same seeds.
-
-    The first images of forgotten concepts, then the first of others; hidden as on the page.
-    """
-    columns = []
-    for forget in (True, False):
-        chosen = [i for i, row in enumerate(data.rows) if bool(row.get("forget")) == forget]
-        for index in _spread(data, chosen)[:SHEET]:
-            row, column = data.rows[index], []
-            if data.baseline_images is not None:
-                file, seen = data.baseline_images[index], row.get("baseline")
-                column.append(picture(file, seen, show_explicit=data.show_explicit)[0])
-            file = data.images[index]
-            column.append(picture(file, row, show_explicit=data.show_explicit)[0])
-            columns.append(column)
-    names = [data.model] if data.baseline_images is None else [str(data.baseline), data.model]
-    return png(contact_sheet(list(zip(*columns, strict=True)), names)) if columns else None
-
-
-def _spread(data: ReportData, indices: list[int]) -> list[int]:
-    """The same indices, the first of every class before the second of any."""
-    seen: dict[str, int] = {}
-    ranks = []
-    for index in indices:
-        target = str(data.rows[index].get("target", ""))
-        ranks.append((seen.setdefault(target, 0), index))
-        seen[target] += 1
-    return [index for _, index in sorted(ranks)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erase.files import write_text
+from erase.report.data import setting
 from erase.report.evaluation import render_page
 from erase.report.tables import Cell, Rows, cells
 
@@ -56,6 +57,13 @@ def write_methods_page(
         "lead": lead,
         "tables": [section.content() for section in sections],
         "figures": pictures,
-        "settings": [(name, str(value)) for name, value in settings.items() if value is not None],
+        "settings": [row for name, value in settings.items() for row in _settings(name, value)],
     }
     write_text(path, render_page("methods.html.j2", content))
+
+
+def _settings(name: str, value: Any) -> list[tuple[str, str]]:
+    """Rows for a setting: one, or one a method where it holds several methods' settings."""
+    if isinstance(value, Mapping):
+        return [(f"{name}: {key}", setting(item)) for key, item in value.items()]
+    return [] if value is None else [(name, setting(value))]
