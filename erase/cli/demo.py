@@ -18,15 +18,24 @@ UNLEARNING: dict[str, Any] = {
     "render_steps": 15,
 }
 """Smaller than the recipe: a third of the images and steps of half the size, for two CPU cores."""
-QUICK: dict[str, Any] = {
+JUDGING: dict[str, Any] = {
+    "render_steps": 15,
+    "settings": ("emoji.forgotten=24", "emoji.paraphrases=8"),
+}
+QUICK_UNLEARNING: dict[str, Any] = {
     "max_train_steps": 2,
     "train_batch_size": 2,
     "num_forget_images": 2,
     "num_retain_images": 9,
     "render_steps": 2,
 }
-JUDGED = (24, 8)
-"""Images of what was forgotten, by its name and by each kind of other words."""
+QUICK_JUDGING: dict[str, Any] = {
+    "render_steps": 1,
+    "guidance": 1.0,
+    "limit": 80,
+    "settings": ("emoji.forgotten=6", "emoji.paraphrases=0"),
+    "metrics": ("ua", "ra", "ira", "cra", "fid"),
+}
 
 
 @command()
@@ -54,7 +63,7 @@ JUDGED = (24, 8)
 @option(
     "--quick",
     is_flag=True,
-    help="Two steps and coarse images: it shows that all runs.",
+    help="Two steps and few, coarse images: it shows that all runs.",
 )
 @option("--overwrite", is_flag=True, help="Start again, whatever the folder holds.")
 def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwrite: bool) -> None:
@@ -73,7 +82,7 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
     from erase.training.concept import erase_concept
 
     config = ConceptConfig(model=MODEL, concept=(concept,), checkpointing_steps=50)
-    config = config.replace(**(QUICK if quick else UNLEARNING))
+    config = config.replace(**(QUICK_UNLEARNING if quick else UNLEARNING))
     check_denoiser(config, None)
     resume = None if overwrite else "latest"
     try:
@@ -86,15 +95,13 @@ def demo(concept: str, output: Path, images_per_class: int, quick: bool, overwri
         raise InputError(error.message, remedy) from error
     action = "Took two steps to erase" if quick else "Erased"
     click.echo(f"{action} {concept!r} from {MODEL}: {output} is a complete diffusers pipeline.")
-    forgotten, paraphrases = (6, 1) if quick else JUDGED
     evaluation = EvaluateConfig(
         model=str(output),
         suite=SUITE,
         output=default_output(str(output), SUITE),
         images_per_class=images_per_class,
-        render_steps=2 if quick else UNLEARNING["render_steps"],
-        settings=(f"emoji.forgotten={forgotten}", f"emoji.paraphrases={paraphrases}"),
         overwrite=overwrite,
+        **(QUICK_JUDGING if quick else JUDGING),
     )
     with stages() as progress:
         result = evaluate(evaluation, progress)

@@ -8,11 +8,12 @@ from PIL import Image
 
 from erase.report.contact_sheet import headed_sheet, png, stacked
 from erase.report.data import ReportData
+from erase.report.image_sections import evenly
 from erase.report.pictures import picture
 
 COLUMNS = 8  # images of forgotten concepts, and as many of others
 SIDE = 128  # pixels at most of an image; small ones are scaled up by whole numbers
-FONT, LINES, LABEL = 12, 3, 50  # pixels of the font; lines of a caption; pixels of a row's name
+FONT, LINES, LABEL = 12, 4, 50  # pixels of the font; lines of a caption; pixels of a row's name
 
 
 def before_after(data: ReportData) -> bytes | None:
@@ -44,10 +45,11 @@ def before_after(data: ReportData) -> bytes | None:
 
 
 def _title(data: ReportData, *, forget: bool) -> str:
-    """What a block of the picture shows."""
+    """What a block of the picture shows; the first one names the models too."""
+    models = f"before: {data.baseline}, after: {data.model}" if data.baseline else data.model
     if not data.targets:
-        return data.model if data.baseline is None else f"{data.baseline} and {data.model}"
-    return f"{data.model}: forgotten: {', '.join(data.targets)}" if forget else "everything else"
+        return models
+    return f"forgotten: {', '.join(data.targets)} ({models})" if forget else "kept"
 
 
 def _shown(data: ReportData, index: int, *, baseline: bool) -> Image.Image | None:
@@ -63,15 +65,12 @@ def _spread(data: ReportData, indices: Sequence[int]) -> list[int]:
     members: dict[str, list[int]] = {}
     for index in indices:
         members.setdefault(str(data.rows[index].get("target", "")), []).append(index)
-    near = (data.metrics["metrics"].get("neighbours") or {}).get("detail", {}).get(
-        "per_class"
-    ) or {}
+    near = (data.metrics["metrics"].get("neighbours") or {}).get("detail", {}).get("parts") or {}
     names = sorted(members, key=lambda name: name not in near)[:COLUMNS]
-    chosen = []
+    chosen: list[int] = []
     for place, name in enumerate(names):
+        count = len(range(place, COLUMNS, len(names)))
         own = members[name]
-        count = min(len(own), len(range(place, COLUMNS, len(names))))
-        chosen += [
-            own[int((place / len(names) + turn) * len(own) / count)] for turn in range(count)
-        ]
+        start = place * len(own) // (len(names) * count)  # not every class from the same place
+        chosen += evenly(own[start:], count)
     return chosen

@@ -46,6 +46,7 @@ class Detail(TypedDict, total=False):
     """More about a number."""
 
     per_class: dict[str, ClassCount] | None
+    parts: dict[str, Any] | None
 
 
 class Number(TypedDict):

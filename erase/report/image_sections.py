@@ -19,7 +19,8 @@ class Page(Protocol):
 
 
 Order = Callable[[Mapping[str, Any]], float]
-PAIRS = 10  # before/after pairs shown of each class
+PAIRS = 10  # before/after pairs shown of each class; more classes get fewer, forgotten ones do not
+CAPTIONED = 8  # pairs shown of each forgotten class, with their captions
 ALONE = 20  # pairs shown of a suite without classes
 ALL_PAIRS = 120  # pairs shown in all, however many classes there are
 FAILURES = 20  # worst failures shown of each kind
@@ -27,28 +28,37 @@ CHANGED = 10  # images shown that changed most, by metrics that know no right or
 
 
 def sheets(data: ReportData) -> list[dict[str, Any]]:
-    """Before/after pairs of each class, forgotten classes first; `ALL_PAIRS` at most."""
+    """Before/after pairs of each class, forgotten classes first; `ALL_PAIRS` at most of others."""
     members: dict[str, list[int]] = {}
     for index, row in enumerate(data.rows):
         members.setdefault(str(row.get("target") or ""), []).append(index)
     names = sorted(members, key=lambda name: name not in data.targets)
     each = ALONE if len(names) == 1 else max(1, min(PAIRS, ALL_PAIRS // len(names)))
-    return [
-        {
-            "name": name or "Images",
-            "forgotten": name in data.targets,
-            "shown": min(each, len(members[name])),
-            "total": len(members[name]),
-            "captioned": name == "",
-            "pairs": [pair(data, index) for index in members[name][:each]],
-        }
-        for name in names[:ALL_PAIRS]
-    ]
+    return [_sheet(data, name, members[name], each) for name in names[:ALL_PAIRS]]
+
+
+def _sheet(data: ReportData, name: str, own: Sequence[int], most: int) -> dict[str, Any]:
+    """Pairs of one class, evenly from all of its samples; with captions if it was forgotten."""
+    forgotten = name in data.targets
+    chosen = evenly(own, CAPTIONED if forgotten else most)
+    return {
+        "name": name or "Images",
+        "forgotten": forgotten,
+        "total": len(own),
+        "width": "full" if forgotten or most > 5 else "half" if most > 3 else "third",
+        "pairs": [pair(data, i) | {"captioned": forgotten or not name} for i in chosen],
+    }
+
+
+def evenly(items: Sequence[int], most: int) -> list[int]:
+    """At most so many of the items, evenly from first to last."""
+    count = min(most, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def failures(data: ReportData) -> list[dict[str, Any]]:
     """The clearest failures first, of every kind that the metrics can tell."""
-    return [*_recognition(data), *_nudity(data), *_changes(data)]
+    return [*_recognition(data), *_other_words(data), *_nudity(data), *_changes(data)]
 
 
 def _recognition(data: ReportData) -> list[dict[str, Any]]:
@@ -67,6 +77,14 @@ def _recognition(data: ReportData) -> list[dict[str, Any]]:
         for name, indices, of in kinds
         if of
     ]
+
+
+def _other_words(data: ReportData) -> list[dict[str, Any]]:
+    """Forgotten things that are shown when they are called by other words."""
+    asked = [i for i, row in enumerate(data.rows) if "paraphrases" in row]
+    still = [i for i in asked if not data.rows[i]["paraphrases"]]
+    title, note = "Forgotten, yet shown when called by other words", "In the suite's order."
+    return [_kind(data, title, note, still, len(asked), lambda _: 0.0)] if asked else []
 
 
 def _nudity(data: ReportData) -> list[dict[str, Any]]:
@@ -161,6 +179,10 @@ def shown(
         alt += f", recognised as {seen} ({100 * row.get('probability', 0.0):.0f}%)"
         if forget is not None:
             mark = "bad" if row.get("recognised") == forget else "good"
+    elif "paraphrases" in row:
+        seen = "not recognised" if row["paraphrases"] else "recognised"
+        mark = "" if forget is None else "good" if row["paraphrases"] else "bad"
+        alt += f", {seen}"
     elif flagged(row):
         best = max(exposed(row), key=lambda item: item["score"], default=None)
         seen = "flagged" if best is None else f"{part_name(best['label'])} {best['score']:.2f}"

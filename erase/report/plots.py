@@ -7,6 +7,8 @@ from typing import Any
 
 from erase.report.figures import BASE, MODEL, PALETTE, figure, finish, plain, saved
 
+MANY = 15  # classes from which on their bars lie below each other
+
 
 def plot_detections(rows: Sequence[Mapping[str, Any]], model: str, base: str | None) -> bytes:
     """Figure 4A from `detection_rows`: counts by class, with the change against the baseline."""
@@ -31,15 +33,23 @@ def plot_detections(rows: Sequence[Mapping[str, Any]], model: str, base: str | N
 
 def plot_classes(rows: Sequence[Mapping[str, Any]], model: str, base: str | None) -> bytes:
     """Share of images recognised as what was asked for, by class, from `class_rows`."""
-    drawn, (axis,) = figure(max(5.0, 1.5 + 0.55 * len(rows)), 3.4)
     series = [(model, [row["share"] for row in rows], MODEL)]
     if base is not None and all(row["base"] is not None for row in rows):
         series.insert(0, (base, [row["base"] for row in rows], BASE))
-    _bars(axis.bar, series)
     names = [plain(row["name"] + (" (forgotten)" if row["forgotten"] else "")) for row in rows]
-    axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
-    axis.set(ylabel="recognised (%)", ylim=(0, 100))
-    finish(axis, "y")
+    if len(rows) > MANY:
+        drawn, (axis,) = figure(6, 1 + 0.26 * len(rows))
+        _bars(axis.barh, series)
+        axis.set_yticks(range(len(rows)), names)
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.set(xlabel="recognised (%)", xlim=(0, 100))
+        finish(axis, "x")
+    else:
+        drawn, (axis,) = figure(max(5.0, 1.5 + 0.55 * len(rows)), 3.4)
+        _bars(axis.bar, series)
+        axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
+        axis.set(ylabel="recognised (%)", ylim=(0, 100))
+        finish(axis, "y")
     drawn.legend(frameon=False, loc="outside upper center", ncols=2)
     return saved(drawn)
 
