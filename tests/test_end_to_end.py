@@ -49,25 +49,29 @@ def demonstrated(home: Path) -> tuple[Path, str]:
 
 def test_the_demo_trains_evaluates_and_names_its_report(demonstrated: tuple[Path, str]) -> None:
     run, printed = demonstrated
-    for line in ("Took two steps to erase 'three'", "unlearning accuracy", "report.html"):
+    for line in (
+        "Took two steps to erase 'cat'",
+        "unlearning accuracy",
+        "report.html",
+        "before_after.png",
+    ):
         assert line in printed
     assert json.loads((run / "record.json").read_text())["status"] == "finished"
     assert len((run / "log.jsonl").read_text().splitlines()) == 2
-    metrics = json.loads((run / "evaluation-digits" / "metrics.json").read_text())
+    metrics = json.loads((run / "evaluation-emoji" / "metrics.json").read_text())
     assert {name: found["n"] for name, found in metrics["metrics"].items()} == {
         "ua": 2,
-        "ra": 18,
-        "fid_digits_classifier": 18,
+        **dict.fromkeys(("ra", "ira", "cra", "fid_emoji_objects"), 78),
     }
     assert set(metrics["baseline"]) == set(metrics["metrics"])
-    assert (run / "evaluation-digits" / "report.html").stat().st_size > 10_000
+    assert (run / "evaluation-emoji" / "report.html").stat().st_size > 10_000
 
 
 def test_a_demo_that_is_done_is_not_done_again(demonstrated: tuple[Path, str], home: Path) -> None:
     run, _ = demonstrated
-    metrics = (run / "evaluation-digits" / "metrics.json").read_bytes()
+    metrics = (run / "evaluation-emoji" / "metrics.json").read_bytes()
     assert "nothing to resume" in erase(home, "demo", "--quick", "--output", run)
-    assert (run / "evaluation-digits" / "metrics.json").read_bytes() == metrics
+    assert (run / "evaluation-emoji" / "metrics.json").read_bytes() == metrics
 
 
 def test_an_exported_run_is_read_by_diffusers(demonstrated: tuple[Path, str], home: Path) -> None:
@@ -82,7 +86,7 @@ def test_an_exported_run_is_read_by_diffusers(demonstrated: tuple[Path, str], ho
     )
     for name, value in trained.unet.state_dict().items():
         assert torch.equal(value, single.unet.state_dict()[name]), name
-    base = DiffusionPipeline.from_pretrained(EMBEDDED["mini-sd"], use_safetensors=True)
+    base = DiffusionPipeline.from_pretrained(EMBEDDED["mini-emoji"], use_safetensors=True)
     base.load_lora_weights(str(files["lora"]))
     assert base.get_active_adapters()
     changes = load_file(files["diff"])

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from erase.report.before_after import COLUMNS, chosen_samples
 from erase.report.data import change, load_evaluation, number
 from erase.report.evaluation import write_report
-from erase.report.image_sections import ALL_PAIRS, FAILURES
+from erase.report.image_sections import ALL_PAIRS, CAPTIONED, FAILURES, evenly
 from erase.report.pictures import embed, hide, pixelate
 from erase.report.rows import detection_rows, summary_rows, tables
 from tests.report_world import check_page, make, pattern
@@ -250,6 +251,41 @@ def test_many_samples_make_no_huge_page(tmp_path: Path) -> None:
     pairs = check_page(text).tags.count("img") / 2
     assert pairs <= ALL_PAIRS + 3 * FAILURES
     assert len(text) < 2 * pairs * 60_000
+
+
+def test_forgotten_classes_keep_their_captions_and_other_words_their_verdicts(
+    tmp_path: Path,
+) -> None:
+    """40 classes: a few pairs of each on the page, more of the forgotten one; eight in the picture."""
+    names = [f"class{number}" for number in range(40)]
+    folder = make(tmp_path / "run", count=200, left=0)
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for place, row in enumerate(rows):
+        name = names[place // 5] if place < 195 else names[0]
+        row |= {"target": name, "forget": name == names[0], "prompt": f"a {name}, {place}"}
+        if place >= 195:
+            row["paraphrases"] = place != 199
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = json.loads((folder / "record.json").read_text())
+    record["target"] = {"concepts": names[:1]}
+    (folder / "record.json").write_text(json.dumps(record))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["metrics"]["neighbours"] = metrics["metrics"]["nudenet"] | {
+        "detail": {"parts": {"class30": {"n": 5, "value": 1.0}}}
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    page = check_page(write(folder))
+    assert "yet shown when called by other words 1 of 5 images" in page.text
+    assert f"{CAPTIONED} of 10" in page.text
+    assert "a class0, 199" not in page.text.split("not chosen.")[1]
+    assert "not recognised" in page.text
+    data = load_evaluation(folder)
+    assert [data.rows[i]["id"] for i in chosen_samples(data, forget=True)] == [
+        data.rows[i]["id"] for i in evenly([*range(5), *range(195, 200)], COLUMNS)
+    ]
+    kept = [data.rows[i] for i in chosen_samples(data, forget=False)]
+    assert [row["target"] for row in kept] == ["class30", *names[1:COLUMNS]]
+    assert len({int(row["id"][1:]) % 5 for row in kept}) > 3, "from everywhere in their classes"
 
 
 def test_another_report_leaves_no_old_figure(tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ def test_best_is_marked_and_ties_are_not(runs: list[Path]) -> None:
     assert second["fid2048"] == ""
 
 
+def test_the_head_of_h_names_its_parts_and_no_run_s_values(runs: list[Path]) -> None:
+    loaded = [load_evaluation(folder) for folder in runs[:2]]
+    for run, value in zip(loaded, (0.9, 0.4), strict=True):
+        summary = dict(run.metrics["metrics"]["nudenet"], title=f"H of UA {value:.0%}")
+        summary["detail"] = {"parts": {"UA": {"value": value, "n": 4}, "IRA": {"value": 1, "n": 4}}}
+        run.metrics["metrics"]["h"] = summary
+    assert comparison(loaded, ["a", "b"])["columns"]["h"]["title"] == "H of UA, IRA"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

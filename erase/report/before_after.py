@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from PIL import Image
 
 from erase.report.contact_sheet import headed_sheet, png, stacked
@@ -25,8 +23,7 @@ def before_after(data: ReportData) -> bytes | None:
     """
     sheets, titles = [], []
     for forget in (True, False):
-        indices = [i for i, row in enumerate(data.rows) if bool(row.get("forget")) == forget]
-        chosen = _spread(data, indices)
+        chosen = chosen_samples(data, forget=forget)
         rows = [[_shown(data, i, baseline=True) for i in chosen]] if data.baseline_images else []
         rows.append([_shown(data, i, baseline=False) for i in chosen])
         sizes = [image.size for row in rows for image in row if image]
@@ -60,11 +57,12 @@ def _shown(data: ReportData, index: int, *, baseline: bool) -> Image.Image | Non
     return picture((files or ())[index], seen, show_explicit=data.show_explicit)[0]
 
 
-def _spread(data: ReportData, indices: Sequence[int]) -> list[int]:
-    """Up to `COLUMNS` of these samples, evenly over classes and over the samples of each."""
+def chosen_samples(data: ReportData, *, forget: bool) -> list[int]:
+    """Places of up to `COLUMNS` samples, evenly over classes and over the samples of each."""
     members: dict[str, list[int]] = {}
-    for index in indices:
-        members.setdefault(str(data.rows[index].get("target", "")), []).append(index)
+    for index, row in enumerate(data.rows):
+        if bool(row.get("forget")) == forget:
+            members.setdefault(str(row.get("target", "")), []).append(index)
     near = (data.metrics["metrics"].get("neighbours") or {}).get("detail", {}).get("parts") or {}
     names = sorted(members, key=lambda name: name not in near)[:COLUMNS]
     chosen: list[int] = []

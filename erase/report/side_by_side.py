@@ -132,7 +132,7 @@ def comparison(
     columns: dict[str, Mapping[str, Any]] = {}
     for run in runs:
         for name, summary in run.metrics["metrics"].items():
-            columns.setdefault(name, summary)
+            columns.setdefault(name, {**summary, "title": _title(name, summary)})
     rows: list[dict[str, Any]] = []
     bases = [run.metrics.get("baseline") for run in runs]
     if bases[0] and same_baseline(runs):
@@ -143,6 +143,12 @@ def comparison(
     ]
     best = {name: _best(rows, name, column) for name, column in columns.items()}
     return {"columns": columns, "rows": rows, "best": best, "differences": differences}
+
+
+def _title(name: str, summary: Mapping[str, Any]) -> str:
+    """The title of a column: H's own holds the values of its parts, which other rows do not have."""
+    parts = (summary.get("detail") or {}).get("parts")
+    return f"H of {', '.join(parts)}" if name == "h" and parts else str(summary["title"])
 
 
 def _best(rows: Sequence[Mapping[str, Any]], name: str, column: Mapping[str, Any]) -> list[str]:

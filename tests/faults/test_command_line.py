@@ -96,9 +96,9 @@ def test_no_mistake_needs_torch_to_be_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("mistake on the command line")
-def test_the_demo_forgets_digits_only(tmp_path: Path) -> None:
-    output = said("demo", "--concept", "dog", "--output", str(tmp_path / "out"))
-    assert "There is no concept 'dog'" in output
+def test_the_demo_forgets_what_its_model_knows(tmp_path: Path) -> None:
+    output = said("demo", "--concept", "three", "--output", str(tmp_path / "out"))
+    assert "There is no concept 'three'" in output
     assert "--overwrite" not in output
 
 
