@@ -256,7 +256,7 @@ def test_many_samples_make_no_huge_page(tmp_path: Path) -> None:
 def test_forgotten_classes_keep_their_captions_and_other_words_their_verdicts(
     tmp_path: Path,
 ) -> None:
-    """40 classes: a few pairs of each on the page, more of the forgotten one; eight in the picture."""
+    """Of 40 classes the page shows a few pairs each, more of the forgotten one; the picture 8."""
     names = [f"class{number}" for number in range(40)]
     folder = make(tmp_path / "run", count=200, left=0)
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]

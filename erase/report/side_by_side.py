@@ -146,7 +146,7 @@ def comparison(
 
 
 def _title(name: str, summary: Mapping[str, Any]) -> str:
-    """The title of a column: H's own holds the values of its parts, which other rows do not have."""
+    """The title of a column; H's own holds values, which are other ones in every row."""
     parts = (summary.get("detail") or {}).get("parts")
     return f"H of {', '.join(parts)}" if name == "h" and parts else str(summary["title"])
 
