@@ -20,6 +20,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 FEW: dict[str, dict[str, Any]] = {
     "sa": {"fisher_samples": 3},
     "sfr-on": {"fisher_samples": 3, "threshold": 0.5},
+    "advunlearn": {"warmup": 0, "attack_steps": 2},
     "shs": {"sparsity": 0.9, "forget_weight": 2.0},
 }
 
@@ -69,4 +70,6 @@ def in_double(cache: LatentCache) -> LatentCache:
 def in_float64(family: str, shard: Shard) -> Any:
     task = FAMILIES[family](cache=in_double(tiny_cache()), shard=shard)
     task.model.double()
+    for encoder in task.text.encoders if task.text else ():
+        encoder.double()
     return task

@@ -40,7 +40,7 @@ class World:
     cache: LatentCache
 
     def task(self, *, double: bool = False, **options: Any) -> DenoiserTask:
-        pipeline = load_pipeline(self.source, **self.family.unloaded)
+        pipeline = load_pipeline(self.source, **self.family.unloaded())
         network = getattr(pipeline, self.family.component)
         network.train()
         options = dict[str, Any](shard=Shard(4), seed=0) | options

@@ -123,8 +123,7 @@ def test_the_average_is_shown_while_training(shown: Path, tmp_path: Path) -> Non
         watch = validation.Validation(
             config,
             resolve("mini-sd"),
-            "unet",
-            pipeline.unet,
+            {"unet": pipeline.unet},
             dict(pipeline.unet.named_parameters()),
             Accelerator(cpu=True),
             tmp_path / kind,

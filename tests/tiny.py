@@ -1,17 +1,23 @@
 """Tiny random models and data that several tests share."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from erase.core.params import select_parameters
+from erase.embedded.tokenizer import build_tokenizer
 from erase.runs.processes import Shard
 from erase.tasks.class_conditional import ClassConditionalTask
 from erase.tasks.denoiser import EncodedImages, LatentCache
-from erase.tasks.text_to_image import TextToImageTask
+from erase.tasks.live_text import LiveText
+from erase.tasks.text_to_image import TextToImageTask, text_states
 
 WIDTH = 8
 
@@ -55,6 +61,35 @@ def tiny_cache(seed: int = 0, forget: int = 5, retain: int = 7) -> LatentCache:
         conditions={"states": states, "concept": concept, "last": torch.tensor([0, 1, 1, 1, 1])},
         anchors=anchors,
         empty=0,
+        prompts={"": 0, "a cat": 1, "a dog": 2, "a red car": 3, "a photo": 4},
+    )
+
+
+@cache
+def _tiny_encoder() -> tuple[Any, Any]:
+    tokenizer = build_tokenizer(("a", "cat", "dog", "red", "car", "photo"), 8)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return tokenizer, CLIPTextModel(config).requires_grad_(False).eval()
+
+
+def tiny_text() -> LiveText:
+    """A text encoder of the width that `tiny_unet` reads, frozen."""
+    tokenizer, encoder = _tiny_encoder()
+    pipeline = SimpleNamespace(tokenizer=tokenizer, text_encoder=deepcopy(encoder))
+    return LiveText(
+        pipeline, lambda shown, prompts, _: text_states(shown, prompts), [pipeline.text_encoder], 4
     )
 
 
@@ -75,6 +110,7 @@ def tiny_task(
         parameters=select_parameters(unet, "full"),
         shard=shard or Shard(batch_size=4),
         seed=options.pop("seed", 0),
+        text=options.pop("text", None) or tiny_text(),
         **options,
     )
 

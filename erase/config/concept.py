@@ -84,7 +84,8 @@ class ConceptConfig(LoopConfig):
     trainable: str | None = option(
         None,
         "What is trained: full (everything), xattn (the cross-attention), noxattn (everything"
-        " else), selfattn (the self-attention), or a regular expression of names.",
+        " else), selfattn (the self-attention), or a regular expression of names; with advunlearn"
+        " also text (the text encoder instead).",
     )
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
     frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")

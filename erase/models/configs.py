@@ -21,7 +21,13 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def part_skeleton(folder: Path) -> Module | None:
-    """The network of one part of a diffusers folder, on the meta device.
+    """`part_network` on the meta device."""
+    with torch.device("meta"):
+        return part_network(folder)
+
+
+def part_network(folder: Path) -> Module | None:
+    """The untrained network of one part of a diffusers folder.
 
     Its class is the one that the part's `config.json` names; None if the libraries lack it.
     """
@@ -34,8 +40,7 @@ def part_skeleton(folder: Path) -> Module | None:
     def make() -> Any:
         return kind.from_config(config) if own else kind(kind.config_class.from_dict(config))
 
-    with torch.device("meta"):
-        network = made(make, name, file) if kind else None
+    network = made(make, name, file) if kind else None
     return network if isinstance(network, Module) else None
 
 

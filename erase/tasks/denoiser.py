@@ -3,14 +3,15 @@
 Families differ little, and their own files hold the differences: the denoiser's condition inputs
 (`arguments`: text states, pooled text, class labels), the noise (`timesteps`, `add_noise`,
 `target`) and, for a transformer, the call (`forward`). Everything is encoded once, so that no VAE
-and no text encoder is in memory during training. Training uses no guidance.
+and no text encoder is in memory during training, unless a method reads text anew (`text`). Training
+uses no guidance.
 """
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from erase.errors import InputError
 from erase.files import write_bytes
 from erase.reading import fitted, parse_json
 from erase.runs.processes import Shard
+from erase.tasks.live_text import LiveText
 from erase.tasks.protocol import Loss, Noised, StepLosses
 
 
@@ -133,6 +135,7 @@ class DenoiserTask(ABC):
     frozen_anchor: bool = False
     precision: Literal["bf16"] | None = None
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    text: LiveText | None = None
 
     family: ClassVar[str]
     meta_mode: ClassVar[Mode] = "hvp"
@@ -167,8 +170,18 @@ class DenoiserTask(ABC):
 
     @cached_property
     def original(self) -> Module:
-        """A frozen copy of the model, made at the first access: access it in `prepare`."""
+        """A frozen copy of the model, made at the first access: access it in `prepare`.
+
+        The model itself where none of its weights is trained.
+        """
+        if not any(p.requires_grad for p in self.model.parameters()):
+            return self.model
         return deepcopy(self.model).requires_grad_(False).eval()
+
+    @cached_property
+    def captions(self) -> Mapping[int, str]:
+        """The prompt of each row."""
+        return {row: prompt for prompt, row in self.cache.prompts.items()}
 
     @cached_property
     def counterparts(self) -> Tensor:
@@ -216,13 +229,18 @@ class DenoiserTask(ABC):
         """Number of images in a set."""
         return len(self.cache.sets[subset])
 
-    def batches(self, subset: str, step: int, name: str = "") -> list[Noised]:
+    def micro_batches(self, rows: Tensor) -> list[Tensor]:
+        """This process's micro-batches of a tensor of the global batch, on the device."""
+        return [rows[part].to(self.device) for part in self.shard.slices()]
+
+    def batches(self, subset: str, step: int, name: str = "", noise: str = "") -> list[Noised]:
         """This process's micro-batches of a set, noised, on the device; drawn from (seed, step).
 
-        Another `name` draws others for the same step. Retain conditions are replaced by the empty
+        Another `name` draws others for the same step; another `noise` gives the same images under
+        the same conditions other noise and timesteps. Retain conditions are replaced by the empty
         one at the rate `condition_dropout`.
         """
-        batch = self.draw(subset, step, name)
+        batch = self.draw(subset, step, name, noise)
         return [batch.part(rows, self.device) for rows in self.shard.slices()]
 
     @torch.no_grad()
@@ -234,6 +252,9 @@ class DenoiserTask(ABC):
         guidance: float,
         model: Module | None = None,
         under: int | None = None,
+        subset: str = "forget",
+        name: str = "",
+        noise: str = "",
     ) -> list[Noised]:
         """This process's micro-batches of samples that a model denoised from pure noise.
 
@@ -246,25 +267,30 @@ class DenoiserTask(ABC):
             guidance: scale s of ε_∅ + s(ε_c − ε_∅); 1 is none.
             model: default: the model under training.
             under: row of the condition to denoise under; default: each sample's own, a condition
-                of the forget set.
+                of the set.
+            subset: the set whose conditions are drawn.
+            name: another one draws other conditions for the same step.
+            noise: another one draws other noise and another timestep under the same conditions.
 
         Returns:
             Batches whose `noisy` is the sample at `timesteps`; `clean` and `noise` are the noise
             that it began as.
         """
-        rows = self.cache.sets["forget"].condition
+        rows = self.cache.sets[subset].condition
         total = self.shard.total
-        condition = rows[batch_indices(len(rows), total, step, self.seed, "forget/denoised")]
-        source = generator(self.seed, step, "denoised")
-        noise = torch.randn((total, *self.shape), generator=source)
-        noise = noise.to(self.cache.sets["forget"].mean.dtype)
-        stop = derive_seed(self.seed, step, "denoised until") % steps
+        stream = _stream(subset, "denoised", name)
+        condition = rows[batch_indices(len(rows), total, step, self.seed, stream)]
+        stream = _stream("" if subset == "forget" else subset, "denoised", name, noise)
+        source = generator(self.seed, step, stream)
+        start = torch.randn((total, *self.shape), generator=source)
+        start = start.to(self.cache.sets["forget"].mean.dtype)
+        stop = derive_seed(self.seed, step, f"{stream} until") % steps
         table = self.cache.anchors
         choice = torch.randint(table.shape[1], (total,), generator=source)
-        start = Noised(noise, noise, noise, torch.zeros(total), condition, table[condition, choice])
+        whole = Noised(start, start, start, torch.zeros(total), condition, table[condition, choice])
         batches = []
         for part in self.shard.slices():
-            batch = start.part(part, self.device)
+            batch = whole.part(part, self.device)
             rows = batch.condition if under is None else torch.full_like(batch.condition, under)
             shown = self._denoise(replace(batch, condition=rows), steps, stop, guidance, model)
             batches.append(replace(shown, condition=batch.condition))
@@ -293,14 +319,13 @@ class DenoiserTask(ABC):
         guided: Tensor = empty + guidance * (prediction - empty)
         return guided
 
-    def draw(self, subset: str, step: int, name: str = "") -> Noised:
+    def draw(self, subset: str, step: int, name: str = "", noise: str = "") -> Noised:
         """The global batch of a step, over all processes, on the CPU."""
         images, total = self.cache.sets[subset], self.shard.total
-        stream = f"{subset}/{name}" if name else subset
-        index = batch_indices(len(images), total, step, self.seed, stream)
-        batch = self._noised(subset, index, step, name)
+        index = batch_indices(len(images), total, step, self.seed, _stream(subset, name))
+        batch = self._noised(subset, index, step, _stream(name, noise))
         if subset == "retain":
-            drop = generator(self.seed, step, f"dropout/{name}" if name else "dropout")
+            drop = generator(self.seed, step, _stream("dropout", name))
             dropped = torch.rand(total, generator=drop) < self.condition_dropout
             batch.condition[dropped] = self.empty
         return batch
@@ -350,7 +375,7 @@ class DenoiserTask(ABC):
     def _noised(self, subset: str, index: Tensor, step: int, name: str) -> Noised:
         """These images of a set at drawn timesteps, on the CPU."""
         images = self.cache.sets[subset]
-        source = generator(self.seed, step, f"{subset}/{name}" if name else subset)
+        source = generator(self.seed, step, _stream(subset, name))
         clean = self.clean(images, index, source)
         noise = torch.randn(clean.shape, generator=source)
         timesteps = self.timesteps(len(index), source)
@@ -360,7 +385,7 @@ class DenoiserTask(ABC):
         choice = torch.randint(
             table.shape[1],
             (len(index),),
-            generator=generator(self.seed, step, f"anchor/{name}" if name else "anchor"),
+            generator=generator(self.seed, step, _stream("anchor", name)),
         )
         anchor = table[condition, choice]
         noisy = self.add_noise(clean, noise, timesteps)
@@ -408,6 +433,20 @@ class DenoiserTask(ABC):
         rows = batch.condition if condition is None else condition
         with self.autocast():
             return self.forward(model or self.model, batch.noisy, batch.timesteps, rows)
+
+    def predict_reading(self, batch: Noised, prefix: Sequence[Tensor] = ()) -> Tensor:
+        """The prediction ``[B, …]`` under the batch's prompts as the text encoders read them now.
+
+        Args:
+            batch: the noisy samples.
+            prefix: ``[B, K, D]`` for each text encoder: vectors of K words before each prompt.
+        """
+        assert self.text is not None  # a method that `reads_text` is given it
+        prompts = [self.captions[row] for row in batch.condition.tolist()]
+        live = copy(self)
+        with self.autocast():
+            live.conditions = self.text.conditions(prompts, prefix)
+        return live.predict(batch, torch.arange(len(prompts), device=self.device))
 
     def forward(self, model: Module, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Prediction ``[B, …]`` of a model of the family for noisy samples under condition rows."""
@@ -460,3 +499,8 @@ class DenoiserTask(ABC):
             retain=self.mean_losses("retain", step, self.denoising),
             forget=self.mean_losses("forget", step, self.mismatch),
         )
+
+
+def _stream(*parts: str) -> str:
+    """Name of a random stream."""
+    return "/".join(part for part in parts if part)

@@ -45,9 +45,13 @@ class Family:
     encoders read; None for a family that is attacked otherwise."""
 
     @property
-    def unloaded(self) -> dict[str, Any]:
-        """What tells `load_pipeline` to leave the frozen parts out."""
-        return dict.fromkeys(self.frozen)
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the text encoders."""
+        return tuple(name for name in self.frozen if name.startswith("text_encoder"))
+
+    def unloaded(self, *, text: bool = False) -> dict[str, Any]:
+        """What tells `load_pipeline` to leave frozen parts out; with `text`, not the encoders."""
+        return dict.fromkeys(name for name in self.frozen if not (text and name in self.encoders))
 
     def skeleton(self, source: ModelSource) -> Module:
         """The network with names and shapes but without weights, on the meta device."""

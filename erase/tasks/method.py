@@ -37,6 +37,8 @@ class BaseMethod:
     """Whether the method reads the images of its sets, or their captions alone."""
     prompts: Sequence[str] = ()
     """Prompts that have to be encoded beside those of the sets."""
+    reads_text: ClassVar[bool] = False
+    """Whether it needs the text encoders in training, and can train them."""
 
     def check(self, model: Module, family: str) -> None:
         """Raise InputError for a model that the method cannot work on, before anything is done.

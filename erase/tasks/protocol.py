@@ -91,7 +91,10 @@ class Denoiser(Task, Protocol):
 
     @property
     def original(self) -> Module:
-        """A frozen copy of the model, made at the first access: access it in `prepare`."""
+        """A frozen copy of the model, made at the first access: access it in `prepare`.
+
+        The model itself, where the text encoders are trained instead.
+        """
 
     @property
     def empty(self) -> int:
@@ -108,8 +111,18 @@ class Denoiser(Task, Protocol):
     def size(self, subset: str) -> int:
         """Number of images in a set."""
 
-    def batches(self, subset: str, step: int, name: str = "") -> list[Noised]:
-        """This process's micro-batches, drawn from (seed, step); another `name` draws others."""
+    @property
+    def text(self) -> Any:
+        """The live text encoders (`erase.tasks.live_text.LiveText`), if the method `reads_text`."""
+
+    def micro_batches(self, rows: Tensor) -> list[Tensor]:
+        """This process's micro-batches of a tensor of the global batch `[batch_size, …]`."""
+
+    def batches(self, subset: str, step: int, name: str = "", noise: str = "") -> list[Noised]:
+        """This process's micro-batches, drawn from (seed, step); another `name` draws others.
+
+        Another `noise` gives the same images other noise and timesteps.
+        """
 
     def row(self, prompt: str) -> int:
         """Row of a prompt of a set, of an anchor, or of the method's `prompts`."""
@@ -122,10 +135,14 @@ class Denoiser(Task, Protocol):
         guidance: float,
         model: Module | None = None,
         under: int | None = None,
+        subset: str = "forget",
+        name: str = "",
+        noise: str = "",
     ) -> list[Noised]:
-        """Micro-batches that a model denoised from noise under forget conditions, part of the way.
+        """Micro-batches that a model denoised from noise under a set's conditions, part of the way.
 
-        They need no images; the timestep is drawn from (seed, step) for the whole batch.
+        They need no images; the timestep is drawn from (seed, step) for the whole batch. `name` and
+        `noise` are those of `batches`.
         """
 
     def guided(self, batch: Noised, guidance: float, *, model: Module | None = None) -> Tensor:
@@ -153,6 +170,12 @@ class Denoiser(Task, Protocol):
         self, batch: Noised, condition: Tensor | None = None, *, model: Module | None = None
     ) -> Tensor:
         """Prediction `[B, …]` under a condition (default: the batch's own), under autocast."""
+
+    def predict_reading(self, batch: Noised, prefix: Sequence[Tensor] = ()) -> Tensor:
+        """Prediction `[B, …]` under the batch's prompts as the live text encoders read them.
+
+        `prefix` holds vectors of words before each prompt, `[B, K, D]` for each text encoder.
+        """
 
     def target(self, batch: Noised) -> Tensor:
         """The denoiser's training target: noise, v or the sample, depending on the scheduler."""
@@ -266,6 +289,8 @@ class Method(Protocol):
     """Whether it looks at these images, or at their captions alone; may depend on settings."""
     prompts: Sequence[str]
     """Prompts that have to be encoded beside those of the sets."""
+    reads_text: ClassVar[bool]
+    """Whether it needs the text encoders in training, and can train them (`--trainable text`)."""
 
     def check(self, model: Module, family: str) -> None:
         """Raise InputError for a model that the method cannot work on; it may have no weights."""

@@ -33,7 +33,14 @@ from erase.training.filters import load_filter
 from erase.training.loop import UnlearningLoop, build_optimizer
 from erase.training.plan import ConceptPlan, Run, plan
 from erase.training.sets import Images, render_set
-from erase.training.trained import denoiser_task, trained_parameters
+from erase.training.trained import (
+    TEXT,
+    denoiser_task,
+    live_text,
+    trained_parameters,
+    trained_parts,
+    trained_text,
+)
 from erase.training.validation import Validation
 
 KIND = "concept"
@@ -115,12 +122,20 @@ def _run(
     config, source, output = planned.config, planned.source, folder.path
     cache = _latents(planned, output, accelerator)
     family = planned.family
-    pipeline = load_pipeline(source, **family.unloaded)
+    method = build_method(config, family.task.family)
+    pipeline = load_pipeline(source, **family.unloaded(text=method.reads_text))
     unet = getattr(pipeline, family.component).to(accelerator.device)
     unet.train()
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    parameters = trained_parameters(unet, config)
+    text = None
+    if method.reads_text:
+        text = live_text(pipeline, family, config.resolution or 0, accelerator.device)
+    parts = {name: getattr(pipeline, name) for name in trained_parts(config, family)}
+    if config.trainable == TEXT:
+        parameters = trained_text(parts, unet)
+    else:
+        parameters = trained_parameters(unet, config)
     task = denoiser_task(
         config,
         family,
@@ -131,6 +146,7 @@ def _run(
         shard=Shard.of(config, accelerator),
         device=accelerator.device,
         autocast=accelerator.autocast,
+        text=text,
     )
     if config.report_to:
         # TensorBoard takes single values only.
@@ -140,7 +156,7 @@ def _run(
             if value is not None
         }
         accelerator.init_trackers("erase", config=settings)
-    validation = Validation(config, source, family.component, unet, parameters, accelerator, output)
+    validation = Validation(config, source, parts, parameters, accelerator, output)
 
     def on_step(done: int, row: Mapping[str, Any]) -> None:
         accelerator.log(dict(row), step=done)
@@ -149,7 +165,7 @@ def _run(
 
     loop = UnlearningLoop(
         task,
-        build_method(config, task.family),
+        method,
         config,
         accelerator,
         build_optimizer(config, list(parameters.values())),
@@ -167,7 +183,7 @@ def _run(
     seconds = loop.seconds_before + time.perf_counter() - start
     check_changed(before, parameters.values(), loop.forget_losses)
     validation(config.max_train_steps or 0)
-    Distributed.of(accelerator).on_main(lambda: _save(planned, unet, output))
+    Distributed.of(accelerator).on_main(lambda: _save(planned, parts, output))
     if config.save_dtype == "fp16" and not config.checkpointing_steps:
         Distributed.of(accelerator).on_main(lambda: remove_checkpoints(output))
     return seconds
@@ -225,17 +241,19 @@ def _images(
     )
 
 
-def _save(planned: ConceptPlan, unet: Any, output: Path) -> None:
+def _save(planned: ConceptPlan, parts: Mapping[str, Any], output: Path) -> None:
     """Write the complete pipeline into the run folder; each part is replaced by a rename.
 
     Adapters are added to the weights, and also written as files of their own.
     """
     config, source = planned.config, planned.source
-    adapters = lora_weights(unet) if config.lora_rank else {}
-    if adapters:
+    adapters = {}
+    if config.lora_rank:  # on the denoiser, the only part that is trained then
+        unet = parts[planned.family.component]
+        adapters = lora_weights(unet)
         fuse_lora(unet)
     dtype = torch.float16 if config.save_dtype == "fp16" else torch.float32
-    pipeline = load_pipeline(source, **{planned.family.component: unet.to("cpu")})
+    pipeline = load_pipeline(source, **{name: part.to("cpu") for name, part in parts.items()})
     with replacing_parts(output) as folder:
         try:
             save_pipeline(pipeline, folder, dtype)

@@ -7,10 +7,12 @@ average.
 """
 
 import math
+from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,13 +25,15 @@ from erase.config.concept import ConceptConfig
 from erase.config.fields import field_specs
 from erase.config.methods import build_method
 from erase.errors import InputError
-from erase.models.configs import network_of
+from erase.models.configs import network_of, part_network
 from erase.render.sizes import png_bytes, readable_bytes
 from erase.runs.checks import check_memory, check_space, device_memory
 from erase.runs.device import choose_device
 from erase.runs.processes import Shard
 from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
 from erase.tasks.encoding import encode_batch
+from erase.tasks.family import setting
+from erase.tasks.live_text import LiveText
 from erase.tasks.protocol import Noised
 from erase.training.live_bytes import EightBitAdam, LiveBytes, peak_of, simulate
 from erase.training.loop import UnlearningStep, build_optimizer
@@ -42,7 +46,7 @@ from erase.training.sizes import (
     rendered_images,
     weight_count,
 )
-from erase.training.trained import denoiser_task, trained_parameters
+from erase.training.trained import TEXT, denoiser_task, trained_parameters, trained_text
 
 UNSEEN = 59 * 2**20
 """Bytes for modules that a run on a CPU imports after the dry run has measured its process."""
@@ -182,8 +186,13 @@ def _phases(
     model.train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    parameters = trained_parameters(model, config)
-    task = _task(planned, model, parameters, schedule)
+    text = _text(planned)
+    if config.trainable == TEXT and text is not None:
+        encoders = dict(zip(family.encoders, text.encoders, strict=True))
+        parameters = trained_text(encoders, model)
+    else:
+        parameters = trained_parameters(model, config)
+    task = _task(planned, model, parameters, schedule, text)
     trained = sum(p.numel() for p in parameters.values())
     cached = cache_bytes(planned)
     phases["train"] = _train(planned, task, counted) + cached
@@ -222,6 +231,30 @@ def _sets(
     return phases
 
 
+def _text(planned: ConceptPlan) -> LiveText | None:
+    """The text encoders of a run that reads them, and a tokenizer that makes tokens of one kind."""
+    family, folder = planned.family, planned.source.path
+    if not build_method(planned.config, family.task.family).reads_text:
+        return None
+    if len(family.encoders) != 1:
+        raise NotImplementedError(f"the text encoders of {family.title}")
+    encoder: Any = part_network(folder / family.encoders[0])
+    encoder.requires_grad_(False).eval()
+    length = setting(folder, family.encoders[0], "max_position_embeddings")
+
+    def texts(_: Any, prompts: list[str], __: int) -> dict[str, torch.Tensor]:
+        return {"states": encoder(torch.zeros(len(prompts), length, dtype=torch.long))[0]}
+
+    tokenizer = range(setting(folder, family.encoders[0], "vocab_size"))
+    return Unread(SimpleNamespace(tokenizer=tokenizer), texts, [encoder], 0)
+
+
+class Unread(LiveText):
+    """Text encoders whose prompts have no words."""
+
+    _filler = ""
+
+
 def _train(planned: ConceptPlan, task: DenoiserTask, counted: LiveBytes) -> int:
     """The most that preparing and one step take, with the optimizer's states in place."""
     config = planned.config
@@ -245,7 +278,11 @@ def _optimizer(config: ConceptConfig, parameters: list[Parameter]) -> Optimizer:
 
 
 def _task(
-    planned: ConceptPlan, model: Any, parameters: Any, schedule: dict[str, Any]
+    planned: ConceptPlan,
+    model: Any,
+    parameters: Any,
+    schedule: dict[str, Any],
+    text: LiveText | None = None,
 ) -> DenoiserTask:
     """The run's task on sets of two batches; `cache_bytes` counts the whole sets."""
     config, family = planned.config, planned.family
@@ -264,7 +301,10 @@ def _task(
         shard=shard,
         device=torch.device("cpu"),
         autocast=partial(torch.autocast, "cpu", torch.bfloat16) if bf16 else nullcontext,
+        text=text,
     )
+    # Rows are numbers that simulated tensors lack, too.
+    task.captions = defaultdict(str)
     # The real table depends on the content of the conditions, which simulated tensors lack.
     task.counterparts = torch.zeros(ROWS, 1, dtype=torch.long)
     # Denoising needs less than the step that follows, and its path depends on values.

@@ -46,7 +46,7 @@ from erase.training.classes import class_sets, classes_of_model
 from erase.training.distinct import check_distinct
 from erase.training.filters import check_filters
 from erase.training.sets import Images, given_sets, prompts_of
-from erase.training.trained import check_trained
+from erase.training.trained import check_text, check_trained
 from erase.training.validation import validation_prompts
 
 COUNTS = ("num_forget_images", "num_retain_images", "num_anchor_images")
@@ -321,5 +321,6 @@ def _check(config: ConceptConfig, source: ModelSource, family: Family, device: s
         )
     skeleton = family.skeleton(source)
     method.check(skeleton, family.task.family)
+    check_text(method, family, config)
     check_trained(skeleton, config)
     validation_prompts(config)

@@ -6,10 +6,9 @@ renders, because the run saves the average.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,9 +62,8 @@ class Validation:
     Args:
         config: resolved; without validation prompts nothing is done.
         source: the base model, for the parts that are not trained.
-        component: the trained part's name in the pipeline.
-        model: the trained part.
-        parameters: its trained parameters.
+        parts: the trained parts, by their names in the pipeline.
+        parameters: their trained parameters.
         accelerator: only the main process renders; trackers get the images.
         folder: the run's folder.
     """
@@ -74,16 +72,14 @@ class Validation:
         self,
         config: ConceptConfig,
         source: ModelSource,
-        component: str,
-        model: Module,
+        parts: Mapping[str, Module],
         parameters: Mapping[str, Tensor],
         accelerator: Accelerator,
         folder: Path,
     ) -> None:
         self.config = config
         self.source = source
-        self.component = component
-        self.model = model
+        self.parts = dict(parts)
         self.parameters = as_list(parameters)
         self.accelerator = accelerator
         self.distributed = Distributed.of(accelerator)
@@ -126,15 +122,14 @@ class Validation:
             self.distributed.on_main(lambda: self._add_row(done, average))
 
     def _add_row(self, done: int, average: Sequence[Tensor] | None) -> None:
-        with _evaluation_state(self.model, self.parameters, average):
+        with _evaluation_state(self.parts.values(), self.parameters, average):
             files = self._render(done)
         contact_sheet(self.folder, [sample.prompt for sample in self.samples])
         self._report(done, files)
 
     def _render(self, done: int) -> list[Path]:
         # VAE and text encoders are loaded for this call only, and freed after it.
-        parts: dict[str, Any] = {self.component: self.model}
-        pipeline = load_pipeline(self.source, **parts)
+        pipeline = load_pipeline(self.source, **self.parts)
         size = min(self.config.render_batch_size or 1, len(self.samples))
         return render(
             pipeline,
@@ -160,14 +155,15 @@ class Validation:
 
 @contextmanager
 def _evaluation_state(
-    model: Module, parameters: Sequence[Tensor], average: Sequence[Tensor] | None
+    parts: Iterable[Module], parameters: Sequence[Tensor], average: Sequence[Tensor] | None
 ) -> Iterator[None]:
-    """Inside, the model is in evaluation mode, and its parameters hold the average."""
-    training = model.training
+    """Inside, the parts are in evaluation mode, and their parameters hold the average."""
+    training = [(part, part.training) for part in parts]
     saved = None if average is None else snapshot(parameters)
     device = parameters[0].device
     devices = [device] if device.type == "cuda" else []
-    model.eval()
+    for part, _ in training:
+        part.eval()
     try:
         if average is not None:
             restore(parameters, [tensor.to(device) for tensor in average])
@@ -176,7 +172,8 @@ def _evaluation_state(
     finally:
         if saved is not None:
             restore(parameters, saved)
-        model.train(training)
+        for part, mode in training:
+            part.train(mode)
 
 
 def contact_sheet(folder: Path, prompts: Sequence[str]) -> Path:
