@@ -48,6 +48,11 @@ GRID: dict[str, tuple[str, ...]] = {
         "@retain_weight=1@regulariser=retain",
     ),
     "munba": ("@learning_rate=3e-5", "@learning_rate=1e-4", "@learning_rate=3e-4"),
+    "advunlearn": (
+        "@trainable=text@learning_rate=1e-4",
+        "@trainable=text@learning_rate=3e-4",
+        "@trainable=xattn@learning_rate=3e-4",
+    ),
     "sfr-on": ("@forget_weight=0.5", "@forget_weight=1", "@forget_weight=1@threshold=0.1"),
 }
 

@@ -34,9 +34,12 @@ RECIPES: dict[str, Recipe] = {
     "style": ours("AdvUnlearn's for nudity, the only one in its public code", **_COMMAND),
     "small": ours(
         "the best of a small search on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
+        trainable="text",
+        learning_rate=3e-4,
+        retain_weight=1.0,
         warmup=30,
-        attack_steps=5,
-        attack_rate=0.01,
+        attack_steps=3,
+        attack_rate=0.02,
     ),
 }
 
