@@ -81,6 +81,7 @@ def export(
     dtype = dtype or ("fp32" if kind == "diff" else "fp16")
     _check(output, kind, dtype, rank, common_layers, overwrite)
     opened = open_run(run)
+    _check_part(opened, kind)
     lora = None
     if kind == "lora":
         lora = _lora(opened, base, rank, common_layers=common_layers)
@@ -138,6 +139,16 @@ def _check(
         raise InputError("--rank is for --format lora.", "Leave it out.")
     if common_layers and kind != "lora":
         raise InputError("--common-layers is for --format lora.", "Leave it out.")
+
+
+def _check_part(run: FinishedRun, kind: str) -> None:
+    """Refuse a file of the UNet, or of what changed in it, where another part was trained."""
+    trained = run.record.get("trained_parts", ["unet"])
+    if kind in ("unet", "lora", "diff") and "unet" not in trained:
+        raise InputError(
+            f"The run trained {' and '.join(trained)}; --format {kind} holds the UNet alone.",
+            "Use --format single-file, or the diffusers folder.",
+        )
 
 
 def _lora(run: FinishedRun, base: str | None, rank: int | None, *, common_layers: bool) -> Lora:

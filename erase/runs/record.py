@@ -75,6 +75,7 @@ class Record(TypedDict, total=False):
     changed_on_resume: list[dict[str, Any]] | None
     target: Target | None
     method: str
+    trained_parts: list[str]
     model: str
     base_model: str | None
     base_revision: str | None

@@ -95,6 +95,7 @@ def _provenance(planned: ConceptPlan, accelerator: Accelerator) -> dict[str, Any
     config, source, concept = planned.config, planned.source, planned.concept
     return {
         "method": config.method,
+        "trained_parts": list(trained_parts(config, planned.family)),
         "base_model": source.full_name,
         "base_revision": source.revision,
         "base_fingerprint": planned.facts["base"],
