@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from erase.core.objectives import mismatch_mse
 from erase.core.rng import generator
 from erase.tasks.denoising import forget_gradient, two_gradients, weighted
 from erase.tasks.method import BaseMethod, put_gradients
-from erase.tasks.protocol import Denoiser, Noised, Reduce
+from erase.tasks.protocol import Denoiser, Loss, Noised, Reduce
 
 _COMMAND: dict[str, Any] = {
     "learning_rate": 1e-5,
@@ -100,19 +101,16 @@ class Method(BaseMethod):
 
     def step(self, task: Denoiser, step: int, reduce: Reduce | None) -> Stats:
         """The gradient of the two terms, in `.grad`."""
+
+        def forgetting(batch: Noised, prefix: Sequence[Tensor]) -> Loss:
+            def loss() -> Tensor:
+                found = task.predict_reading(batch, prefix)
+                return mismatch_mse(found, self.target(task, batch)).mean()
+
+            return task.fixed(loss, "forget", step, moves_buffers=False)
+
         prefixes = self.attacked(task, step)
-        pairs = zip(self._samples(task, "forget", step), prefixes, strict=True)
-        losses = [
-            task.fixed(
-                lambda batch=batch, prefix=prefix: mismatch_mse(
-                    task.predict_reading(batch, prefix), self.target(task, batch)
-                ).mean(),
-                "forget",
-                step,
-                moves_buffers=False,
-            )
-            for batch, prefix in pairs
-        ]
+        losses = list(map(forgetting, self._samples(task, "forget", step), prefixes))
         if self.settings.retain_weight == 0:
             gradient, stats = forget_gradient(task, losses, reduce)
             put_gradients(task, gradient)
@@ -160,14 +158,21 @@ class Method(BaseMethod):
         for number in range(settings.attack_steps):
             batches = self._samples(task, "forget", step, noise=f"attack-{number}")
             for batch, prefix, optimizer in zip(batches, prefixes, optimizers, strict=True):
-                with torch.no_grad():
-                    concept = task.predict(batch, model=task.original)
-                # A sum: the words of a sample do not depend on the others in its micro-batch.
-                loss = mismatch_mse(task.predict_reading(batch, prefix), concept).sum()
+                fails = partial(self._failure, task, batch, prefix)
+                loss = task.fixed(fails, f"attack-{number}", step, moves_buffers=False)()
                 for vector, gradient in zip(prefix, torch.autograd.grad(loss, prefix), strict=True):
                     vector.grad = gradient.sign() if settings.attack == "fast-at" else gradient
                 optimizer.step()
         return [[vector.detach() for vector in prefix] for prefix in prefixes]
+
+    def _failure(self, task: Denoiser, batch: Noised, prefix: Sequence[Tensor]) -> Tensor:
+        """What the attacker minimises: the distance to the concept that the original shows.
+
+        A sum, so that the words of a sample do not depend on the others in its micro-batch.
+        """
+        with torch.no_grad():
+            concept = task.predict(batch, model=task.original)
+        return mismatch_mse(task.predict_reading(batch, prefix), concept).sum()
 
     def _samples(
         self, task: Denoiser, subset: str, step: int, name: str = "", noise: str = ""

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class Validation:
     ) -> None:
         self.config = config
         self.source = source
-        self.parts = dict(parts)
+        self.parts: dict[str, Any] = dict(parts)
         self.parameters = as_list(parameters)
         self.accelerator = accelerator
         self.distributed = Distributed.of(accelerator)
