@@ -80,9 +80,9 @@ class Method(BaseMethod):
 
     ε_∅ and ε_c are the original's predictions, c_r retain prompts. The attacker's words
     δ* = argmin MSE(ε_θ(x_t|[δ, c]), ε_c) are vectors in front of the prompt, which begin at random
-    words in each step and take `attack_steps` of Adam, each at noise of its own (section 4, eqs. 4
-    to 6, with the unlearning loss of ESD). The source never clears the gradient of δ between these
-    steps and leaves the last one out; here each step has its own gradient, and all count.
+    words in each step and take `attack_steps` of Adam, each at noise of its own. The source's code
+    never clears the gradient of δ between these steps and leaves the last one out; here each step
+    has its own gradient, and all count.
 
     `--trainable text` trains the text encoder, as the source does by default; any other choice the
     denoiser.

@@ -48,8 +48,12 @@ class LiveText:
             prefix: `[B, K, D]` for each text encoder: vectors of K words in front of each prompt.
         """
         if not prefix:
-            return self.texts(self.pipeline, list(prompts), self.size)
+            return self._read(list(prompts))
         filler = " ".join([self._filler] * prefix[0].shape[1])
-        filled = [f"{filler} {prompt}".rstrip() for prompt in prompts]
         with replaced_tokens(self.encoders, 1, prefix):
-            return self.texts(self.pipeline, filled, self.size)
+            return self._read([f"{filler} {prompt}".rstrip() for prompt in prompts])
+
+    def _read(self, prompts: list[str]) -> dict[str, Tensor]:
+        found = self.texts(self.pipeline, prompts, self.size)
+        device = next(self.encoders[0].parameters()).device
+        return {name: tensor.to(device) for name, tensor in found.items()}
