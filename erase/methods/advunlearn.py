@@ -34,7 +34,7 @@ RECIPES: dict[str, Recipe] = {
     "class": ours("AdvUnlearn's for nudity, the only one in its public code", **_COMMAND),
     "style": ours("AdvUnlearn's for nudity, the only one in its public code", **_COMMAND),
     "small": ours(
-        "the best of a small search on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
+        "the better of two rates on mini-sd's digit nine: benchmarks/diffusion_tuning.py",
         trainable="text",
         learning_rate=3e-4,
         retain_weight=1.0,
