@@ -11,6 +11,7 @@ from erase.attack.judge import judge_images, shown
 from erase.attack.plan import AttackPlan, material_recipe
 from erase.core.rng import derive_seed
 from erase.data.captioned import CaptionedImages
+from erase.data.prompts import prompts_root
 from erase.errors import RunError
 from erase.evaluation.plan import StageProgress
 from erase.render.render import DTYPES, render_fingerprint
@@ -61,7 +62,9 @@ def material_samples(plan: AttackPlan, name: str) -> list[Sample]:
         ]
     else:
         prompts = [("", prompt) for prompt in plan.harmless]
-    guidance = material_recipe(plan.size)["guidance"]
+    guidance, root = material_recipe(plan.size)["guidance"], prompts_root(plan.config.prompts)
+    suite = plan.evaluation.suite
+    asks = {target: suite.asks(target, root) if target else {} for target, _ in prompts}
     count, seed = plan.config.num_images, plan.evaluation.protocol.seed
     return [
         Sample(
@@ -70,6 +73,7 @@ def material_samples(plan: AttackPlan, name: str) -> list[Sample]:
             target=prompts[number % len(prompts)][0],
             seed=derive_seed(seed, "attack", name, number),
             guidance=guidance,
+            asks=asks[prompts[number % len(prompts)][0]],
         )
         for number in range(count)
     ]

@@ -24,6 +24,7 @@ from erase.models.known import is_known_only
 from erase.models.loading import load_tokenizer
 from erase.models.schedules import stored_scheduler
 from erase.render.sizes import SMALL
+from erase.runs.requests import Forgotten, forgotten_before
 from erase.scoring.samples import subset
 from erase.scoring.suite import Suite, load_suite
 from erase.tasks.attack import CONCEPT, HARMLESS, AttackSpec, Facts, find_attack
@@ -128,17 +129,26 @@ def make_plan(config: AttackConfig, missing: list[str] | None = None) -> AttackP
         )
     root = prompts_root(config.prompts)
     targets = sorted(evaluation.targets)
+    forgot = forgotten_before(config.model)
     plan = AttackPlan(
         config.replace(device=evaluation.config.device),
         evaluation,
         note,
         family,
         _attacks(config, evaluation, family, asked, given),
-        {target: find_concept(target, root) for target in targets},
-        find_concept(targets, root).retain,
+        {target: _concept(target, root, suite, forgot) for target in targets},
+        find_concept(targets, root, suite=suite.name).retain,
         {},
     )
     return dataclasses.replace(plan, given=_given(config, plan))
+
+
+def _concept(target: str, root: Path, suite: Suite, forgot: Sequence[Forgotten]) -> Concept:
+    """The prompts of a target; `forgot` says what a pair is of, unless it is of the suite's."""
+    pair = next((item.pair for item in forgot if item.name == target), None)
+    if pair is None or suite.asks(target, root):
+        return find_concept(target, root, suite=suite.name)
+    return find_concept(pair[0], root, erase_from=pair[1])
 
 
 def _judge(config: AttackConfig, suite: Suite) -> str:

@@ -26,6 +26,7 @@ from erase.data.texts import read_pairs, read_prompts
 from erase.errors import InputError
 from erase.files import read_json
 from erase.reading import expanded
+from erase.runs.requests import forgotten_before
 from erase.runs.run_folder import RunFolder
 from erase.runs.unfinished import check_finished
 
@@ -58,8 +59,10 @@ def check_denoiser(config: ConceptConfig, device: str | None) -> None:
             root,
             suite=rendered_suite(config.model),
             anchor=config.anchor,
+            erase_from=config.erase_from,
             forget_prompts=config.forget_prompts,
             retain_prompts=config.retain_prompts,
+            before=forgotten_before(config.model),
         )
         check_renderable(config.model, concept, own_prompts=bool(config.forget_prompts))
     check_settings(config, DENOISERS)

@@ -6,7 +6,7 @@ from erase.cli.command import command
 from erase.cli.concept import METHODS, denoiser_options, run
 from erase.config.concept import ClassConfig
 
-PROMPTS = frozenset({"concept", "forget_prompts", "retain_prompts"})
+PROMPTS = frozenset({"concept", "erase_from", "forget_prompts", "retain_prompts"})
 IMAGES = frozenset({"forget_images", "retain_images", "anchor_images"})
 
 

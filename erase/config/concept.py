@@ -27,6 +27,11 @@ class ConceptConfig(LoopConfig):
         (), "What to forget; may be given several times.", former=("target",), required=True
     )
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
+    erase_from: str | None = option(
+        None,
+        "Forget the concept within this only, and keep both apart from each other: hat from"
+        " snowman, or cat from 'flat style'.",
+    )
     forget_prompts: str | None = option(
         None,
         "File of forget prompts: one a line, or a CSV; its column anchor, if any, pairs them.",

@@ -4,7 +4,7 @@
 shown instead, a text or a list of texts), `retain` (prompts; `_neutral` stands for those of
 `_neutral.yaml`), and, where there are any, its `kind` (nudity, style or, by default, class), its
 evaluation `suite`, a `recipe` of settings with their `source`, and what a detector finds of it
-(`nudenet`). `_word.yaml` is the same with `{word}`.
+(`nudenet`). `_word.yaml` is the same with `{word}`, and `_pair.yaml` with `{word}` and `{within}`.
 """
 
 import difflib
@@ -21,6 +21,7 @@ from erase.scoring.names import plain
 
 FOLDER = "concepts"
 TEMPLATE = "_word.yaml"
+PAIR_TEMPLATE = "_pair.yaml"
 FIELDS = {"name", "aliases", "forget", "retain", "suite", "source", "recipe", "nudenet", "kind"}
 CLOSE = 0.8
 """Similarity from which a word is taken for a misspelt name."""
@@ -113,10 +114,39 @@ def concept_from_template(
             f"There is no concept {word!r}.",
             f"{hint}Known: {', '.join(names)}; or give --forget-prompts and --retain-prompts.",
         )
-    content = _read(path)
+    return _filled_in(_read(path), word=word) | {
+        "note": f"no concept file or class list knows {word!r}: it is forgotten from template"
+        " prompts and the retain set is everyday prompts, which fit it only by chance",
+    }
+
+
+def pair_from_template(word: str, within: str, root: Path) -> dict[str, Any]:
+    """The content of a concept file for a thing within another one, of any words.
+
+    Raises InputError for a word that is empty, two that are the same, or where the prompt folder
+    has no template for pairs.
+    """
+    path = root / FOLDER / PAIR_TEMPLATE
+    if not word.strip() or not within.strip() or plain(word) == plain(within):
+        raise InputError(
+            f"{word!r} cannot be forgotten within {within!r}.", "Name two different things."
+        )
+    if not path.is_file():
+        raise InputError(f"{path} is missing.", "Take it from the project's own prompts folder.")
+    return _filled_in(_read(path), word=word, within=within) | {
+        "pair": (word.strip(), within.strip()),
+        "note": f"{word.strip()!r} within {within.strip()!r} is forgotten from template prompts;"
+        " --forget-prompts and --retain-prompts fit better where the words do not",
+    }
+
+
+def _filled_in(content: Mapping[str, Any], **words: str) -> dict[str, Any]:
+    """A template's name and prompts with the words in their places."""
 
     def fill_in(text: str) -> str:
-        return text.replace("{word}", word.strip())
+        for field, word in words.items():
+            text = text.replace(f"{{{field}}}", word.strip())
+        return text
 
     return {
         "name": fill_in(content["name"]),
@@ -124,8 +154,6 @@ def concept_from_template(
             fill_in(key): tuple(map(fill_in, anchors)) for key, anchors in content["forget"].items()
         },
         "retain": tuple(map(fill_in, content["retain"])),
-        "note": f"no concept file or class list knows {word!r}: it is forgotten from template"
-        " prompts and the retain set is everyday prompts, which fit it only by chance",
     }
 
 

@@ -3,32 +3,41 @@
 `erase.data.concept_files` reads the concept files.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from erase.data.concept_files import (
-    FOLDER,
     concept_from_template,
     find_concept_file,
+    pair_from_template,
     read_concept_files,
-    shared_prompts,
     spellings,
 )
-from erase.data.emoji import FILE, read_vocabulary, thing_lists
+from erase.data.concept_parts import (
+    Part,
+    mentions,
+    part_of_cell,
+    part_of_class,
+    part_of_file,
+    source_of,
+)
+from erase.data.emoji import FILE, KINDS, Vocabulary, read_vocabulary, thing_lists
+from erase.data.emoji_pairs import Cell, cell_name, find_cell, find_pair, named_pair
 from erase.data.prompts import ClassList, class_lists
 from erase.data.texts import Anchors, read_pairs, read_prompts
 from erase.errors import InputError
 from erase.reading import expanded
 from erase.runs.record import read_record
-from erase.scoring.names import plain, unknown_name
+from erase.runs.requests import Forgotten, original
+from erase.scoring.names import unknown_name
 
 SUITES_RENDERED = {"mini-sd": "digits", "mini-emoji": "emoji"}
 """The suite of models that render the classes of one suite only."""
 EXAMPLES = {"digits": "three", "emoji": "cat"}
 """By suite, a class to name in a message."""
+EMOJI = Path(FILE).stem
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Concept:
     kind: str = "class"
     """What is forgotten: nudity, class or style (`erase.config.recipes.KINDS`)."""
     notes: tuple[str, ...] = ()
+    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By name of a pair, the thing and what it is forgotten within: `hat`, `snowman`."""
 
     @property
     def name(self) -> str:
@@ -63,37 +74,29 @@ class Concept:
         return self.suites[0] if len(set(self.suites)) == 1 else None
 
     def target(self) -> dict[str, Any]:
-        """The entry `target` of a run's record: suite and concepts."""
+        """The entry `target` of a run's record: suite and concepts, and which of them are pairs."""
         target: dict[str, Any] = {"suite": self.suite, "concepts": list(self.names)}
         if len(set(self.suites)) > 1:
             target["suites"] = dict(zip(self.names, self.suites, strict=True))
+        if self.pairs:
+            target["pairs"] = {name: list(pair) for name, pair in self.pairs.items()}
         return target
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One concept before it is joined with others; `source` says where its prompts come from."""
-
-    name: str
-    words: tuple[str, ...]
-    suite: str | None
-    forget: tuple[str, ...]
-    anchors: tuple[Anchors, ...]
-    retain: tuple[str, ...]
-    source: str
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    detected: Mapping[str, float] = field(default_factory=dict)
-    kind: str = "class"
-    notes: tuple[str, ...] = ()
 
 
 def rendered_suite(model: str) -> str | None:
     """The suite whose classes a model renders: of an embedded model, or of a run made from one."""
+    if suite := _embedded_suite(model):
+        return suite
+    suite = (read_record(expanded(model)).get("target") or {}).get("suite")
+    return suite if suite in SUITES_RENDERED.values() else None
+
+
+def _embedded_suite(model: str) -> str | None:
+    """The suite of an embedded model, or of a run whose record names one as its original."""
     if model in SUITES_RENDERED:
         return SUITES_RENDERED[model]
-    target = read_record(expanded(model)).get("target") or {}
-    suite = target.get("suite")
-    return suite if suite in SUITES_RENDERED.values() else None
+    first = original(read_record(expanded(model))) or {}
+    return SUITES_RENDERED.get(str(first.get("model")))
 
 
 def lists_for(root: Path, suite: str | None) -> list[ClassList]:
@@ -103,7 +106,7 @@ def lists_for(root: Path, suite: str | None) -> list[ClassList]:
     """
     lists = class_lists(root)
     own = [classes for classes in lists if classes.suite == suite]
-    if own and own[0].suite == Path(FILE).stem:
+    if own and own[0].suite == EMOJI:
         own += thing_lists(read_vocabulary(root))
     return [*own, *(classes for classes in lists if classes.suite != suite)]
 
@@ -114,8 +117,10 @@ def given_concept(
     *,
     suite: str | None = None,
     anchor: str | None = None,
+    erase_from: str | None = None,
     forget_prompts: str | None = None,
     retain_prompts: str | None = None,
+    before: Sequence[Forgotten] = (),
 ) -> Concept:
     """`find_concept` with the user's prompt files; those to forget may have a column `anchor`.
 
@@ -129,7 +134,15 @@ def given_concept(
         )
     retain = read_prompts(retain_prompts) if retain_prompts else None
     return find_concept(
-        words, root, suite=suite, anchor=anchor, forget=forget, retain=retain, anchors=anchors
+        words,
+        root,
+        suite=suite,
+        anchor=anchor,
+        erase_from=erase_from,
+        forget=forget,
+        retain=retain,
+        anchors=anchors,
+        before=before,
     )
 
 
@@ -139,27 +152,32 @@ def find_concept(
     *,
     suite: str | None = None,
     anchor: str | None = None,
+    erase_from: str | None = None,
     forget: tuple[str, ...] | None = None,
     retain: tuple[str, ...] | None = None,
     anchors: tuple[Anchors, ...] | None = None,
+    before: Sequence[Forgotten] = (),
 ) -> Concept:
     """Build the prompts of a concept, or of several that are forgotten together.
 
     Several concepts get equal shares of the forget prompts. No retain prompt and no anchor names a
-    concept that is forgotten.
+    concept that is forgotten, or was before.
 
     Args:
         words: concept files' names or aliases, classes of the folder's lists by any spelling, or
-            any other words, which fill in the template.
+            any other words, which fill in the template. For a model that renders emoji also the
+            name of a pair (`cat from flat`).
         root: the prompt folder.
         suite: what the model renders (`rendered_suite`); its classes are looked for first, also
             where `erase concept` does not know them for other models.
         anchor: `next` (the default: a concept file's own, the next retained class, or the empty
             prompt), `random` (any retained class, or any retain prompt), a class of the same list,
             or any other text, which is used as a prompt.
+        erase_from: what each concept is forgotten within: the pair is, and its parts are retained.
         forget, retain: prompts that replace the concepts' own.
         anchors: for each prompt of `forget`, what to show instead; without it, each gets all
             anchors of the concepts.
+        before: what the model has already forgotten.
 
     Raises InputError for a word that looks like a misspelt name, for a concept named twice, for an
     anchor that is to be forgotten, or when nothing is left to retain.
@@ -167,27 +185,101 @@ def find_concept(
     words = (words,) if isinstance(words, str) else tuple(words)
     lists = [c for c in lists_for(root, suite) if c.concepts or c.suite == suite]
     files = read_concept_files(root)
-    labels: dict[str, set[int]] = {}
-    sources: list[tuple[str, ClassList | None, Any]] = []
-    for word in words:
-        file = find_concept_file(files, word)
-        classes = None if file else next((c for c in lists if c.label(word) is not None), None)
-        if classes is not None:
-            labels.setdefault(_source(classes), set()).add(classes.label(word) or 0)
-        elif file is None:
-            names = [*(n for c in lists for n in c.names), *(str(f["name"]) for f in files)]
-            file = concept_from_template(word, root, names, own_prompts=bool(forget and retain))
-        sources.append((word, classes, file))
-    parts = [
-        _part_of_class(classes, classes.label(word) or 0, labels[_source(classes)], anchor)
-        if classes is not None
-        else _part_of_file(file, root, anchor)
-        for word, classes, file in sources
+    vocabulary = read_vocabulary(root) if suite == EMOJI else None
+    found = [
+        _pair(word, erase_from, root, vocabulary)
+        if erase_from is not None
+        else _find(word, lists, files, vocabulary)
+        for word in words
     ]
-    return _join(parts, forget, retain, anchors)
+    known = [*(n for c in lists for n in c.names), *(str(f["name"]) for f in files)]
+    own_prompts = bool(forget and retain)
+    found = [
+        _Found(word, concept_from_template(word, root, known, own_prompts=own_prompts))
+        if item.unknown
+        else item
+        for word, item in zip(words, found, strict=True)
+    ]
+    earlier = [_find(item.name, lists, files, vocabulary, item.pair) for item in before]
+    gone = [*found, *earlier]
+    cells = [item.cell for item in gone if item.cell is not None]
+    parts = []
+    for item in found:
+        if item.cell is not None and len(item.cell) > 1 and vocabulary is not None:
+            parts.append(part_of_cell(vocabulary, item.cell, anchor, cells))
+        elif item.classes is not None:
+            labels = {other.label for other in gone if other.classes is item.classes}
+            parts.append(part_of_class(item.classes, item.label, labels, anchor))
+        else:
+            parts.append(part_of_file(item.file or {}, root, anchor))
+    return _join(parts, forget, retain, anchors, [_as_mentioned(item) for item in earlier])
 
 
-def find_classes(classes: ClassList, words: Sequence[str], anchor: str | None) -> Concept:
+@dataclass(frozen=True)
+class _Found:
+    """What a word stands for: a concept file's content, a class of a list, or mini-emoji's things.
+
+    Without any of them it is unknown, or the name of a pair of any other model's.
+    """
+
+    word: str
+    file: Mapping[str, Any] | None = None
+    classes: ClassList | None = None
+    label: int = 0
+    cell: Cell | None = None
+    pair: tuple[str, str] | None = None
+
+    @property
+    def unknown(self) -> bool:
+        return self.file is None and self.classes is None and self.cell is None
+
+
+def _find(
+    word: str,
+    lists: Sequence[ClassList],
+    files: Sequence[Mapping[str, Any]],
+    vocabulary: Vocabulary | None,
+    pair: tuple[str, str] | None = None,
+) -> _Found:
+    """What a word stands for; `pair` are the parts of the name of one."""
+    if file := find_concept_file(files, word):
+        return _Found(word, file)
+    for classes in lists:
+        label = classes.label(word)
+        if label is not None:
+            kind = classes.thing or KINDS[0]
+            cell = {kind: label} if vocabulary and classes.suite == EMOJI else None
+            return _Found(word, None, classes, label, cell)
+    if vocabulary and (cell := find_cell(vocabulary, word)):
+        return _Found(cell_name(vocabulary, cell), cell=cell, pair=named_pair(vocabulary, cell))
+    return _Found(word, pair=pair)
+
+
+def _pair(word: str, erase_from: str, root: Path, vocabulary: Vocabulary | None) -> _Found:
+    """A word within another one; InputError for what mini-emoji does not know or cannot draw."""
+    if vocabulary is None:
+        return _Found(word, pair_from_template(word, erase_from, root))
+    return _Found(word, cell=find_pair(vocabulary, word, erase_from))
+
+
+def _as_mentioned(item: _Found) -> Part:
+    """Something forgotten before: by what a prompt mentions it."""
+    if item.classes is not None:
+        spelled = tuple(item.classes.classes[item.label].values())
+        return Part(spelled[0], spelled, source=source_of(item.classes), by_label=True)
+    if item.file is not None:
+        return Part(str(item.file["name"]), spellings(item.file))
+    if item.pair is not None:
+        return Part(item.word, item.pair[:1], item.pair[1:])
+    return Part(item.word, (item.word,))
+
+
+def find_classes(
+    classes: ClassList,
+    words: Sequence[str],
+    anchor: str | None,
+    before: Sequence[Forgotten] = (),
+) -> Concept:
     """Build the prompts of classes of one list that are forgotten together; see `find_concept`.
 
     Raises InputError for a word that is no class of the list, naming the closest that is.
@@ -199,92 +291,25 @@ def find_classes(classes: ClassList, words: Sequence[str], anchor: str | None) -
             spellings = {w: row["name"] for row in classes.classes for w in row.values()}
             raise unknown_name(word, classes.names, spellings)
         labels.append(label)
-    return _join([_part_of_class(classes, n, set(labels), anchor) for n in labels], None, None)
-
-
-def _part_of_class(
-    classes: ClassList, label: int, forgotten: set[int], anchor: str | None
-) -> _Part:
-    """One class as a concept; the classes of its list that are not `forgotten` are retained."""
-    count = len(classes.classes)
-    retained = [other for other in range(count) if other not in forgotten]
-    if not retained:
-        raise InputError(
-            f"All of {', '.join(classes.names)} are to be forgotten.", "Leave some to be kept."
-        )
-    anchor_label = classes.label(anchor) if anchor else None
-    if anchor_label in forgotten:
-        raise InputError(
-            f"The anchor {anchor!r} is the concept itself."
-            if anchor_label == label
-            else f"The anchor {anchor!r} is to be forgotten too.",
-            "Give another class or a prompt.",
-        )
-    if anchor in (None, "next"):
-        following = ((label + step) % count for step in range(1, count + 1))
-        anchor_label = next(other for other in following if other in retained)
-    anchor_labels = (
-        retained if anchor == "random" else [] if anchor_label is None else [anchor_label]
-    )
-    forget = tuple(classes.captions("forget", label))
-    columns = [classes.captions("forget", other) for other in anchor_labels]
-    names = classes.classes[label]
-    return _Part(
-        name=names["name"],
-        words=tuple(names.values()),
-        suite=classes.suite,
-        forget=forget,
-        anchors=tuple(zip(*columns, strict=True)) or ((str(anchor),),) * len(forget),
-        retain=tuple(text for other in retained for text in classes.captions("retain", other)),
-        source=_source(classes),
-        kind="style" if classes.thing == "style" else "class",
-    )
-
-
-def _source(classes: ClassList) -> str:
-    return f"{classes.suite or 'classes'}{classes.thing}"
-
-
-def _part_of_file(content: Mapping[str, Any], root: Path, anchor: str | None) -> _Part:
-    forget: dict[str, Anchors] = content["forget"]
-    retain = [
-        text
-        for item in content["retain"]
-        for text in (shared_prompts(root, item) if item.startswith("_") else (item,))
-    ]
-    words = spellings(content)
-    if anchor is not None and plain(anchor) in map(plain, words):
-        raise InputError(f"The anchor {anchor!r} is the concept itself.", "Give another prompt.")
-    anchors = tuple(forget.values())
-    if anchor == "random":
-        anchors = (tuple(retain) or ("",),) * len(forget)
-    elif anchor not in (None, "next"):
-        anchors = ((str(anchor),),) * len(forget)
-    return _Part(
-        name=str(content["name"]),
-        words=words,
-        suite=content.get("suite"),
-        forget=tuple(forget),
-        anchors=anchors,
-        retain=tuple(retain),
-        source=f"{FOLDER}/{content['name']}",
-        recipe=content.get("recipe", {}),
-        detected=content.get("nudenet", {}),
-        kind=content.get("kind", "class"),
-        notes=(content["note"],) if "note" in content else (),
-    )
+    earlier = [_find(item.name, [classes], (), None, item.pair) for item in before]
+    gone = {*labels, *(item.label for item in earlier if item.classes is not None)}
+    parts = [part_of_class(classes, label, gone, anchor) for label in labels]
+    return _join(parts, None, None, earlier=[_as_mentioned(item) for item in earlier])
 
 
 def _join(
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     forget: tuple[str, ...] | None,
     retain: tuple[str, ...] | None,
     own_anchors: tuple[Anchors, ...] | None = None,
+    earlier: Sequence[Part] = (),
 ) -> Concept:
     names = [part.name for part in parts]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"The concept {twice[0]!r} is given twice.", "Name it once.")
-    anchors = {part.name: _allowed_anchors(part, parts) for part in parts}
+    gone = [*parts, *(part for part in earlier if part.name not in names)]
+    anchors = {part.name: _allowed_anchors(part, gone) for part in parts}
+    notes = [note for part in parts for note in part.notes]
     if forget is None:
         # Round robin, the shorter lists repeated, so that each concept gets as many images.
         rounds = range(max(len(part.forget) for part in parts))
@@ -301,12 +326,15 @@ def _join(
             text
             for part in parts
             for text in part.retain
-            if not any(_mentions(text, part, other) for other in parts)
+            if not any(mentions(text, part, other) for other in gone)
         ]
         retain = tuple(dict.fromkeys(allowed)) if len(parts) > 1 else tuple(allowed)
+    else:
+        notes += _named_by_retain_prompts(retain, gone[len(parts) :])
     if not retain:
         raise InputError(
-            f"Nothing is left to retain beside {', '.join(names)}.", "Give --retain-prompts."
+            f"Nothing is left to retain beside {', '.join(part.name for part in gone)}.",
+            "Give --retain-prompts.",
         )
     recipe: dict[str, Any] = {}
     for part in reversed(parts):  # the first concept's settings win
@@ -320,32 +348,29 @@ def _join(
         recipe=recipe,
         detected={label: score for part in parts for label, score in part.detected.items()},
         kind=parts[0].kind,
-        notes=tuple(note for part in parts for note in part.notes),
+        notes=tuple(notes),
+        pairs={part.name: part.pair for part in parts if part.pair is not None},
     )
 
 
-def _allowed_anchors(part: _Part, parts: Sequence[_Part]) -> tuple[Anchors, ...]:
+def _named_by_retain_prompts(texts: Sequence[str], earlier: Sequence[Part]) -> list[str]:
+    """A warning for retain prompts of the user's that name what was forgotten before."""
+    return [
+        f"a retain prompt names {part.name!r}, which the model was made to forget before: {text!r}"
+        for part in earlier
+        if (text := next((text for text in texts if part.mentioned(text)), None))
+    ]
+
+
+def _allowed_anchors(part: Part, parts: Sequence[Part]) -> tuple[Anchors, ...]:
     """A part's anchors without those that name another forgotten concept; empty if none is left.
 
     Anchors may name the part itself: "a person wearing no mask" is a good anchor of "mask".
     """
     others = [other for other in parts if other is not part]
     return tuple(
-        tuple(text for text in texts if not any(_mentions(text, part, o) for o in others)) or ("",)
+        tuple(text for text in texts if not any(mentions(text, part, o) for o in others)) or ("",)
         for texts in part.anchors
-    )
-
-
-def _mentions(text: str, part: _Part, other: _Part) -> bool:
-    """Whether a prompt of `part` names `other`; never for two classes of one list.
-
-    Prompts of a class list were already chosen by label.
-    """
-    if part.source == other.source and not part.source.startswith(FOLDER):
-        return False
-    return any(
-        re.search(rf"(?<!\w){re.escape(word)}(s|es)?(?!\w)", text, re.IGNORECASE)
-        for word in other.words
     )
 
 
@@ -353,11 +378,11 @@ def check_renderable(model: str, concept: Concept, *, own_prompts: bool) -> None
     """Raise InputError for a concept that the model never learned to render.
 
     Args:
-        model: the user's name for it.
+        model: the user's name for it: an embedded model's, or a run's folder.
         concept: what is to be forgotten.
         own_prompts: whether the forget prompts are the user's, which are not checked.
     """
-    suite = None if own_prompts else SUITES_RENDERED.get(model)
+    suite = None if own_prompts else _embedded_suite(model)
     for name, own in zip(concept.names, concept.suites, strict=True):
         if suite and own != suite:
             raise InputError(

@@ -22,6 +22,7 @@ from erase.runs.checks import check_memory, check_space
 from erase.runs.device import choose_device
 from erase.runs.processes import Distributed
 from erase.runs.record import read_record
+from erase.runs.requests import forgotten, original
 from erase.scoring.metric import load_metric
 from erase.scoring.samples import Protocol, Sample, Unusable
 from erase.scoring.suite import Suite
@@ -145,7 +146,7 @@ def make_plan(
     if chosen or "targets" in requirements(protocol):
         if not chosen:
             raise _nothing_forgotten(source, config.suite, classes, protocol)
-        targets = check_targets(chosen, classes)
+        targets = check_targets(chosen, classes, lambda word: suite.asks(word, root))
     else:
         targets = frozenset[str]()
     model_classes = source.classes()
@@ -246,11 +247,12 @@ def _options(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
 
 
 def _recorded_targets(source: ModelSource, suite: str) -> tuple[str, ...]:
-    """The suite's forgotten concepts in the model's record; none without a record."""
-    target = read_record(source.path).get("target") or {}
-    concepts = tuple(target.get("concepts") or ())
-    suites = target.get("suites") or dict.fromkeys(concepts, target.get("suite"))
-    return tuple(name for name in concepts if suites.get(name) == suite)
+    """The suite's forgotten concepts in the model's record, those of the runs before it first.
+
+    None without a record.
+    """
+    found = forgotten(read_record(source.path))
+    return tuple(item.name for item in found if item.suite == suite)
 
 
 def find_baseline(
@@ -258,24 +260,25 @@ def find_baseline(
 ) -> tuple[ModelSource | None, dict[str, Any]]:
     """The baseline, and its entry in the evaluation's record.
 
-    Without --baseline, the baseline is the base in the model's record. If that cannot be found, or
-    has other weights, the evaluation has no baseline, with a warning.
+    Without --baseline, the baseline is the model before anything was forgotten, as the model's
+    record names it: the base of its run, or of the first of several runs one after the other. If
+    that cannot be found, or has other weights, the evaluation has no baseline, with a warning.
     """
     if config.no_baseline:
         return None, {"model": None, "reason": "--no-baseline"}
     if config.baseline:
         return resolve(config.baseline), {"model": config.baseline}
-    record = read_record(source.path)
-    if record.get("base_model") is None:
+    first = original(read_record(source.path))
+    if first is None:
         return None, {"model": None, "reason": "the model's record names no base model"}
-    name = str(record["base_model"])
+    name = str(first["model"])
     try:
-        base = resolve(name, record.get("base_revision"))
+        base = resolve(name, first.get("revision"))
         weights = base.fingerprint()
     except InputError as error:
         reason = f"{name}: {error.message.rstrip('.')}"
     else:
-        if record.get("base_fingerprint") in (None, weights):
+        if first.get("fingerprint") in (None, weights):
             return base, {"model": name}
         reason = f"{name} is no longer the base that the model was made from: its files differ"
     return None, {"model": None, "reason": reason, "warning": True}

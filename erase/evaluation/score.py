@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,34 @@ from erase.evaluation.protocols import complete, find_protocol
 from erase.render.render import Progress, render, use_scheduler
 from erase.scoring.judge import View
 from erase.scoring.metric import load_metric
-from erase.scoring.names import find_name
+from erase.scoring.names import PAIR, find_name
 from erase.scoring.results import Difference, Scores, Summary
 from erase.scoring.samples import Protocol, Sample, subset
 from erase.scoring.suite import Suite, load_suite
 
 
-def check_targets(targets: Collection[str], classes: Collection[str]) -> frozenset[str]:
+def check_targets(
+    targets: Collection[str],
+    classes: Collection[str],
+    asks: Callable[[str], Mapping[str, str]] = lambda _: {},
+) -> frozenset[str]:
     """The targets as the suite spells them; a suite without classes needs none.
 
-    Raises InputError when one is not a class of the suite, or when all are missing.
+    `asks` says which things of which kinds a target means that is no class (`Suite.asks`), such as
+    a pair. Raises InputError when one is not a class of the suite, or when all are missing.
     """
     if not classes:
         return frozenset(targets)
     names = list(classes)
-    places = {word: find_name(word, names) for word in targets}
-    unknown = sorted(word for word, place in places.items() if place is None)
+    found = {}
+    for word in targets:
+        place = find_name(word, names)
+        found[word] = PAIR.join(asks(word).values()) if place is None else names[place]
+    unknown = sorted(word for word, name in found.items() if not name)
     if unknown or not targets:
         message = f"The suite has no {unknown[0]!r}." if unknown else "No concept is named."
         raise InputError(message, f"Give --target with one of: {', '.join(classes)}.")
-    return frozenset(names[place] for place in places.values() if place is not None)
+    return frozenset(found.values())
 
 
 def choose_samples(
@@ -54,6 +62,8 @@ def choose_samples(
     Raises InputError when the suite's prompts cannot be read.
     """
     samples = suite.select(suite.samples(protocol, prompts), protocol, targets)
+    samples += suite.more(protocol, prompts, targets)
+    samples = list({item.id: item for item in samples}.values())
     samples = [item for item in samples if item.target not in without]
     if limit := protocol.settings.get(protocol.suite, {}).get("forget_images"):
         count = dict.fromkeys(targets, 0)
@@ -177,7 +187,9 @@ def score_pipeline(
     root = prompt_source(None if prompts is None else str(prompts))
     forgotten = frozenset[str]()
     if targets or "targets" in requirements(used):
-        forgotten = check_targets(targets, chosen.classes(root))
+        forgotten = check_targets(
+            targets, chosen.classes(root), lambda word: chosen.asks(word, root)
+        )
     samples = choose_samples(chosen, used, root, forgotten)
     observers = find_observers(
         chosen, used, root, targets=forgotten, reference=reference, device=device

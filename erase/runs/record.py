@@ -44,6 +44,21 @@ class Target(TypedDict, total=False):
     suite: str | None
     concepts: list[str] | None
     suites: dict[str, str | None] | None
+    pairs: dict[str, list[str]] | None
+
+
+class Request(Target, total=False):
+    """What an earlier run of a chain erased."""
+
+    method: str | None
+
+
+class Original(TypedDict, total=False):
+    """The model before the first run of a chain."""
+
+    model: str | None
+    revision: str | None
+    fingerprint: str | None
 
 
 class Baseline(TypedDict, total=False):
@@ -74,6 +89,8 @@ class Record(TypedDict, total=False):
     manifest: str
     changed_on_resume: list[dict[str, Any]] | None
     target: Target | None
+    forgotten_before: list[Request] | None
+    original: Original | None
     method: str
     trained_parts: list[str]
     model: str

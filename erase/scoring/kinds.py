@@ -1,9 +1,11 @@
 """What metrics on samples of several kinds of things share: objects in styles, on colours.
 
 After UnlearnCanvas (Zhang et al. 2024): when an object was forgotten, the other objects are its
-own domain, and styles the other domain; when a style was forgotten, the other way round.
+own domain, and styles the other domain; when a style was forgotten, the other way round. Of a pair
+(the cat in the flat style) the first thing's kind is the domain, and the second's the other domain.
 """
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from erase.errors import RunError
 from erase.scoring.context import Context
 from erase.scoring.metric import Metric
 from erase.scoring.results import Scores, rate, rate_difference
+from erase.scoring.samples import things
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Group:
     """Images that are counted, and how one of them counts.
 
     `kinds` are the kinds that an image has to show as asked for. Without kinds, an image counts
-    that shows none of the forgotten things that it was asked for.
+    that shows none of the forgotten things that it was asked for; a pair is shown where both of its
+    things are.
     """
 
     title: str
@@ -32,11 +36,12 @@ class Group:
         return [self._counts(context, index) for index in self.indices]
 
     def _counts(self, context: Context, index: int) -> bool:
-        asks = context.samples[index].asks
+        sample = context.samples[index]
         if self.kinds:
-            return all(shown(context, index, kind) for kind in self.kinds & asks.keys())
-        forgotten = [kind for kind, name in asks.items() if name in context.targets]
-        return not any(shown(context, index, kind) for kind in forgotten)
+            return all(shown(context, index, kind) for kind in self.kinds & sample.asks.keys())
+        asked = things(sample.target, sample.asks)
+        forgotten = [kinds for name, kinds in asked.items() if name in context.targets and kinds]
+        return not any(all(shown(context, index, kind) for kind in kinds) for kinds in forgotten)
 
 
 def shown(context: Context, index: int, kind: str) -> bool:
@@ -63,14 +68,14 @@ def unlearned(context: Context, *, wordings: bool) -> Group:
 
 def in_domain(context: Context) -> Group:
     """The kept things of the kind that was forgotten."""
-    _, forgotten = _kinds(context)
-    return _kept(context, "in-domain retained accuracy (IRA)", forgotten)
+    domain, _ = _kinds(context)
+    return _kept(context, "in-domain retained accuracy (IRA)", domain)
 
 
 def cross_domain(context: Context) -> Group | None:
     """The first other kind in the same images; None where something of every kind is forgotten."""
-    every, forgotten = _kinds(context)
-    other = next((kind for kind in every if kind not in forgotten), None)
+    _, others = _kinds(context)
+    other = next(iter(others), None)
     if other is None:
         return None
     return _kept(context, f"cross-domain retained accuracy (CRA), of the {other}", {other})
@@ -96,24 +101,61 @@ def near_and_far(context: Context) -> dict[str, Group]:
     return {name: group for name, group in groups.items() if group.indices}
 
 
+def parts_of_pairs(context: Context) -> dict[str, Group]:
+    """Kept images of one thing of a forgotten pair, by its kind: the cat in the other styles.
+
+    They count where they show it and the other kind's thing as asked. Empty where no pair was
+    forgotten.
+    """
+    chosen: dict[str, tuple[list[str], set[int], frozenset[str]]] = {}
+    kept = [i for i in _indices(context, forget=False) if context.samples[i].wording == "name"]
+    for pair in _forgotten(context):
+        for kind, other in itertools.permutations(pair, 2):
+            names, indices, _ = chosen.setdefault(
+                f"parts_{kind}", ([], set(), frozenset((kind, other)))
+            )
+            names.append(f"{pair[kind]} with another {other}")
+            asked = ((i, context.samples[i].asks) for i in kept)
+            indices |= {i for i, a in asked if a.get(kind) == pair[kind] and other in a}
+    return {
+        name: Group(f"retained accuracy of {', '.join(texts)}", sorted(indices), kinds)
+        for name, (texts, indices, kinds) in chosen.items()
+        if indices
+    }
+
+
 def _indices(context: Context, *, forget: bool) -> list[int]:
     """As `Context.indices`, of samples that say what they ask for."""
     return [i for i in context.indices(forget=forget) if context.samples[i].asks]
 
 
-def _kinds(context: Context) -> tuple[list[str], set[str]]:
-    """All kinds that samples ask for, in order, and those of forgotten things.
+def _forgotten(context: Context) -> list[dict[str, str]]:
+    """By kind, the things of each forgotten thing or pair that samples ask for."""
+    found = {
+        name: {kind: sample.asks[kind] for kind in kinds}
+        for sample in context.samples
+        for name, kinds in things(sample.target, sample.asks).items()
+        if name in context.targets and kinds
+    }
+    return list(found.values())
 
-    RunError for samples that do not say what they ask for.
+
+def _kinds(context: Context) -> tuple[set[str], list[str]]:
+    """The domain: the kinds of what was forgotten, of pairs the first one; and the other kinds.
+
+    Those of pairs come first among the others. RunError for samples that do not say what they ask
+    for.
     """
-    asked = [item for sample in context.samples for item in sample.asks.items()]
-    if not asked:
+    every = dict.fromkeys(kind for sample in context.samples for kind in sample.asks)
+    if not every:
         raise RunError(
             "No sample says what it asks for by kind: there is nothing to measure.",
             "Evaluate with --suite emoji.",
         )
-    forgotten = {kind for kind, name in asked if name in context.targets}
-    return list(dict.fromkeys(kind for kind, _ in asked)), forgotten
+    forgotten = [list(kinds) for kinds in _forgotten(context)]
+    domain = {kinds[0] for kinds in forgotten}
+    within = [kind for kinds in forgotten for kind in kinds[1:]]
+    return domain, [kind for kind in dict.fromkeys((*within, *every)) if kind not in domain]
 
 
 def _kept(context: Context, title: str, kinds: set[str]) -> Group:

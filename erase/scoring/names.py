@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from erase.errors import InputError
 
+PAIR = " from "
+"""Between the two names of a pair: `cat from flat` is the cat in the flat style alone."""
+
 
 def plain(name: str) -> str:
     """A name without what does not tell names apart: case, spare spaces, forms of accents.
@@ -15,6 +18,11 @@ def plain(name: str) -> str:
     folded = unicodedata.normalize("NFC", name).casefold()
     spaced = " ".join(unicodedata.normalize("NFC", folded).split())
     return spaced.replace(", ", ",").replace(" ,", ",")
+
+
+def pair_name(thing: str, within: str) -> str:
+    """The name of a pair: a thing, within another one."""
+    return f"{thing}{PAIR}{within}"
 
 
 def find_name(word: str, names: Sequence[str]) -> int | None:

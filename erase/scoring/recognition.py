@@ -1,12 +1,15 @@
 """What metrics on a classifier's predictions share: which images show what was asked for."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from erase.errors import RunError
 from erase.scoring.context import Context, Predictions
 from erase.scoring.metric import Metric
+from erase.scoring.names import PAIR
 from erase.scoring.results import Scores, rate, rate_difference
-from erase.scoring.samples import Sample
+from erase.scoring.samples import Sample, things
 
 
 class RecognitionRate(Metric):
@@ -60,7 +63,8 @@ def recognised(
     """What the classifier took the forgotten concepts' images for, or those of all others.
 
     Where samples ask for several kinds of things, an image of forgotten ones is judged by the
-    classifier of their kind, and shows the concept if it shows one of them.
+    classifier of their kind, and shows the concept if it shows one of them. A pair is shown where
+    both of its things are; its probability is the product of theirs.
 
     Returns rows by sample id (`predicted`, its `probability`, `probability_of_target`,
     `recognised`), and counts by concept (`n`, `recognised`, `taken_for`: how often each class was
@@ -70,8 +74,8 @@ def recognised(
     concepts: dict[str, dict[str, Any]] = {}
     for index in named(context, forget=forget):
         sample = context.samples[index]
-        for name, predictions in _judged(context, sample, forget=forget):
-            row = _row(predictions, index, name)
+        for name, judged in _judged(context, sample, forget=forget):
+            row = _joined([_row(predictions, index, thing) for thing, predictions in judged])
             if sample.id not in rows or row["recognised"]:
                 rows[sample.id] = row
             part = concepts.setdefault(name, {"n": 0, "recognised": 0, "taken_for": {}})
@@ -85,12 +89,30 @@ def recognised(
     return rows, concepts
 
 
-def _judged(context: Context, sample: Sample, *, forget: bool) -> list[tuple[str, Predictions]]:
-    """What a sample asks for and is judged by, with the classifier's predictions."""
+def _judged(
+    context: Context, sample: Sample, *, forget: bool
+) -> list[tuple[str, list[tuple[str, Predictions]]]]:
+    """What a sample asks for and is judged by: each with its things, and what is said of them."""
     if not context.kinds:
-        return [(sample.target, context.classified())]
+        return [(sample.target, [(sample.target, context.classified())])]
     wanted = context.targets if forget else {sample.target}
-    return [(name, context.kinds[k]) for k, name in sample.asks.items() if name in wanted]
+    return [
+        (name, [(sample.asks[kind], context.kinds[kind]) for kind in kinds])
+        for name, kinds in things(sample.target, sample.asks).items()
+        if name in wanted and kinds
+    ]
+
+
+def _joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of those of a pair's things."""
+    if len(rows) == 1:
+        return rows[0]
+    return {
+        "predicted": PAIR.join(row["predicted"] for row in rows),
+        "probability": math.prod(row["probability"] for row in rows),
+        "probability_of_target": math.prod(row["probability_of_target"] for row in rows),
+        "recognised": all(row["recognised"] for row in rows),
+    }
 
 
 def _row(predictions: Predictions, index: int, name: str) -> dict[str, Any]:

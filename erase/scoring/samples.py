@@ -4,6 +4,7 @@ Numpy and scipy only: suites and metrics that are built on this need no torch.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from erase.errors import InputError, SettingError
+from erase.scoring.names import pair_name
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KINDS_ONLY = ("asks", "wording")
@@ -46,12 +48,25 @@ class Sample:
 
     def names(self) -> frozenset[str]:
         """Everything that the image should show; empty for a sample without a target."""
-        return frozenset((self.target, *self.asks.values())) - {""}
+        return frozenset(things(self.target, self.asks))
 
     def to_json(self) -> dict[str, Any]:
         """Its fields, without those of suites of several kinds where it has none of them."""
         fields = dataclasses.asdict(self)
         return fields if self.asks else {k: v for k, v in fields.items() if k not in _KINDS_ONLY}
+
+
+def things(target: str, asks: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """All that an image should show, with its kinds: every thing, and every pair of two of them.
+
+    A target that is none of these has no kinds. Of a pair, the thing comes first whose kind `asks`
+    has first.
+    """
+    found: dict[str, tuple[str, ...]] = {target: ()} if target else {}
+    found |= {name: (kind,) for kind, name in asks.items()}
+    for (kind, name), (other, within) in itertools.combinations(asks.items(), 2):
+        found[pair_name(name, within)] = (kind, other)
+    return found
 
 
 @dataclass(frozen=True)

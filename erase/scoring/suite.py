@@ -66,6 +66,13 @@ class Suite(ABC):
         """The kinds of things that samples ask for at once, by name; empty where there is one."""
         return {}
 
+    def asks(self, concept: str, prompts: Path) -> Mapping[str, str]:  # noqa: ARG002
+        """By kind, the things that images of a concept show: of a pair two of them.
+
+        Empty for anything else, and where there is one kind. InputError for what no image shows.
+        """
+        return {}
+
     def neighbours(self, prompts: Path) -> Mapping[str, Sequence[str]]:  # noqa: ARG002
         """By class, the classes that look most like it; empty where they are not known."""
         return {}
@@ -78,6 +85,15 @@ class Suite(ABC):
     ) -> list[Sample]:
         """Of all samples, those that an evaluation of these forgotten concepts renders."""
         return list(samples)
+
+    def more(
+        self,
+        protocol: Protocol,  # noqa: ARG002
+        prompts: Path,  # noqa: ARG002
+        targets: frozenset[str],  # noqa: ARG002
+    ) -> list[Sample]:
+        """Samples that only an evaluation of these forgotten concepts renders; see `samples`."""
+        return []
 
     @abstractmethod
     def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:

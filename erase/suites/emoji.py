@@ -2,8 +2,8 @@
 
 After UnlearnCanvas (Zhang et al. 2024, NeurIPS Datasets and Benchmarks). Every pair of object and
 style is a cell of `protocol.images` images; every second caption names a background too. Cells of
-something forgotten get more, and it is also asked for in other words. All captions are of the
-templates `evaluate`, which no training uses.
+something forgotten get more, and it is also asked for in other words. So does a pair, such as the
+cat in the flat style. All captions are of the templates `evaluate`, which no training uses.
 """
 
 import itertools
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from erase.core.rng import derive_seed
 from erase.data.emoji import KINDS, Vocabulary, Words, read_vocabulary
+from erase.data.emoji_pairs import Cell, cell_names, find_cell
 from erase.data.prompt_table import built_in
 from erase.scoring.samples import Protocol, Sample
 from erase.scoring.suite import Kind, Suite, by_name
@@ -27,12 +28,12 @@ class Emoji(Suite):
     name = "emoji"
     version = 1
     settings: ClassVar = {"forgotten": 48, "paraphrases": 12}
-    """Images of each forgotten object or style by name, and of it by each kind of other words."""
+    """Images of each forgotten object, style or pair by name, and by each kind of other words."""
 
     def protocols(self) -> dict[str, Protocol]:
         """The named settings of this suite."""
         default = self.protocol(
-            ("ua", "ra", "ira", "cra", "neighbours", "paraphrases", "h", "fid"),
+            ("ua", "ra", "ira", "cra", "neighbours", "parts", "paraphrases", "h", "fid"),
             steps=25,
             guidance=3.0,
             images=3,
@@ -51,6 +52,11 @@ class Emoji(Suite):
         """Objects, styles and colours, each with the classifier that ships with mini-emoji."""
         words = _words(prompts)
         return {kind: Kind(words.names(kind), f"emoji-{kind}s") for kind in KINDS}
+
+    def asks(self, concept: str, prompts: Path) -> Mapping[str, str]:
+        """By kind, the names of the thing or of the pair that a text means; empty for another."""
+        words = _words(prompts)
+        return cell_names(words, find_cell(words, concept))
 
     def neighbours(self, prompts: Path) -> Mapping[str, Sequence[str]]:
         """The five objects nearest to each object."""
@@ -93,6 +99,67 @@ class Emoji(Suite):
             return int(sample.id.rsplit("-", 1)[1]) < limit
 
         return [sample for sample in samples if wanted(sample)]
+
+    def more(self, protocol: Protocol, prompts: Path, targets: frozenset[str]) -> list[Sample]:
+        """The images of forgotten pairs, by their names and by other words."""
+        words = _words(prompts)
+        cells = [cell for name in sorted(targets) if len(cell := find_cell(words, name)) > 1]
+        return [
+            sample
+            for cell in cells
+            for sample in (
+                *self._of_pair(words, protocol, cell),
+                *self._pair_reworded(words, protocol, cell),
+            )
+        ]
+
+    def _of_pair(self, words: Vocabulary, protocol: Protocol, cell: Cell) -> list[Sample]:
+        """Images of a pair by its names; those of an object in a style are its cell's."""
+        numbers = range(_setting(protocol, "forgotten"))
+        if tuple(cell) == KINDS[:2]:
+            place = (cell["object"], cell["style"])
+            return [self._in_cell(words, protocol, place, number) for number in numbers]
+        return [self._sample(words, protocol, cell, "pair", number, {}) for number in numbers]
+
+    def _pair_reworded(self, words: Vocabulary, protocol: Protocol, cell: Cell) -> list[Sample]:
+        """Images of a pair of which one thing, the other, or both are called by other words."""
+        samples = []
+        for wording in OTHER_WORDS:
+            able = [k for k, label in cell.items() if words.things(k)[label].words(wording)]
+            ways = [dict.fromkeys(kinds, wording) for n in (1, 2) for kinds in _subsets(able, n)]
+            for number in range(_setting(protocol, "paraphrases") if ways else 0):
+                how = ways[number % len(ways)]
+                samples.append(self._sample(words, protocol, cell, wording, number, how))
+        return samples
+
+    def _sample(
+        self,
+        words: Vocabulary,
+        protocol: Protocol,
+        cell: Cell,
+        name: str,
+        number: int,
+        how: Mapping[str, Words],
+    ) -> Sample:
+        """An image of a pair, every second time also of some thing of the third kind."""
+        place = [part for item in cell.items() for part in item]
+        key = (self.name, protocol.seed, *place, name, number)
+        labels = dict(cell)
+        if number // 3 % 2:
+            third = next(kind for kind in KINDS if kind not in cell)
+            labels[third] = derive_seed("third", *place, name, number) % len(words.things(third))
+        labels = {kind: labels[kind] for kind in KINDS if kind in labels}
+        texts = words.captions("evaluate", labels, how)
+        asks = cell_names(words, labels)
+        return Sample(
+            id=f"{'-'.join(cell_names(words, cell).values())}-{name}-{number:03d}",
+            prompt=texts[number % len(texts)],
+            seed=derive_seed("evaluate", *key),
+            target=next(iter(asks.values())),
+            guidance=protocol.guidance,
+            asks=asks,
+            wording=next(iter(how.values()), "name"),
+        )
 
     def _in_cell(
         self, words: Vocabulary, protocol: Protocol, cell: tuple[int, int], number: int
@@ -140,6 +207,10 @@ class Emoji(Suite):
                 )
             )
         return samples
+
+
+def _subsets(kinds: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return list(itertools.combinations(kinds, size))
 
 
 def _per_cell(protocol: Protocol, objects: int, styles: int) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """`erase class`: the classes of a model and its data, and the forget and retain sets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from erase.data.concepts import Concept, find_classes, lists_for, rendered_suite
 from erase.data.prompts import ClassList, prompts_root
 from erase.errors import InputError
 from erase.models.loading import ModelSource
+from erase.runs.requests import Forgotten, forgotten_before
 from erase.tasks.class_conditional import class_names, split_by_class
 from erase.training.sets import Images
 
@@ -34,18 +35,21 @@ def class_sets(config: ClassConfig, source: ModelSource) -> tuple[Concept, dict[
     """
     if not config.target:
         raise InputError("--target is missing.", "Say which class to forget.")
+    if config.erase_from:
+        raise InputError("A class is forgotten as a whole.", "Leave out erase_from.")
     suite = rendered_suite(config.model)
+    before = forgotten_before(config.model)
     lists = lists_for(prompts_root(config.prompts), suite)
     model_classes = classes_of_model(source, lists)
     if config.data in (*CIFAR, "digits"):
-        return _from_data_set(config, model_classes)
+        return _from_data_set(config, model_classes, before)
     if config.data == RENDER:
         classes = model_classes or _class_list_of(config.target[0], suite, lists)
-        return find_classes(classes, config.target, config.anchor), {}
+        return find_classes(classes, config.target, config.anchor, before), {}
     data_dir = Path(config.data_dir) if config.data_dir else None
     folder = find_imagenette(data_dir) if config.data == "imagenette" else Path(config.data)
     images = read_class_folder(folder, lists, follow_links=config.follow_links)
-    return _from_folder(config, images, model_classes)
+    return _from_folder(config, images, model_classes, before)
 
 
 def classes_of_model(source: ModelSource, lists: list[ClassList]) -> ClassList | None:
@@ -67,24 +71,34 @@ def _class_list_of(word: str, suite: str | None, lists: list[ClassList]) -> Clas
 
 
 def _from_folder(
-    config: ClassConfig, images: ClassImages, model_classes: ClassList | None
+    config: ClassConfig,
+    images: ClassImages,
+    model_classes: ClassList | None,
+    before: Sequence[Forgotten],
 ) -> tuple[Concept, dict[str, Images]]:
     if model_classes is not None:
         images = replace(images, classes=_with_model_names(images.classes, model_classes))
-    concept = find_classes(images.classes, config.target, config.anchor)
+    concept = find_classes(images.classes, config.target, config.anchor, before)
+    gone = _names_of(images.classes, before)
     sets: dict[str, Images] = {}
     counts: dict[str, int] = {}
     for name in ("forget", "retain"):
         captions = {
             item: images.classes.captions(name, label)
             for label, item in enumerate(images.classes.names)
-            if (item in concept.names) == (name == "forget")
+            if (item in concept.names if name == "forget" else item not in {*concept.names, *gone})
         }
         count = getattr(config, f"num_{name}_images")
         chosen = with_captions(images, captions, count, config.seed)
         check_readable(chosen)
         sets[name], counts[name] = chosen, len(chosen.paths)
     return _with_counts(concept, counts), sets
+
+
+def _names_of(classes: ClassList, before: Sequence[Forgotten]) -> set[str]:
+    """The classes of a list that were forgotten before."""
+    labels = (classes.label(item.name) for item in before)
+    return {classes.names[label] for label in labels if label is not None}
 
 
 def _with_model_names(classes: ClassList, model_classes: ClassList) -> ClassList:
@@ -102,7 +116,7 @@ def _with_model_names(classes: ClassList, model_classes: ClassList) -> ClassList
 
 
 def _from_data_set(
-    config: ClassConfig, model_classes: ClassList | None
+    config: ClassConfig, model_classes: ClassList | None, before: Sequence[Forgotten]
 ) -> tuple[Concept, dict[str, Images]]:
     """CIFAR or digits, in memory, for class-conditional models of all or some of their classes."""
     if model_classes is None:
@@ -112,7 +126,8 @@ def _from_data_set(
         )
     data_dir = Path(config.data_dir) if config.data_dir else None
     # Before the data is read, so that a misspelt class is reported at once.
-    concept = find_classes(model_classes, config.target, config.anchor)
+    concept = find_classes(model_classes, config.target, config.anchor, before)
+    gone = _names_of(model_classes, before) - set(concept.names)
     data = load_dataset(str(config.data), data_dir)
     names = class_names(data)
     if unknown := sorted(set(model_classes.names) - set(names)):
@@ -124,7 +139,8 @@ def _from_data_set(
         [model_classes.names.index(n) if n in model_classes.names else -1 for n in names]
     )
     labels = table[data.train.labels]
-    rows = (labels >= 0).nonzero().flatten()
+    kept = [place for place, name in enumerate(model_classes.names) if name not in gone]
+    rows = torch.isin(labels, torch.tensor(kept)).nonzero().flatten()
     train = LabelledSet(data.train.images[rows], labels[rows])
     sets = {
         name: _first_images(images, getattr(config, f"num_{name}_images"))

@@ -100,6 +100,7 @@ def _provenance(planned: ConceptPlan, accelerator: Accelerator) -> dict[str, Any
         "base_revision": source.revision,
         "base_fingerprint": planned.facts["base"],
         "target": concept.target(),
+        **planned.carried,
         "seed": config.seed,
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,

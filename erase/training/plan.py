@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,8 +37,10 @@ from erase.files import fingerprint, hash_file
 from erase.models.known import download_note, is_known_only, known_source
 from erase.models.loading import ModelSource, resolve
 from erase.models.sizes import check_size
+from erase.reading import expanded
 from erase.runs.device import choose_device
 from erase.runs.record import versions
+from erase.runs.requests import carried_on, forgotten_before, lost_record
 from erase.tasks.families import family_of
 from erase.tasks.family import Family
 from erase.tasks.protocol import Method
@@ -73,6 +75,8 @@ class ConceptPlan:
     facts: dict[str, Any]
     inputs: tuple[str | Path | None, ...]
     notes: tuple[str, ...]
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    """What the record keeps of the runs before: `forgotten_before` and `original`, or nothing."""
 
     @property
     def family(self) -> Family:
@@ -108,7 +112,8 @@ def plan(
     concept, sets = _concept_and_sets(config, source)
     method = _method(config, source, concept, family)
     left_out = (note for images in sets.values() for note in getattr(images, "notes", ()))
-    notes = (*missing, *dict.fromkeys(left_out))
+    lost = lost_record(expanded(config.model))
+    notes = (*missing, *filter(None, [lost]), *dict.fromkeys(left_out))
     if not method.images:
         config, without = _without_images(config, replay)
         notes += without
@@ -138,6 +143,7 @@ def plan(
             if name in ("torch", "diffusers", "transformers")
         },
     }
+    carried = carried_on(expanded(config.model))
     inputs = (
         source.path,
         config.prompts,
@@ -148,7 +154,7 @@ def plan(
         *((config.data, config.data_dir) if isinstance(config, ClassConfig) else ()),
         config.anchor_images,
     )
-    return ConceptPlan(config, source, concept, sets, facts, inputs, notes)
+    return ConceptPlan(config, source, concept, sets, facts, inputs, notes, carried)
 
 
 def find_model(
@@ -192,25 +198,27 @@ def _length(images: Images) -> int:
 
 def _concept(config: ConceptConfig, source: ModelSource) -> Concept:
     """The concept of `erase concept`: classes of a class-conditional model, or prompts."""
-    root = prompts_root(config.prompts)
+    root, before = prompts_root(config.prompts), forgotten_before(config.model)
     classes = classes_of_model(source, class_lists(root))
     if classes is not None:
-        for name in ("forget_prompts", "retain_prompts"):
+        for name in ("erase_from", "forget_prompts", "retain_prompts"):
             if getattr(config, name):
                 raise InputError(
                     f"{source.name} renders classes, and reads no prompts.",
                     f"Leave out --{name.replace('_', '-')}.",
                 )
-        return find_classes(classes, config.concept, config.anchor)
+        return find_classes(classes, config.concept, config.anchor, before)
     concept = given_concept(
         config.concept,
         root,
         suite=rendered_suite(config.model),
         anchor=config.anchor,
+        erase_from=config.erase_from,
         forget_prompts=config.forget_prompts,
         retain_prompts=config.retain_prompts,
+        before=before,
     )
-    check_renderable(source.name, concept, own_prompts=bool(config.forget_prompts))
+    check_renderable(config.model, concept, own_prompts=bool(config.forget_prompts))
     return concept
 
 
