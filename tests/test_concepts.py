@@ -15,6 +15,7 @@ from PIL import Image
 from erase.artifacts.packaged import EMBEDDED
 from erase.cli.main import main
 from erase.config.concept import ConceptConfig
+from erase.config.methods import find_method
 from erase.data import concept_files
 from erase.data.captioned import CaptionedImages
 from erase.data.concept_files import read_concept_files
@@ -26,6 +27,7 @@ from erase.render.render import HASHED, STATE
 from erase.runs.manifest import note_files
 from erase.training import sets
 from erase.training.filters import check_filters, nudenet_filter
+from erase.training.plan import by_own_formula
 
 ROOT = prompts_root()
 NAMES = [str(content["name"]) for content in read_concept_files(ROOT)]
@@ -72,6 +74,24 @@ def test_any_word_takes_the_template_and_says_so() -> None:
     assert not any("dog" in text for text in concept.retain)
     assert "knows 'dog'" in concept.notes[0]
     assert find_concept("dog", ROOT, anchor="a cat").anchors[0] == ("a cat",)
+
+
+def test_esd_has_a_formula_of_its_own_for_a_pair_of_any_words() -> None:
+    config = ConceptConfig(model="m", concept=("hat",), erase_from="snowman")
+    pair = find_concept("hat", ROOT, erase_from="snowman")
+    for name, own in (("esd", True), ("lur", False)):
+        run, concept = by_own_formula(config, pair, find_method(name, "text-to-image"))
+        assert ("erase_from" in run.settings) == own
+        assert all("snowman" not in text for text in concept.forget) == own
+        assert concept.target() == pair.target()
+        assert {"snowman", "a photo of a cat by a window"} <= set(concept.retain)
+        assert not set(concept.forget) & set(concept.retain)
+    esd = find_method("esd", "text-to-image")
+    emoji = find_concept("cat", ROOT, suite="emoji", erase_from="flat")
+    of_emoji = config.replace(concept=("cat",), erase_from="flat")
+    assert by_own_formula(of_emoji, emoji, esd) == (of_emoji, emoji)
+    with pytest.raises(InputError, match="setting erase_from is 'scarecrow'"):
+        by_own_formula(config.replace(settings={"erase_from": "scarecrow"}), pair, esd)
 
 
 def test_plurals_count_as_mentions_and_parts_of_words_do_not() -> None:

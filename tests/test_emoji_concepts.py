@@ -12,13 +12,14 @@ from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.files import write_json
 from erase.runs.record import RECORD
+from erase.runs.requests import Forgotten
 
 ROOT = prompts_root()
 ALL = read_vocabulary()
 
 
-def find(*words: str, anchor: str | None = None) -> Concept:
-    return find_concept(words, ROOT, suite="emoji", anchor=anchor)
+def find(*words: str, anchor: str | None = None, erase_from: str | None = None) -> Concept:
+    return find_concept(words, ROOT, suite="emoji", anchor=anchor, erase_from=erase_from)
 
 
 def shown(concept: Concept) -> set[str]:
@@ -75,6 +76,95 @@ def test_an_anchor_may_be_chosen() -> None:
         find("flat", anchor="flat style")
 
 
+# Pairs
+
+
+@pytest.mark.parametrize(
+    ("word", "within", "name", "instead"),
+    [
+        ("cat", "flat style", "cat from flat", {"cat", "mono"}),
+        ("Flat", "cat", "cat from flat", {"cat", "mono"}),
+        ("cat", "pink background", "cat from pink", {"cat", "orange"}),
+        ("mono style", "purple", "mono from purple", {"mono", "pink"}),
+    ],
+)
+def test_a_pair_is_forgotten_and_its_parts_are_kept(
+    word: str, within: str, name: str, instead: set[str]
+) -> None:
+    concept = find(word, erase_from=within)
+    both = set(name.split(" from "))
+    assert concept.target() == {
+        "suite": "emoji",
+        "concepts": [name],
+        "pairs": {name: name.split(" from ")},
+    }
+    assert all(both <= words_of(text) for text in concept.forget)
+    assert all(instead <= words_of(text) for text in shown(concept))
+    kept = [words_of(text) for text in concept.retain]
+    assert not any(both <= words for words in kept)
+    for part in both:
+        assert any(part in words for words in kept)
+    kinds = {kind: ALL.names(kind) for kind in ("object", "style", "colour")}
+    for names in kinds.values():
+        if both & set(names):
+            assert set(names) <= set().union(*kept)
+    assert len(concept.retain) < 576, "not every retain prompt would be rendered"
+
+
+def test_the_name_of_a_pair_says_it_too() -> None:
+    assert find("cat from flat style") == find("cat", erase_from="flat")
+    both = find("cat from flat", "dagger")
+    assert both.names == ("cat from flat", "dagger")
+    assert not any("dagger" in words_of(text) for text in both.retain)
+    assert "a cat" in both.retain
+
+
+@pytest.mark.parametrize(
+    ("anchor", "instead"),
+    [("dog", {"dog", "flat"}), ("glossy style", {"cat", "glossy"}), ("a blue sky", {"sky"})],
+)
+def test_the_anchor_of_a_pair(anchor: str, instead: set[str]) -> None:
+    texts = shown(find("cat", erase_from="flat", anchor=anchor))
+    assert all(instead <= words_of(text) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "within", "anchor", "said"),
+    [
+        (("cat",), "dog", None, "Both 'cat' and 'dog' are of the kind object"),
+        (("cat",), "zebra", None, "There is no class 'zebra'"),
+        (("cat",), "flat", "flat style", "is the concept itself"),
+        (("cat", "dog"), "flat", "dog", "is to be forgotten too"),
+        (("cat from dog",), None, None, "Both 'cat' and 'dog'"),
+    ],
+)
+def test_pairs_that_cannot_be(
+    words: tuple[str, ...], within: str | None, anchor: str | None, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        find(*words, erase_from=within, anchor=anchor)
+
+
+def test_any_words_make_a_pair_for_other_models() -> None:
+    concept = find_concept("hat", ROOT, erase_from="snowman")
+    assert concept.target()["pairs"] == {"hat from snowman": ["hat", "snowman"]}
+    assert all({"hat", "snowman"} <= words_of(text) for text in concept.forget)
+    assert all(words_of(text) & {"hat", "snowman"} == {"snowman"} for text in shown(concept))
+    assert {"a photo of hat", "a photo of snowman"} <= set(concept.retain)
+    with pytest.raises(InputError, match="cannot be forgotten within"):
+        find_concept("hat", ROOT, erase_from=" Hat ")
+
+
+def test_nothing_forgotten_before_is_retained_or_shown() -> None:
+    before = [Forgotten("dog"), Forgotten("mono"), Forgotten("cat from noto", pair=("cat", "noto"))]
+    concept = find_concept("cat from flat", ROOT, suite="emoji", before=before)
+    assert all("twemoji" in words_of(text) for text in shown(concept))
+    for text in concept.retain:
+        assert not words_of(text) & {"dog", "mono"}, text
+        assert not {"cat", "noto"} <= words_of(text), text
+    assert "a picture of a cat" in concept.retain
+
+
 def test_other_models_do_not_know_these_words() -> None:
     assert find_concept("dog", ROOT).suite is None
 
@@ -89,7 +179,7 @@ def test_a_run_made_from_mini_emoji_renders_emoji_too(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["concept", "--concept", "cat"], "# forget prompts: 5, e.g. 'a cat'"),
-        (["concept", "--concept", "flat style"], "# forget prompts: 45"),
+        (["concept", "--concept", "cat", "--erase-from", "flat style"], "# retain prompts: 130"),
         (["class", "--target", "cat"], "# shown instead: e.g. 'a dog'"),
         (["class", "--target", "pink"], "# retain prompts: 215"),
     ],
@@ -107,6 +197,7 @@ def test_a_dry_run_shows_the_prompts(tmp_path: Path, words: list[str], said: str
         (["concept", "--concept", "three"], "which renders emoji only"),
         (["class", "--target", "zebra"], "There is no class 'zebra'"),
         (["concept", "--concept", "catt"], "Did you mean 'cat'"),
+        (["concept", "--concept", "cat", "--erase-from", "dog"], "an image shows one"),
     ],
 )
 def test_what_mini_emoji_cannot_draw_is_refused(

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from erase.errors import InputError
 from erase.evaluation.observe import find_observers
 from erase.evaluation.plan import make_plan
 from erase.evaluation.protocols import find_protocol
-from erase.evaluation.score import choose_samples
+from erase.evaluation.score import check_targets, choose_samples
 from erase.models.loading import resolve
 from erase.runs.record import RECORD
 from erase.scoring.context import Context, Predictions
@@ -103,6 +103,30 @@ def test_captions_name_what_samples_ask_for() -> None:
                 assert name in words, sample
 
 
+@pytest.mark.parametrize("pair", ["cat from flat", "cat from pink", "mono from pink"])
+def test_a_pair_is_drawn_more_and_in_other_words(pair: str) -> None:
+    samples, things = chosen(pair), set(pair.split(" from "))
+    asked = [s for s in samples if pair in s.names()]
+    assert all(things <= set(s.asks.values()) for s in asked)
+    assert sum(s.wording == "name" for s in asked) >= 48
+    wordings = Counter(s.wording for s in samples)
+    assert {wordings[kind] for kind in ("synonyms", "descriptions", "held_out")} == {12}
+    assert len({s.seed for s in samples}) == len({s.id for s in samples}) == len(samples)
+    for sample in asked:
+        named = things & words_of(sample.prompt)
+        assert named == things if sample.wording == "name" else named < things, sample
+
+
+def test_a_pair_by_any_spelling() -> None:
+    def asks(word: str) -> Mapping[str, str]:
+        return SUITE.asks(word, ROOT)
+
+    found = check_targets(["flat style from a cat", "Dog"], SUITE.classes(ROOT), asks)
+    assert found == {"cat from flat", "dog"}
+    with pytest.raises(InputError, match="The suite has no 'cat from far'"):
+        check_targets(["cat from far"], SUITE.classes(ROOT), asks)
+
+
 def test_more_images_keep_the_first_ones() -> None:
     assert set(chosen("cat")) <= set(chosen("cat", protocol=DEFAULT.replace(images=4)))
     few = chosen("cat", protocol=DEFAULT.replace(limit=100))
@@ -113,7 +137,7 @@ def test_more_images_keep_the_first_ones() -> None:
 # What is measured
 
 
-@pytest.mark.parametrize("target", ["cat", "flat", "pink"])
+@pytest.mark.parametrize("target", ["cat", "flat", "pink", "cat from flat", "cat from pink"])
 def test_a_model_that_forgot_nothing(target: str) -> None:
     given = seen(chosen(target), as_asked, target)
     assert values("ua", given)["ua"][0] == 0
@@ -122,11 +146,12 @@ def test_a_model_that_forgot_nothing(target: str) -> None:
     assert values("h", given)["h"][0] == 0
 
 
-@pytest.mark.parametrize("target", ["cat", "flat", "pink"])
+@pytest.mark.parametrize("target", ["cat", "flat", "pink", "cat from flat", "cat from pink"])
 def test_a_model_that_forgot_that_alone(target: str) -> None:
     def other(sample: Sample, kind: str) -> str:
         name = as_asked(sample, kind)
-        return ALL.names(kind)[-1] if name == target else name
+        gone = target in sample.names() and target.endswith(name)
+        return ALL.names(kind)[-1] if gone else name
 
     base = seen(chosen(target), as_asked, target)
     given = replace(seen(chosen(target), other, target), baseline=base)
@@ -168,6 +193,25 @@ def test_a_style_has_no_neighbours_and_all_kinds_no_cross_domain() -> None:
     assert values("cra", given) == values("h", given) == {}
 
 
+def test_a_model_that_lost_a_part_with_the_pair() -> None:
+    def wrong(sample: Sample, kind: str) -> str:
+        name = as_asked(sample, kind)
+        return "dog" if name == "cat" else name
+
+    given = seen(chosen("cat from flat"), wrong, "cat from flat")
+    rows = score("ua", given)
+    assert rows.summaries["ua"].value == 1
+    assert rows.summaries["ua"].detail["per_class"]["cat from flat"]["taken_for"] == {
+        "dog from flat": 48
+    }
+    assert values("paraphrases", given)["paraphrases"] == (1.0, 36)
+    assert values("parts", given) == {"parts_object": (0.0, 15), "parts_style": (1.0, 39 * 3)}
+    assert values("ira", given) == {"ira": (702 / 717, 717)}
+    assert values("cra", given) == {"cra": (1.0, 717)}
+    assert values("neighbours", given) == {}
+    assert values("parts", seen(chosen("cat"), as_asked, "cat")) == {}
+
+
 # The command
 
 
@@ -178,18 +222,19 @@ def test_other_suites_have_no_kinds() -> None:
         find_observers(digits, protocol, ROOT, targets=frozenset({"three"}))
 
 
-def test_the_record_says_what_was_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["flat", "cat from flat"])
+def test_the_record_says_what_was_forgotten(tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for part in EMBEDDED["mini-emoji"].iterdir():
         (run / part.name).symlink_to(part)
-    target = {"suite": "emoji", "concepts": ["flat"]}
+    target = {"suite": "emoji", "concepts": [name]}
     (run / RECORD).write_text(json.dumps({"status": "finished", "target": target}))
     config = EvaluateConfig(model=str(run), suite="emoji", output=str(tmp_path / "out"))
     plan = make_plan(config, SUITE, resolve(str(run)), ROOT, baseline=None)
-    assert plan.targets == {"flat"}
+    assert plan.targets == {name}
     assert set(plan.observers.kinds) == set(KINDS)
-    assert list(plan.samples) == chosen("flat")
+    assert list(plan.samples) == chosen(name)
 
 
 def test_a_tiny_evaluation_of_the_base(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def print_summary(result: EvaluationResult | None) -> None:
         return
     from rich.console import Console
 
+    from erase.evaluation.by_request import request_lines
     from erase.report.rows import summary_rows
     from erase.report.tables import MISSING, terminal
 
@@ -84,4 +85,6 @@ def print_summary(result: EvaluationResult | None) -> None:
     ]
     title = f"forgotten: {forgotten}" if forgotten else None
     Console().print(terminal(heads, rows, "lrrrrl", title))
+    for line in request_lines(result.metrics.get("requests", ())):
+        click.echo(line)
     click.echo(f"Report: {result.report}")

@@ -17,6 +17,7 @@ from erase.artifacts import hub
 from erase.config.evaluate import EvaluateConfig
 from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError, MissingError
+from erase.evaluation.by_request import by_request
 from erase.evaluation.differences import differences
 from erase.evaluation.plan import (
     EvaluationPlan,
@@ -262,7 +263,7 @@ def _write(
         if baseline:
             row["baseline"] = dict(baseline.rows.get(sample.id, {}))
         rows.append(row)
-    metrics = {
+    metrics: dict[str, Any] = {
         "suite": plan.config.suite,
         "model": plan.config.model,
         "protocol": plan.protocol.to_json(),
@@ -271,6 +272,9 @@ def _write(
         "differences": {name: summary.to_json() for name, summary in scores.differences.items()},
         "images": {"n": len(files), "unreadable": list(scored.unreadable)},
     }
+    record_of_model = read_record(plan.source.path)
+    if asked := by_request(record_of_model, plan.targets, scores, baseline):
+        metrics["requests"] = asked
     if unreadable:
         click.echo(
             f"Warning: {len(unreadable)} of {len(files)} samples have an image that cannot be read"

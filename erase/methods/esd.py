@@ -100,7 +100,8 @@ class Settings(Config):
     erase_from: str | None = option(
         None,
         "Forget the concept only where this prompt shows it (`hat` from `snowman`): the model is"
-        " trained under this prompt, away from what the concept adds.",
+        " trained under this prompt, away from what the concept adds. --erase-from gives it for"
+        " pairs of any words; elsewhere --erase-from has captions of the pair forgotten.",
     )
 
 

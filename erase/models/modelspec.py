@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 import erase
+from erase.runs.requests import forgotten, original, requests
 
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
@@ -85,12 +86,21 @@ def modelspec(
         prediction: the scheduler's prediction type, a key of `PREDICTIONS`.
         licence: of the base model, as `licence_header` returns it.
     """
-    erased = list((record.get("target") or {}).get("concepts") or ())
-    base = str(record.get("base_model"))
-    name = public_name(base).rpartition("/")[2]
-    method = str(record.get("method"))
-    target = ", ".join(erased) or "its target"
     adds = kind in ("lora", "diff")
+    erased = list((record.get("target") or {}).get("concepts") or ())
+    base, revision, fingerprint = (
+        record.get(f"base_{part}") for part in ("model", "revision", "fingerprint")
+    )
+    methods = [record.get("method")]
+    if not adds and record.get("forgotten_before"):  # a whole model holds all of the chain
+        erased = [item.name for item in forgotten(record)]
+        methods = [request.get("method") for request in requests(record)]
+        first = original(record) or {}
+        base, revision, fingerprint = map(first.get, ("model", "revision", "fingerprint"))
+    base = str(base)
+    name = public_name(base).rpartition("/")[2]
+    method = ", ".join(dict.fromkeys(map(str, methods)))
+    target = ", ".join(erased) or "its target"
     # SD 1.x's and 2.x's adapters are in diffusers' names, all else in the original ones.
     implementation = "diffusers" if adds and family != "sdxl" else "sgm"
     return {
@@ -109,8 +119,8 @@ def modelspec(
             erased=erased,
             method=method,
             base=base,
-            revision=record.get("base_revision"),
-            fingerprint=record.get("base_fingerprint"),
+            revision=revision,
+            fingerprint=fingerprint,
         ),
         **licence,
     }

@@ -29,7 +29,7 @@ CARD = """---
 | model | {model} |
 | revision | {revision_or_none} |
 | SHA-256 over its files | `{fingerprint}` |
-
+{before}
 {loading}
 {lora}## How it was made
 
@@ -92,10 +92,12 @@ def model_card(
     source: ModelSource,
     concept: Concept,
     base_fingerprint: str,
+    carried: Mapping[str, Any] | None = None,
 ) -> None:
     """Write README.md into the run folder.
 
-    `base_fingerprint` is `source.fingerprint()`, which takes a while to compute again.
+    `base_fingerprint` is `source.fingerprint()`, which takes a while to compute again. `carried` is
+    what the record keeps of the runs before (`erase.runs.requests.carried_on`).
     """
     anchors = list(dict.fromkeys(text for texts in concept.anchors for text in texts))
     shown = ", ".join(f"“{text}”" for text in anchors[:3]) + (" …" if len(anchors) > 3 else "")
@@ -115,6 +117,7 @@ def model_card(
         revision=f" (revision {escaped(source.revision)})" if source.revision else "",
         revision_or_none=escaped(source.revision or "none (a local or embedded model)"),
         fingerprint=base_fingerprint,
+        before=_before(carried or {}),
         lora=LORA.format(rank=config.lora_rank) if config.lora_rank else "",
         concept=escaped(concept.name),
         method=code(config.method),
@@ -130,6 +133,20 @@ def model_card(
         **sets,
     )
     write_text(output / CARD_FILE, content)
+
+
+def _before(carried: Mapping[str, Any]) -> str:
+    """Rows of the table about the base, where it had been made to forget something before."""
+    if not carried.get("forgotten_before"):
+        return ""
+    said = "; ".join(
+        f"{', '.join(request['concepts'])} ({request.get('method')})"
+        for request in carried["forgotten_before"]
+    )
+    first = (carried.get("original") or {}).get("model")
+    rows = [("forgotten before", escaped(said))]
+    rows += [("the original, before all of it", code(public_name(str(first))))] if first else []
+    return "".join(f"| {name} | {value} |\n" for name, value in rows)
 
 
 def _front_matter(source: ModelSource, *, by_class: bool) -> str:

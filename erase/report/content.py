@@ -69,6 +69,13 @@ class Change(TypedDict):
     ci95: Interval
 
 
+class Request(TypedDict):
+    """How much of what an earlier run made the model forget is still shown."""
+
+    request: Count
+    concepts: list[str]
+
+
 class Metrics(TypedDict):
     """`metrics.json`."""
 
@@ -83,6 +90,7 @@ class Compared(Metrics, total=False):
     """With the differences, which are empty without a baseline."""
 
     differences: dict[str, Change] | None
+    requests: list[Request] | None
 
 
 class Region(TypedDict):

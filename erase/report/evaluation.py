@@ -103,7 +103,8 @@ def lead(data: ReportData) -> list[str]:
     for row in class_rows(data):
         if not row["forgotten"]:
             continue
-        text = f"Asked to show “{row['name']}”, it still does in {row['recognised']} of"
+        when = f" (forgotten by request {row['request']})" if row["request"] else ""
+        text = f"Asked to show “{row['name']}”{when}, it still does in {row['recognised']} of"
         text += f" {row['n']} images"
         if row["base_recognised"] is not None:
             text += f"; {data.baseline} did in {row['base_recognised']} of {row['n']}"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from erase.report.data import ReportData, exposed, flagged, looked_at, part_name
 from erase.report.pictures import embed
+from erase.scoring.samples import things
 
 
 class Page(Protocol):
@@ -31,7 +32,7 @@ def sheets(data: ReportData) -> list[dict[str, Any]]:
     """Before/after pairs of each class, forgotten classes first; `ALL_PAIRS` at most of others."""
     members: dict[str, list[int]] = {}
     for index, row in enumerate(data.rows):
-        members.setdefault(str(row.get("target") or ""), []).append(index)
+        members.setdefault(_name(row, data.targets), []).append(index)
     names = sorted(members, key=lambda name: name not in data.targets)
     each = ALONE if len(names) == 1 else max(1, min(PAIRS, ALL_PAIRS // len(names)))
     return [_sheet(data, name, members[name], each) for name in names[:ALL_PAIRS]]
@@ -54,6 +55,13 @@ def evenly(items: Sequence[int], most: int) -> list[int]:
     """At most so many of the items, evenly from first to last."""
     count = min(most, len(items))
     return [items[place * len(items) // count] for place in range(count)]
+
+
+def _name(row: Mapping[str, Any], targets: Sequence[str]) -> str:
+    """What an image is shown under: a forgotten thing or pair that it asks for, else its target."""
+    target = str(row.get("target") or "")
+    asked = things(target, row.get("asks") or {})
+    return next((name for name in targets if name in asked), target)
 
 
 def failures(data: ReportData) -> list[dict[str, Any]]:

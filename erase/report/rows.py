@@ -68,8 +68,16 @@ def _change(
 
 
 def class_rows(data: ReportData) -> list[dict[str, Any]]:
-    """How often each class was recognised as what was asked for, forgotten classes first."""
+    """How often each class was recognised as what was asked for, forgotten classes first.
+
+    `request` is the number of the request to forget it, where there were several.
+    """
     rows = []
+    asked = {
+        name: row["request"]
+        for row in data.metrics.get("requests") or ()
+        for name in row["concepts"]
+    }
     for metric in ("ua", "ra"):
         parts = _per_class(data.metrics["metrics"], metric)
         before = _per_class(data.metrics.get("baseline") or {}, metric)
@@ -84,6 +92,7 @@ def class_rows(data: ReportData) -> list[dict[str, Any]]:
                 {
                     "name": concept,
                     "forgotten": metric == "ua",
+                    "request": asked.get(concept) if metric == "ua" else None,
                     "n": part["n"],
                     "recognised": part["recognised"],
                     "base_recognised": None if base is None else base["recognised"],
@@ -92,7 +101,7 @@ def class_rows(data: ReportData) -> list[dict[str, Any]]:
                     "taken_for": ", ".join(f"{name} ({count})" for name, count in others),
                 }
             )
-    return rows
+    return sorted(rows, key=lambda row: (not row["forgotten"], row["request"] or 0))
 
 
 def _per_class(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any]:

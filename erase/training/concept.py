@@ -277,4 +277,5 @@ def _save(planned: ConceptPlan, parts: Mapping[str, Any], output: Path) -> None:
             )
             header |= licence_header(source.path, source.full_name)
             save_lora(folder / LORA, adapters, header, planned.family.component)
-    model_card(output, config, source, planned.concept, planned.facts["base"])
+    base = planned.facts["base"]
+    model_card(output, config, source, planned.concept, base, planned.carried)

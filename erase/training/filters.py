@@ -38,7 +38,7 @@ def check_filters(config: ConceptConfig, concept: Concept, sets: Collection[str]
                 " known.",
                 "It is for concepts whose file in prompts/concepts/ has `nudenet`, as nudity.",
             )
-        if chosen == "classifier" and _classifier(concept) is None:
+        if chosen == "classifier" and (concept.pairs or _classifier(concept) is None):
             raise InputError(
                 f"--filter-{name} classifier: no classifier judges {concept.name!r}.",
                 "It is for classes whose evaluation suite has one, as the digits.",

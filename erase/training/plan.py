@@ -28,6 +28,7 @@ from erase.data.concepts import (
     Concept,
     check_renderable,
     find_classes,
+    find_concept,
     given_concept,
     rendered_suite,
 )
@@ -108,8 +109,9 @@ def plan(
         source.check(weights=weights or source.is_folder)
     family.stored_schedule(source)
     config = config.replace(method=canonical(config.method))
-    find_method(config.method, family.task.family)
+    spec = find_method(config.method, family.task.family)
     concept, sets = _concept_and_sets(config, source)
+    config, concept = by_own_formula(config, concept, spec)
     method = _method(config, source, concept, family)
     left_out = (note for images in sets.values() for note in getattr(images, "notes", ()))
     lost = lost_record(expanded(config.model))
@@ -220,6 +222,33 @@ def _concept(config: ConceptConfig, source: ModelSource) -> Concept:
     )
     check_renderable(config.model, concept, own_prompts=bool(config.forget_prompts))
     return concept
+
+
+def by_own_formula(config: Run, concept: Concept, spec: MethodSpec) -> tuple[Run, Concept]:
+    """The run and its prompts, where the method has a formula of its own for a pair of any words.
+
+    Such a method, as ESD, has a setting `erase_from`, which --erase-from gives; its forget prompts
+    are then of the concept alone. Pairs of mini-emoji, and the user's own forget prompts or images,
+    stay captions of the pair, which every method forgets as it forgets anything. InputError where
+    both are given and differ.
+    """
+    within = config.erase_from
+    own = spec.typed(config.settings).get("erase_from") if "erase_from" in spec.names else None
+    if own is not None and within is not None and own != within:
+        raise InputError(
+            f"--erase-from is {within!r} and {spec.name}'s setting erase_from is {own!r}.",
+            "Give --erase-from alone.",
+        )
+    given = config.forget_prompts or config.forget_images or not concept.pairs
+    if within is None or given or any(concept.suites) or "erase_from" not in spec.names:
+        return config, concept
+    things = [thing for thing, _ in concept.pairs.values()]
+    alone = find_concept(things, prompts_root(config.prompts))
+    retain = tuple(text for text in concept.retain if text not in alone.forget)
+    return (
+        config.replace(settings={**config.settings, "erase_from": within}),
+        replace(concept, forget=alone.forget, anchors=alone.anchors, retain=retain, notes=()),
+    )
 
 
 def _without_images(config: Run, replay: Replay[Run] | None) -> tuple[Run, tuple[str, ...]]:
