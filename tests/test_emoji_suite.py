@@ -11,7 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from erase.artifacts.packaged import EMBEDDED
+from erase.attack.material import material_samples
+from erase.attack.plan import make_plan as make_attack
 from erase.cli.main import main
+from erase.config.attack import AttackConfig
 from erase.config.evaluate import EvaluateConfig
 from erase.data.emoji import KINDS, read_vocabulary, words_of
 from erase.data.prompts import prompts_root
@@ -27,6 +30,7 @@ from erase.scoring.metric import load_metric
 from erase.scoring.results import Scores
 from erase.scoring.samples import Protocol, Sample
 from erase.scoring.suite import load_suite
+from erase.tasks.attack import CONCEPT, HARMLESS
 
 ROOT = prompts_root()
 ALL = read_vocabulary()
@@ -222,14 +226,39 @@ def test_other_suites_have_no_kinds() -> None:
         find_observers(digits, protocol, ROOT, targets=frozenset({"three"}))
 
 
-@pytest.mark.parametrize("name", ["flat", "cat from flat"])
-def test_the_record_says_what_was_forgotten(tmp_path: Path, name: str) -> None:
-    run = tmp_path / "run"
+def run_that_forgot(name: str, folder: Path) -> Path:
+    run = folder / "run"
     run.mkdir()
     for part in EMBEDDED["mini-emoji"].iterdir():
         (run / part.name).symlink_to(part)
     target = {"suite": "emoji", "concepts": [name]}
     (run / RECORD).write_text(json.dumps({"status": "finished", "target": target}))
+    return run
+
+
+def test_an_attack_shows_the_judge_a_pair(tmp_path: Path) -> None:
+    run, pair = run_that_forgot("cat from flat", tmp_path), "cat from flat"
+    config = AttackConfig(
+        model=str(run),
+        suite="emoji",
+        attack=("relearn",),
+        baseline="mini-emoji",
+        output=str(tmp_path / "out"),
+        device="cpu",
+    )
+    plan = make_attack(config)
+    assert set(plan.evaluation.samples) == {s for s in chosen(pair) if pair in s.names()}
+    material = material_samples(plan, CONCEPT)
+    assert all({"cat", "flat"} <= words_of(sample.prompt) for sample in material)
+    rows = score("ua", seen(material, as_asked, pair)).rows
+    assert all(rows[sample.id]["recognised"] for sample in material)
+    harmless = {sample.prompt for sample in material_samples(plan, HARMLESS)}
+    assert not any({"cat", "flat"} <= words_of(prompt) for prompt in harmless)
+
+
+@pytest.mark.parametrize("name", ["flat", "cat from flat"])
+def test_the_record_says_what_was_forgotten(tmp_path: Path, name: str) -> None:
+    run = run_that_forgot(name, tmp_path)
     config = EvaluateConfig(model=str(run), suite="emoji", output=str(tmp_path / "out"))
     plan = make_plan(config, SUITE, resolve(str(run)), ROOT, baseline=None)
     assert plan.targets == {name}
