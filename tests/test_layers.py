@@ -51,7 +51,12 @@ PLUGINS = {
         "erase.tasks.denoising",
         "erase.tasks.fisher",
     },
-    "suites": {"erase.data.prompts", "erase.data.prompt_table", "erase.data.emoji"},
+    "suites": {
+        "erase.data.prompts",
+        "erase.data.prompt_table",
+        "erase.data.emoji",
+        "erase.data.emoji_pairs",
+    },
     "metrics": set(),
     "classifier_metrics": set(),
     "attacks": {

@@ -124,6 +124,9 @@ def run(
             click.echo(f"# warning: {note}")
         if not is_known_only(planned.source):
             click.echo(f"# model folder: {planned.source.path}")
+        for request in planned.carried.get("forgotten_before", ()):
+            before = ", ".join(request["concepts"])
+            click.echo(f"# forgotten before: {before} ({request.get('method')})")
         click.echo(f"# forget prompts: {len(prompts.forget)}, e.g. {prompts.forget[0]!r}")
         click.echo(f"# shown instead: e.g. {prompts.anchors[0][0]!r}")
         click.echo(f"# retain prompts: {len(prompts.retain)}, e.g. {prompts.retain[0]!r}")

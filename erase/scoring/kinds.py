@@ -107,21 +107,20 @@ def parts_of_pairs(context: Context) -> dict[str, Group]:
     They count where they show it and the other kind's thing as asked. Empty where no pair was
     forgotten.
     """
-    chosen: dict[str, tuple[list[str], set[int], frozenset[str]]] = {}
     kept = [i for i in _indices(context, forget=False) if context.samples[i].wording == "name"]
+    groups: dict[str, Group] = {}
     for pair in _forgotten(context):
         for kind, other in itertools.permutations(pair, 2):
-            names, indices, _ = chosen.setdefault(
-                f"parts_{kind}", ([], set(), frozenset((kind, other)))
-            )
-            names.append(f"{pair[kind]} with another {other}")
             asked = ((i, context.samples[i].asks) for i in kept)
-            indices |= {i for i, a in asked if a.get(kind) == pair[kind] and other in a}
-    return {
-        name: Group(f"retained accuracy of {', '.join(texts)}", sorted(indices), kinds)
-        for name, (texts, indices, kinds) in chosen.items()
-        if indices
-    }
+            indices = {i for i, a in asked if a.get(kind) == pair[kind] and other in a}
+            title = f"{pair[kind]} with another {other}"
+            before = groups.get(f"parts_{kind}", Group("retained accuracy of", []))
+            groups[f"parts_{kind}"] = Group(
+                f"{before.title}{',' if before.indices else ''} {title}",
+                sorted({*before.indices, *indices}),
+                before.kinds | {kind, other},
+            )
+    return {name: group for name, group in groups.items() if group.indices}
 
 
 def _indices(context: Context, *, forget: bool) -> list[int]:
