@@ -97,7 +97,13 @@ def of_kinds(given: Context) -> Context:
 
 
 def fitting(metric: Metric, given: Context) -> Context:
-    return of_kinds(given) if "kinds" in metric.requires else given
+    if "kinds" not in metric.requires:
+        return given
+    if metric.name == "parts":  # has a value only where a pair was forgotten
+        baseline = given.baseline and fitting(metric, given.baseline)
+        pair = frozenset({"three from flat"})
+        return dataclasses.replace(of_kinds(given), targets=pair, baseline=baseline)
+    return of_kinds(given)
 
 
 def score(metric: Metric | str, given: Context) -> Scores:
