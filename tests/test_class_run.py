@@ -1,6 +1,7 @@
 """`erase class`: trees of class folders, real and rendered images, both kinds of models."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from erase.data.classification import Augmentation, ClassificationData, Labelled
 from erase.data.concepts import find_concept
 from erase.data.prompts import class_lists, prompts_root
 from erase.errors import InputError
-from erase.files import read_json
+from erase.files import read_json, write_json
 from erase.models.loading import resolve
+from erase.runs.record import RECORD
 from erase.training import classes
 from erase.training.classes import class_sets
 from tests.tiny_pipelines import SIZE, ddpm, sd
@@ -203,6 +205,25 @@ def test_cifar_labels_are_matched_by_name(monkeypatch: pytest.MonkeyPatch, tiny_
     monkeypatch.setattr(classes, "load_dataset", lambda *_: data_of(("dog", "cat", "cow")))
     with pytest.raises(InputError, match="no class red car, which the model knows"):
         sets_of(tiny_ddpm, "dog", data="cifar10")
+
+
+def test_images_of_classes_forgotten_before_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_sd: Path, tiny_ddpm: Path
+) -> None:
+    def run_of(model: Path, forgotten: str) -> Path:
+        run = tmp_path / model.name
+        shutil.copytree(model, run)
+        write_json(run / RECORD, {"target": {"suite": None, "concepts": [forgotten]}})
+        return run
+
+    data = tree(tmp_path / "data", {GOLF: 4, CHURCH: 3, HORN: 3})
+    concept, given = sets_of(run_of(tiny_sd, "church"), "golf ball", data=str(data))
+    assert {path.parent.name for path in given["retain"].paths} == {HORN}  # type: ignore[index]
+    assert concept.anchors == (("an image of a French horn",),)  # type: ignore[attr-defined]
+    monkeypatch.setattr(classes, "load_dataset", lambda *_: data_of(("dog", "red car", "cat")))
+    _, given = sets_of(run_of(tiny_ddpm, "cat"), "dog", data="cifar10")
+    assert given["forget"].labels.tolist() == [1, 1, 1]  # type: ignore[index]
+    assert len(set(given["retain"].labels.tolist())) == 1  # type: ignore[index]
 
 
 def test_a_plain_list_has_a_caption_for_everything() -> None:
