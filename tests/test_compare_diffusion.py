@@ -1,5 +1,6 @@
 """`erase compare diffusion`: the lines asked for, the table, and a comparison that is resumed."""
 
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -9,19 +10,61 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.comparison import diffusion, diffusion_run
-from erase.comparison.diffusion_report import comma_separated, markdown, ranks, summarise
+from erase.comparison import diffusion_run
+from erase.comparison.diffusion import DiffusionComparison, Job
+from erase.comparison.diffusion_attacks import attack_lines
+from erase.comparison.diffusion_columns import columns, retention
+from erase.comparison.diffusion_figures import Point, frontier, spread
+from erase.comparison.diffusion_report import (
+    comma_separated,
+    markdown,
+    ranks,
+    sections,
+    summarise,
+    write_report,
+)
+from erase.comparison.diffusion_run import with_metrics
 from erase.comparison.entries import diffusion_entries
+from erase.comparison.request import Request, parse_requests
+from erase.config.compare import CompareDiffusionConfig, sorted_settings
 from erase.errors import InputError
 from erase.runs.signals import run_child
+from tests.report_world import Page
+
+SHARES = {"ua": 1.0, "ra": 0.9, "fid": 3.0}
 
 
-def row(method: str, concept: str = "three", **changes: Any) -> dict[str, Any]:
-    numbers = {"ua": 1.0, "ra": 0.9, "fid": 3.0, "seconds": 10.0, "memory_bytes": 2**30}
-    original = {"ua": 0.0, "ra": 1.0, "fid": 3.2}
-    return {"method": method, "concept": concept, "trial": 0, "original": original} | {
-        **numbers,
-        **changes,
+def summaries(values: dict[str, float]) -> dict[str, Any]:
+    return {
+        name: {
+            "title": f"title of {name}",
+            "unit": "distance" if name == "fid" else "share",
+            "value": value,
+            "n": 50,
+            "ci95": None,
+            "higher_is_better": name != "fid",
+        }
+        for name, value in values.items()
+    }
+
+
+def row(
+    method: str,
+    concept: str = "three",
+    *,
+    seconds: float = 10.0,
+    trial: int = 0,
+    original: dict[str, float] | None = None,
+    **changes: float,
+) -> dict[str, Any]:
+    return {
+        "method": method,
+        "concept": concept,
+        "trial": trial,
+        "metrics": summaries(SHARES | changes),
+        "original": summaries(original or {"ua": 0.0, "ra": 1.0, "fid": 3.2}),
+        "seconds": seconds,
+        "memory_bytes": 2**30,
     }
 
 
@@ -34,7 +77,7 @@ def test_means_are_over_concepts_and_a_failure_is_not_averaged_away() -> None:
     ]
     original, lur, esd = summarise(rows)
     assert original == {"method": "original", "ua": 0.0, "ra": 1.0, "fid": pytest.approx(3.2)}
-    assert (lur["ua"], lur["fid"], lur["runs"]) == (0.75, 4.0, 2)
+    assert (lur["ua"], lur["fid"], lur["runs"], lur["ua_sd"]) == (0.75, 4.0, 2, None)
     assert esd == {"method": "esd", "runs": 2, "failed": 1}
 
 
@@ -44,8 +87,7 @@ def test_the_best_is_bold_the_second_best_italic_and_ties_share_a_place() -> Non
         row("b", fid=2.0, ua=1.0, seconds=5.0),
         row("c", fid=4.0, ua=0.9),
     ]
-    lines = summarise(rows)
-    placed = ranks(lines)
+    placed = ranks(summarise(rows), columns(rows))
     assert placed["b", "fid"] == 1
     assert placed["a", "fid"] == 2
     assert ("c", "fid") not in placed
@@ -53,11 +95,171 @@ def test_the_best_is_bold_the_second_best_italic_and_ties_share_a_place() -> Non
     assert placed["c", "ua"] == 2
     assert placed["b", "seconds"] == 1
     assert ("original", "fid") not in placed
-    text = markdown(lines, rows)
-    assert "| b | **100.0** | **90.0** | **2.000** | **5.00** | **1024** |" in text
-    assert "| a | **100.0** | **90.0** | *3.000* | *10.00* | **1024** |" in text
-    assert "| original | 0.0 | 100.0 | 3.200 | – | – |" in text
+    text = markdown(sections(rows))
+    assert "| b | **100.0** | **90.0** | **2.00** | **5.00** | **1024** |" in text
+    assert "| a | **100.0** | **90.0** | *3.00* | *10.00* | **1024** |" in text
+    assert "| original | 0.0 | 100.0 | 3.20 | – | – |" in text
+    assert "| FID | title of fid | less |" in text or "| FID | Fréchet distance" in text
     assert comma_separated(rows).splitlines()[2] == "three,0,b,1.0,0.9,2.0,5.0,1073741824,"
+
+
+EMOJI = {"ua": 0.9, "ra": 0.8, "ira": 0.8, "cra": 0.6, "neighbours": 0.5, "neighbours_rest": 0.9}
+
+
+def test_columns_are_what_the_suite_measured() -> None:
+    emoji = EMOJI | {"paraphrases": 0.7, "h": 0.74, "fid": 1.5}
+    rows = [
+        row("lur", "cat", **emoji),
+        row("lur", "flat", **{k: v for k, v in emoji.items() if "neighbours" not in k}),
+    ]
+    titles = [column.title for column in columns(rows)]
+    heads = ["UA %", "IRA %", "CRA %", "near %", "far %", "words %", "H %"]
+    assert sorted(titles) == sorted([*heads, "FID", "seconds", "memory MiB"])
+    (_, lur) = summarise(rows)
+    assert lur["neighbours"] == 0.5  # of the request that has neighbours
+    assert retention(rows[0]) == pytest.approx(0.7)
+    assert "ra" in comma_separated(rows).splitlines()[0].split(",")  # the raw numbers keep it
+
+
+def test_a_deviation_is_over_seeds_of_the_means_over_concepts() -> None:
+    rows = [
+        row("lur", concept, trial=trial, ua=ua)
+        for trial, pair in enumerate(((0.8, 1.0), (0.5, 0.9)))
+        for concept, ua in zip(("three", "seven"), pair, strict=True)
+    ]
+    (original, lur) = summarise(rows)
+    assert (lur["ua"], lur["ua_sd"]) == (pytest.approx(0.8), pytest.approx(0.2 / 2**0.5))
+    assert "ua_sd" not in original
+    text = markdown(sections(rows))
+    assert "**80.0 ± 14.1**" in text
+    assert [part.title for part in sections(rows)][:3] == ["Means", "three", "seven"]
+
+
+def test_a_result_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    old = {
+        "method": "uce",
+        "concept": "three",
+        "trial": 0,
+        "seconds": 0.04,
+        "memory_bytes": 9.0,
+        "ua": 1.0,
+        "ra": 0.99,
+        "fid": 3.18,
+        "fid_name": "fid_digits_classifier",
+        "ua_n": 50,
+        "ua_ci95": [0.93, 1.0],
+        "ra_n": 450,
+        "ra_ci95": [0.98, 1.0],
+        "original": {"ua": 0.0, "ra": 1.0, "fid": 3.32},
+    }
+    now = with_metrics(old, tmp_path / "uce.json")
+    assert now["metrics"]["ua"]["ci95"] == [0.93, 1.0]
+    assert now["metrics"]["fid_digits_classifier"]["value"] == 3.18
+    assert now["original"]["fid_digits_classifier"]["value"] == 3.32
+    assert "ua_n" not in now
+    with pytest.raises(InputError, match=r"uce\.json"):
+        with_metrics({**old, "ra": "all"}, tmp_path / "uce.json")
+
+
+def curve(*rates: float) -> list[dict[str, float]]:
+    return [{"step": 10 * number, "value": rate} for number, rate in enumerate(rates)]
+
+
+def attacked(before: float, after: float, half: int | None) -> dict[str, Any]:
+    def rate(value: float) -> dict[str, Any]:
+        return {"value": value, "n": 10, "ci95": [0.0, 1.0], "unit": "share"}
+
+    relearn = {"curve": {"model": curve(before, after), "baseline": curve(1.0, 1.0)}, "half": half}
+    return {
+        "plain": {"model": rate(before), "original": rate(1.0)},
+        "attacks": {
+            "relearn (concept)": {"model": rate(after), "original": rate(1.0), **relearn},
+            "p4d": {"model": rate(before), "original": rate(0.9)},
+        },
+    }
+
+
+def test_attacks_have_rates_with_intervals_and_steps_to_half(tmp_path: Path) -> None:
+    rows = [
+        row("a") | {"attacked": attacked(0.0, 0.2, None)},
+        row("a", "seven") | {"attacked": attacked(0.1, 0.4, None)},
+        row("b", ua=0.8) | {"attacked": attacked(0.0, 0.9, 10)},
+        row("b", "seven", ua=0.8) | {"attacked": attacked(0.0, 0.9, 10)},
+        row("c") | {"attacked": {"failed": "a loss is nan"}},
+    ]
+    original, a, b, c = attack_lines(rows)
+    assert original["shown"]["p4d"]["value"] == pytest.approx(0.9)
+    shown = a["shown"]["relearn (concept)"]
+    assert (shown["value"], shown["n"], shown["half"]) == (pytest.approx(0.3), 20, None)
+    assert shown["ci95"][0] < 0.3 < shown["ci95"][1]
+    assert shown["steps"] == [[0, pytest.approx(0.05)], [10, pytest.approx(0.3)]]
+    assert b["shown"]["relearn (concept)"]["half"] == 10
+    assert c == {"method": "c", "failed": 1}
+    write_report(tmp_path, rows, {"config": {"concept": ["three", "seven"]}})
+    text = (tmp_path / "table.md").read_text()
+    assert "**30.0** (14.5 to 51.9) | \\> 10 |" in text
+    figures = {path.name for path in tmp_path.glob("*.png")}
+    assert figures == {
+        *("pareto.png", "pareto-after-relearn-concept.png", "relearn-concept.png"),
+        "pareto-after-p4d.png",
+    }
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.open == []
+    assert page.tags.count("img") == 4
+    header, first = comma_separated(rows).splitlines()[:2]
+    line = dict(zip(header.split(","), first.split(","), strict=False))
+    assert line["shown after relearn (concept)"] == "0.2"
+    assert comma_separated(rows).splitlines()[5].endswith("a loss is nan")
+
+
+def test_the_frontier_is_what_nothing_else_beats() -> None:
+    kept = {"a": (90.0, 50.0), "b": (80.0, 100.0), "c": (80.0, 90.0), "d": (95.0, 40.0)}
+    found = [Point(name, *values) for name, values in kept.items()]
+    assert [point.name for point in frontier(found)] == ["b", "a", "d"]
+    assert [point.name for point in frontier([*found, Point("e", 99.0, 100.0)])] == ["e"]
+
+
+def test_names_beside_points_keep_their_distance_and_order() -> None:
+    placed = spread([1.0, 1.0, 0.99, 0.5, 0.02, 0.01], 0.1)
+    gaps = [above - below for above, below in itertools.pairwise(placed)]
+    assert min(gaps) >= 0.1 - 1e-9
+    assert placed[0] <= 1.0
+    assert placed[-1] >= -1e-9
+    assert placed[3] == pytest.approx(0.5, abs=0.11)
+
+
+def test_a_request_is_one_concept_or_several_at_once() -> None:
+    both = Request.parse("cat,  flat style")
+    assert both.concepts == ("cat", "flat style")
+    assert (both.label, both.folder) == ("cat, flat style", "cat+flat-style")
+    assert both.settings() == {"concept": ("cat", "flat style")}
+    for wrong in ("cat,", ", cat", " "):
+        with pytest.raises(InputError, match="lacks a name"):
+            Request.parse(wrong)
+    with pytest.raises(InputError, match="given twice"):
+        parse_requests(["cat, dagger", "cat,dagger"])
+
+
+def test_settings_go_to_the_method_the_attack_or_the_judge() -> None:
+    texts = ("esd.guidance=2", "relearn.steps=0,5", "emoji.forgotten=24", "fid.features=x")
+    found = sorted_settings(texts, ("relearn",))
+    assert found.methods == ("esd.guidance=2",)
+    assert found.attacks == ("relearn.steps=0,5",)
+    assert found.judging == ("emoji.forgotten=24", "fid.features=x")
+    assert sorted_settings(texts, ("all",)).attacks == found.attacks
+    with pytest.raises(InputError, match=r"relearn\.… is for an attack that is not made"):
+        sorted_settings(texts, ("p4d",))
+
+
+def test_every_run_needs_the_images_of_its_request(tmp_path: Path) -> None:
+    config = CompareDiffusionConfig(model="mini-sd", concept=("three", "one, two"), trials=2)
+    lines = diffusion_entries("lur,uce")
+    comparison = DiffusionComparison(config, lines, tmp_path, "cpu", lambda _: None)
+    needs = comparison.jobs()
+    assert len(needs) == 2 + 2 * 2 * 2
+    for job, before in needs.items():
+        assert before == ({Job(job.request)} if job.label else set())
+    assert str(Job(Request.parse("one, two"), "lur", 1)) == "one, two: lur, trial 1"
 
 
 def test_lines_and_their_settings() -> None:
@@ -110,6 +312,16 @@ def test_what_cannot_be_compared_is_refused(
         (("--concept", "three", "--num-anchor-images", "0"), "--num-anchor-images is 0"),
         (("--concept", "three", "--images-per-class", "0"), "--images-per-class is 0"),
         (("--concept", "three", "--concept", "dog"), "dog"),
+        (("--concept", "three, dog"), "dog"),
+        (("--concept", "three,"), "lacks a name"),
+        (("--concept", "three", "--attacks", "relearn,magic"), "magic"),
+        (("--concept", "three", "--attack-limit", "4"), "--attack-limit is given without"),
+        (("--concept", "three", "--set", "relearn.steps=0,5"), "--attacks relearn"),
+        (("--concept", "three", "--set", "digits.n=5"), "digits has no setting"),
+        (
+            ("--concept", "three", "--attacks", "relearn", "--set", "relearn.steps=0"),
+            "relearn.steps is '0'",
+        ),
     ],
 )
 def test_nothing_is_rendered_before_every_line_is_checked(
@@ -117,9 +329,11 @@ def test_nothing_is_rendered_before_every_line_is_checked(
 ) -> None:
     """A value that only the last line's run would refuse is refused before the first image."""
     started: list[str] = []
-    for name in ("load_pipeline", "render_set", "measure"):
+    for name in ("load_pipeline", "render_set", "Judging.measure"):
         watched = partial(started.append, name)
-        monkeypatch.setattr(diffusion, name, lambda *_, watched=watched, **__: watched())
+        monkeypatch.setattr(
+            f"erase.comparison.diffusion.{name}", lambda *_, watched=watched, **__: watched()
+        )
     command = ["compare", "diffusion", "--output", str(tmp_path / "out"), "--model", "mini-sd"]
     refused = CliRunner().invoke(main, [*command, "--methods", "lur,esd", *more])
     assert refused.exit_code == 2, refused.output
@@ -145,8 +359,8 @@ def test_a_comparison_and_its_resumption(tmp_path: Path, monkeypatch: pytest.Mon
         assert "failed" not in found, found
         assert found["memory_bytes"] > 2**20
         assert found["seconds"] > 0
-        assert found["ua_n"] == 2
-        assert found["ra_n"] == 18
+        assert found["metrics"]["ua"]["n"] == 2
+        assert found["metrics"]["ra"]["n"] == 18
     data = tmp_path / "three" / "data"
     assert {p.name for p in data.iterdir()} == {"forget", "retain", "anchor", "shared.json"}
     assert not any((tmp_path / "three" / name / "data").exists() for name in ("lur-b", "ca"))

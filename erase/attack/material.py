@@ -13,31 +13,28 @@ from erase.core.rng import derive_seed
 from erase.data.captioned import CaptionedImages
 from erase.data.prompts import prompts_root
 from erase.errors import RunError
-from erase.evaluation.plan import StageProgress
+from erase.evaluation.plan import StageProgress, cache_folder
 from erase.render.render import DTYPES, render_fingerprint
 from erase.render.share import render_together
 from erase.runs.processes import Distributed
 from erase.scoring.samples import Sample
 from erase.tasks.attack import CONCEPT, HARMLESS, RENDERS
 
-FOLDER = "material"
-
 
 def find_sets(
     plan: AttackPlan,
     distributed: Distributed,
-    output: Path,
     renders: Sequence[Path],
     progress: StageProgress | None,
 ) -> dict[str, CaptionedImages]:
     """The sets of images that the attacks need, rendered where they are not given.
 
-    Of the base model's images of the concept only those stay in which the judge sees it.
+    The base model's images lie in the folder that all runs share, like those of an evaluation's
+    baseline. Of its images of the concept only those stay in which the judge sees it.
 
     Args:
         plan: says which sets are needed.
         distributed: its processes share the rendering.
-        output: the folder of the result.
         renders: the base model's images of the plain prompts.
         progress: called with (stage, images done, images in all).
 
@@ -48,7 +45,7 @@ def find_sets(
     sets = {**plan.given, RENDERS: CaptionedImages(tuple(renders), captions)}
     for name in plan.sets:
         if name not in sets:
-            sets[name] = _rendered(plan, name, distributed, output / FOLDER / name, progress)
+            sets[name] = _rendered(plan, name, distributed, progress)
     return sets
 
 
@@ -83,7 +80,6 @@ def _rendered(
     plan: AttackPlan,
     name: str,
     distributed: Distributed,
-    folder: Path,
     progress: StageProgress | None,
 ) -> CaptionedImages:
     evaluation, samples = plan.evaluation, material_samples(plan, name)
@@ -104,12 +100,12 @@ def _rendered(
         evaluation.baseline,
         samples,
         protocol,
-        folder,
+        cache_folder(plan.config) / fingerprint,
         fingerprint=fingerprint,
         batch_size=plan.config.render_batch_size,
         device=evaluation.device,
         dtype=plan.config.dtype,
-        overwrite=True,
+        shared=True,
         progress=None if progress is None else partial(progress, f"{name} images"),
     )
     if name == HARMLESS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,28 @@ class AttackPlan:
             for prompt, anchors in zip(concept.forget, concept.anchors, strict=True)
         ]
 
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What every attack works with, on either model: images, budget and prompts."""
+        return {
+            "images": {name: _hash(images) for name, images in self.given.items()},
+            "budget": {"num_images": self.config.num_images},
+            "prompts": {"pairs": self.pairs, "harmless": list(self.harmless)},
+        }
+
+    def control(self, name: str) -> str:
+        """Fingerprint of one attack on the base model, which is the same whatever else is attacked.
+
+        It names the folder that all runs of attacks with this base model share.
+        """
+        evaluation = self.evaluation
+        assert evaluation.baseline is not None
+        settings = asdict(self.attacks[name].settings)
+        judged = [evaluation.protocol.to_json(), sorted(evaluation.targets)]
+        judged.append(evaluation.observers.fingerprints())
+        images = evaluation.fingerprint(evaluation.baseline)
+        return fingerprint([images, judged, name, settings, *self.inputs.values()])
+
     def facts(self) -> dict[str, Any]:
         """What the record says of it, its `fingerprint` among it."""
         evaluated = folder_facts(self.evaluation, self.note)
@@ -76,9 +98,7 @@ class AttackPlan:
             name: {**asdict(spec.settings), "source": spec.source}
             for name, spec in self.attacks.items()
         }
-        images = {name: _hash(images) for name, images in self.given.items()}
-        budget = {"num_images": self.config.num_images}
-        prompts = {"pairs": self.pairs, "harmless": list(self.harmless)}
+        images, budget, prompts = self.inputs.values()
         identity = [evaluated["fingerprint"], attacks, images, budget, prompts]
         return {
             **evaluated,

@@ -3,19 +3,22 @@
 The output folder holds `record.json`, `before/` and `attacks/` (images, and what the attacks
 found), `samples.jsonl` (a row for each prompt and stage), `metrics.json` and `report.html`. A
 second call with the same settings does only what is lacking; one with others refuses the folder.
+What the base model renders, plainly and under attack, lies in the folder of the baselines' images:
+it is the same for all models that were made from it, and is not done again for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from erase.attack.judge import Rows, judge_images
-from erase.attack.material import FOLDER as MATERIAL
 from erase.attack.material import find_sets
 from erase.attack.plan import AttackPlan, make_plan
 from erase.attack.scores import (
@@ -36,7 +39,7 @@ from erase.evaluation.run import image_fingerprints, warnings
 from erase.files import write_json, write_jsonl
 from erase.report.attack import AttackData, write_report
 from erase.runs.device import say_device
-from erase.runs.folder import KnownFolder
+from erase.runs.folder import KnownFolder, locked
 from erase.runs.processes import Distributed, joined
 from erase.runs.record import RunRecord, versions
 
@@ -63,7 +66,7 @@ class AttackFolder(KnownFolder):
     """The folder of a run of attacks; the same run goes on in it."""
 
     leftovers = (METRICS, SAMPLES, REPORT, "plots", "tables", ATTACKS)
-    others = (BEFORE, MATERIAL)
+    others = (BEFORE,)
 
     def foreign(self) -> InputError:
         """The refusal of a folder that holds something else."""
@@ -127,23 +130,32 @@ def _attack(
             side: judge_images(distributed, evaluation, evaluation.samples, files[side])
             for side in SIDES
         }
-        sets = find_sets(plan, distributed, output, files[BASELINE], progress)
+        sets = find_sets(plan, distributed, files[BASELINE], progress)
         verdicts: dict[str, dict[str, Verdicts]] = {}
         for name, spec in plan.attacks.items():
-            for side, source in ((MODEL, evaluation.source), (BASELINE, evaluation.baseline)):
+            control = plan.control(name)
+            shared = cache_folder(plan.config) / f"attack-{control}"
+            for side, source, place, identity in (
+                (MODEL, evaluation.source, output / ATTACKS / name / MODEL, facts["fingerprint"]),
+                (BASELINE, evaluation.baseline, shared, control),
+            ):
                 siege = Siege(
                     plan,
                     name,
+                    side,
                     spec.build(),
                     source,
-                    output / ATTACKS / name / side,
+                    place,
                     distributed=distributed,
                     sets=sets,
                     plain=before[side],
-                    identity=facts["fingerprint"],
+                    identity=identity,
                     progress=progress,
                 )
-                verdicts.setdefault(name, {})[side] = siege.run()
+                with ExitStack() as stack:
+                    if side == BASELINE:  # another run may attack it at the moment: wait for it
+                        distributed.on_main(partial(stack.enter_context, locked(place, wait=True)))
+                    verdicts.setdefault(name, {})[side] = siege.run()
         if record is None:
             return None
         return _write(plan, output, record, before, verdicts)
@@ -247,6 +259,8 @@ def _rows(
             for stage in (stage for stage in stages if stage.step != 0):
                 place = Path(ATTACKS, name, side, stage.name, "images")
                 for key, seen in found.stages[stage.name].items():
-                    more = {"attack": name, "stage": stage.name, "image": f"{place}/{key}.png"}
+                    more = {"attack": name, "stage": stage.name}
+                    if side == MODEL:  # the base model's are in the folder that all runs share
+                        more["image"] = f"{place}/{key}.png"
                     add(side, key, found.prompts[stage.name][key], seen, **more)
     return rows

@@ -35,6 +35,8 @@ class Siege:
 
     plan: AttackPlan
     name: str
+    side: str
+    """`model` or `baseline`, as progress calls it."""
     attack: Attack
     source: ModelSource
     folder: Path
@@ -145,7 +147,7 @@ class Siege:
         if rendering.scheduler is not None:
             pipeline.scheduler = rendering.scheduler
         protocol = self.plan.evaluation.protocol
-        title = f"{self.name}, {self.folder.name}: {stage.name}"
+        title = f"{self.name}, {self.side}: {stage.name}"
         try:
             render(
                 pipeline,

@@ -9,6 +9,7 @@ import click
 from erase.cli.command import Group, PathType, option
 from erase.cli.completion import complete
 from erase.cli.early import (
+    check_attacks,
     check_classifier_metrics,
     check_device_name,
     check_methods,
@@ -122,7 +123,9 @@ def classifier(
     shell_complete=complete("methods", CompareDiffusionConfig),
 )
 @settings_option(
-    "METHOD.NAME=VALUE", "A setting of one method, or an option of its `erase concept` run."
+    "OWNER.NAME=VALUE",
+    "A setting of one method, or an option of its `erase concept` run (esd.guidance=2); of an"
+    " attack (relearn.steps=0,25,50); of the suite or a metric (emoji.forgotten=24).",
 )
 @device_option
 @option(
@@ -131,7 +134,11 @@ def classifier(
     help="Print the runs, what is there of them, time and disk, and what is missing; touch"
     " nothing.",
 )
-@config_options(CompareDiffusionConfig, required=frozenset({"model", "concept"}))
+@config_options(
+    CompareDiffusionConfig,
+    listed=frozenset({"attacks"}),
+    required=frozenset({"model", "concept"}),
+)
 def diffusion(
     output: Path,
     methods: str,
@@ -140,18 +147,20 @@ def diffusion(
     dry_run: bool,
     **given: Any,
 ) -> None:
-    """Compare unlearning methods on a text-to-image model: UA, RA, FID, seconds, memory.
+    """Compare unlearning methods on a text-to-image model: the suite's metrics, seconds, memory.
 
     The images of each concept are rendered once and shared by all methods; each method runs in a
     process of its own through `erase concept`. Started again with the same --output, it goes on
     where it was.
 
     \b
-    erase compare diffusion --model mini-sd --concept three --concept seven \\
-        --methods lur,lur-b,salun --output runs/compare
+    erase compare diffusion --model mini-emoji --concept cat --concept "flat style" \\
+        --concept "cat, dagger" --methods lur,lur-b,salun --trials 2 --output runs/compare
     """
+    given["attacks"] = names_of(given["attacks"])
     config = resolve(CompareDiffusionConfig, given, None)
     check_methods(methods, {TEXT_TO_IMAGE})
+    check_attacks(config.attack_names)
     check_device_name(device)
     check_model(config.model)
     if dry_run:

@@ -14,7 +14,7 @@ from erase.config.compare import CompareConfig
 from erase.config.families import CLASSIFIER, DENOISERS, methods_for
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
-LISTS = frozenset({"methods", "metrics"})
+LISTS = frozenset({"methods", "metrics", "attacks"})
 """Options that take several names, separated by commas."""
 
 
@@ -35,6 +35,7 @@ def complete(name: str, config: type[Config] | None = None) -> Complete | None:
             "classifier_metrics" if families == (CLASSIFIER,) else "metrics"
         ),
         "attack": lambda: registry.names("attacks"),
+        "attacks": lambda: ["all", *registry.names("attacks")],
         "concept": _concepts,
         "target": _concepts,
         "model": _models,

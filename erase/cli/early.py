@@ -6,7 +6,7 @@ The plans of the commands check all of it again, with the same functions and the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from erase import registry
@@ -95,10 +95,15 @@ def check_classifier_metrics(names: Iterable[str]) -> None:
         registry.check("classifier_metrics", name)
 
 
+def check_attacks(names: Sequence[str]) -> None:
+    """InputError for an attack that does not exist."""
+    for name in names:
+        registry.check("attacks", name)
+
+
 def check_attack(config: AttackConfig) -> None:
     """InputError for what `erase attack` cannot use, as far as it shows here."""
-    for name in config.attack:
-        registry.check("attacks", name)
+    check_attacks(config.attack)
     check_evaluation(config)
 
 

@@ -1,31 +1,34 @@
 """Unlearning methods on a text-to-image model side by side: same original, same images, same suite.
 
-The images of each concept are rendered once and shared. Every method runs in a process of its own,
+The images of each request are rendered once and shared. Every method runs in a process of its own,
 through `erase concept` as anyone would call it, so that its peak memory is its own.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from erase.comparison.diffusion_report import terminal, write_report
-from erase.comparison.diffusion_run import Measured, measure
+from erase.comparison.diffusion_run import Attacked, Judging, Timed, with_metrics
 from erase.comparison.entries import Entry, diffusion_entries, slug
+from erase.comparison.pool import run_jobs, say
+from erase.comparison.request import Request, parse_requests
 from erase.comparison.store import Result, cached, check_alone, library_versions, store, stored
-from erase.config.compare import CompareDiffusionConfig
+from erase.config.compare import CompareDiffusionConfig, SetTexts, sorted_settings
 from erase.config.concept import ConceptConfig
 from erase.config.families import TEXT_TO_IMAGE
 from erase.config.methods import find_method
+from erase.data.concepts import Concept
 from erase.data.prompt_table import prompt_source
 from erase.errors import EraseError, InputError
 from erase.evaluation.checks import check_metrics, check_model
-from erase.evaluation.protocols import find_protocol
+from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.score import choose_samples
 from erase.files import fingerprint
 from erase.models.loading import load_pipeline
@@ -33,7 +36,8 @@ from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
 from erase.runs.manifest import check
 from erase.runs.run_folder import deciding
-from erase.scoring.suite import load_suite
+from erase.scoring.samples import Protocol, Sample
+from erase.scoring.suite import Suite, load_suite
 from erase.training.filters import check_filters
 from erase.training.plan import ConceptPlan, plan
 from erase.training.sets import render_set
@@ -52,39 +56,69 @@ SAME = (
 """Settings that are the same for every method, where the comparison is given them."""
 JUDGED = {"images_per_class": "images_per_class", "steps": "evaluation_steps"}
 """How models are judged, by the names that fingerprints have had from the first version on."""
+LATER = ("erase_from",)
+"""Settings of a run that came later: fingerprints leave them out where they are not set."""
 LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
 SHARING = Entry("ca", "ca", {}, {})
 """A method that looks at all three sets; the shared images are rendered as planned for it."""
 
 
 @dataclass(frozen=True)
+class Job:
+    """One piece of work for a process: the shared images of a request, or one run."""
+
+    request: Request
+    label: str = ""
+    """Of the run's line; none for the images."""
+    trial: int = 0
+
+    def __str__(self) -> str:
+        what = f"{self.label}, trial {self.trial}" if self.label else "images"
+        return f"{self.request.label}: {what}"
+
+
+@dataclass(frozen=True)
 class DiffusionComparison:
-    """All entries on all concepts."""
+    """All entries on all requests."""
 
     config: CompareDiffusionConfig
     entries: Sequence[Entry]
     output: Path
-    """One folder a concept, in it `data` and one folder an entry and trial."""
+    """One folder a request, in it `data` and one folder an entry and trial."""
     device: str
     progress: Callable[[str], None]
     """Called with a line of text as things finish."""
+    texts: SetTexts = field(default_factory=SetTexts)
+    """What `--set` says of attacks and of the evaluation."""
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """What is forgotten, one run an entry and trial each."""
+        return parse_requests(self.config.concept)
+
+    @property
+    def judging(self) -> Judging:
+        """How the models are judged."""
+        return Judging(self.config, self.texts, self.output, self.device)
 
     def check(self, *, fetch: bool = True) -> dict[tuple[str, str], ConceptPlan]:
         """Plan every run, so that what cannot be used is refused before anything is rendered.
 
-        `fetch` allows a hub model to be downloaded. Returns the plans by concept and line; the
+        `fetch` allows a hub model to be downloaded. Returns the plans by request and line; the
         shared images have no line's name.
         """
         plans = {}
         for name in ("model", "concept"):
             if not getattr(self.config, name):
                 raise InputError(f"--{name} is missing.", f"Give --{name}.")
-        for concept in self.config.concept:
+        if self.config.attack_limit and not self.config.attacks:
+            raise InputError("--attack-limit is given without --attacks.", "Add --attacks NAME.")
+        for request in self.requests:
             for entry in (SHARING, *self.entries):
                 planned = plan(
-                    self._config(entry, concept, 0, shared=False), device=self.device, fetch=fetch
+                    self._config(entry, request, 0, shared=False), device=self.device, fetch=fetch
                 )
-                plans[concept, "" if entry is SHARING else entry.label] = planned
+                plans[request.label, "" if entry is SHARING else entry.label] = planned
                 if planned.family.task.family != TEXT_TO_IMAGE:
                     raise InputError(
                         f"{self.config.model} is no text-to-image model.",
@@ -92,63 +126,97 @@ class DiffusionComparison:
                     )
                 if not planned.concept.target().get("suite"):
                     raise InputError(
-                        f"No suite measures the concept {concept!r}.",
+                        f"No suite measures the concept {request.label!r}.",
                         "Compare on concepts of a class list, e.g. a digit.",
                     )
                 # The shared images are given to the run: nothing is left for it to filter.
                 method = find_method(entry.method, TEXT_TO_IMAGE).method
                 check_filters(planned.config, planned.concept, method.sets)
-                _check_judged(self.config, planned)
+                self._check_judged(planned)
+            if self.config.attacks and fetch:
+                self.judging.check_attacks(planned)
         return plans
 
+    def _check_judged(self, planned: ConceptPlan) -> None:
+        """InputError for settings with which the run's model could not be judged afterwards."""
+        suite, protocol = self._protocol(planned.concept)
+        targets = frozenset(planned.concept.names)
+        samples = self.samples(planned.concept)
+        check_model(planned.source, protocol, samples)
+        check_metrics(protocol, samples, targets, suite.neighbours(prompt_source(None)))
+
+    def samples(self, concept: Concept) -> list[Sample]:
+        """What is rendered to judge a model that was made to forget the concept."""
+        suite, protocol = self._protocol(concept)
+        return choose_samples(suite, protocol, prompt_source(None), frozenset(concept.names))
+
+    def _protocol(self, concept: Concept) -> tuple[Suite, Protocol]:
+        suite = load_suite(str(concept.suite))
+        images, steps = self.config.images_per_class, self.config.evaluation_steps
+        named, given = find_protocol(suite, "default"), self.texts.judging
+        return suite, change(suite, named, settings=given, images=images, steps=steps)
+
     def run(self) -> list[Result]:
-        """Do what is missing; one row per concept, entry and trial."""
+        """Do what is missing; one row per request, entry and trial."""
+        if self.config.jobs > 1:
+            work = replace(self, progress=say)
+            run_jobs(self.jobs(), self.config.jobs, _do, work, progress=self.progress)
         rows = []
-        for concept in self.config.concept:
-            self._shared_images(concept)
+        for request in self.requests:
+            self.shared_images(request)
             for trial in range(self.config.trials):
-                rows += [self.run_entry(trial, entry, concept) for entry in self.entries]
+                rows += [self.run_entry(trial, entry, request) for entry in self.entries]
         return rows
 
-    def _folder(self, concept: str) -> Path:
-        return self.output / concept.replace(" ", "-").replace("/", "-")
+    def jobs(self) -> dict[Job, set[Job]]:
+        """The pieces of work with what each needs: every run needs the images of its request."""
+        needs: dict[Job, set[Job]] = {}
+        for request in self.requests:
+            needs[Job(request)] = set()
+            for trial in range(self.config.trials):
+                for entry in self.entries:
+                    needs[Job(request, entry.label, trial)] = {Job(request)}
+        return needs
 
-    def _run_folder(self, trial: int, entry: Entry, concept: str) -> Path:
+    def _folder(self, request: Request) -> Path:
+        return self.output / request.folder
+
+    def _run_folder(self, trial: int, entry: Entry, request: Request) -> Path:
         name = slug(entry.label)
-        return self._folder(concept) / (name if trial == 0 else f"{name}-trial-{trial}")
+        return self._folder(request) / (name if trial == 0 else f"{name}-trial-{trial}")
 
-    def result_file(self, trial: int, entry: Entry, concept: str) -> Path:
+    def result_file(self, trial: int, entry: Entry, request: Request) -> Path:
         """Where the result of a run lies, beside its folder."""
-        folder = self._run_folder(trial, entry, concept)
+        folder = self._run_folder(trial, entry, request)
         return folder.with_name(f"{folder.name}.json")
 
-    def _config(self, entry: Entry, concept: str, trial: int, *, shared: bool) -> ConceptConfig:
+    def _config(self, entry: Entry, request: Request, trial: int, *, shared: bool) -> ConceptConfig:
         """The configuration of a run, as `erase concept` would be given it."""
         spec = find_method(entry.method, TEXT_TO_IMAGE)
         run = {**{name: getattr(self.config, name) for name in SAME}, **entry.changes}
         if shared and spec.method.images:
-            data = self._folder(concept) / "data"
+            data = self._folder(request) / "data"
             run |= {f"{name}_images": str((data / name).resolve()) for name in spec.method.sets}
         return ConceptConfig(
             model=self.config.model,
-            concept=(concept,),
             method=entry.method,
             seed=self.config.seed + trial,
             settings=entry.settings,
+            **request.settings(),
             **run,
         )
 
-    def _shared_images(self, concept: str) -> None:
-        """Render the images of a concept that all methods share, unless they are there."""
-        folder = self._folder(concept) / "data"
-        planned = plan(self._config(SHARING, concept, 0, shared=False), device=self.device)
-        key = fingerprint([deciding(planned.config), planned.facts, self.device])
+    def shared_images(self, request: Request) -> None:
+        """Render the images of a request that all methods share, unless they are there."""
+        folder = self._folder(request) / "data"
+        planned = plan(self._config(SHARING, request, 0, shared=False), device=self.device)
+        key = fingerprint([_older(deciding(planned.config)), planned.facts, self.device])
         if stored(folder / SHARED, key):
             for name in SETS:
                 check(folder / name)
             return
         _remove(folder)
-        self.progress(f"{concept}: rendering the images that all methods share")
+        self.progress(f"{request.label}: rendering the images that all methods share")
         pipeline = load_pipeline(planned.source)
         accelerator = Accelerator(cpu=self.device == "cpu")
         pipeline.to(accelerator.device)
@@ -164,47 +232,72 @@ class DiffusionComparison:
             )
         store(folder / SHARED, {"fingerprint": key})
 
-    def run_entry(self, trial: int, entry: Entry, concept: str) -> Result:
-        """Run and judge an entry in a trial, unless its result is there already."""
-        folder = self._run_folder(trial, entry, concept)
-        planned = plan(self._config(entry, concept, trial, shared=True), device=self.device)
+    def run_entry(self, trial: int, entry: Entry, request: Request) -> Result:
+        """Run, judge and attack an entry in a trial, unless its results are there already."""
+        folder = self._run_folder(trial, entry, request)
+        planned = plan(self._config(entry, request, trial, shared=True), device=self.device)
+        # Folders of images count by their content, for a result may be moved.
+        settings = planned.config.replace(**{f"{s}_images": None for s in planned.sets})
+        judged = {key: getattr(self.config, name) for key, name in JUDGED.items()}
+        if self.texts.judging:
+            judged["settings"] = sorted(self.texts.judging)
         key = fingerprint(
             [
-                # Folders of images count by their content, for a result may be moved.
-                planned.config.replace(**{f"{s}_images": None for s in planned.sets}).to_dict(),
-                planned.facts,
-                self.device,
-                {key: getattr(self.config, name) for key, name in JUDGED.items()},
-                library_versions(LIBRARIES),
+                _older(settings.to_dict()),
+                *(planned.facts, self.device, judged, library_versions(LIBRARIES)),
             ]
         )
+        about: Result = {"concept": request.label, "method": entry.label, "trial": trial}
+        path = self.result_file(trial, entry, request)
 
-        def make() -> Result:
-            row: Result = {"concept": concept, "method": entry.label, "trial": trial}
-            try:
-                return row | measure(planned, folder, self.config, self.output, self.device)
-            except EraseError as error:
-                return row | {"failed": error.message}
+        def measure() -> Result:
+            return about | _or_failed(lambda: self.judging.measure(planned, folder))
 
-        row = cached(self.result_file(trial, entry, concept), key, make, Measured)
-        outcome = row.get("failed") or ", ".join(
-            f"{name} {row[name]:.4g}" for name in ("ua", "ra", "fid", "seconds")
-        )
-        self.progress(f"{concept}  {entry.label}  trial {trial}: {outcome}")
+        row = with_metrics(cached(path, key, measure, Timed), path)
+        if self.config.attacks and "failed" not in row:
+            how = [self.config.attack_names, self.config.attack_limit, sorted(self.texts.attacks)]
+            row["attacked"] = cached(
+                path.with_name(f"{folder.name}-attack.json"),
+                fingerprint([key, how]),
+                lambda: _or_failed(lambda: self.judging.attacked(planned, folder)),
+                Attacked,
+            )
+        self.progress(f"{request.label}  {entry.label}  trial {trial}: {_outcome(row)}")
         return row
 
 
-def _check_judged(config: CompareDiffusionConfig, planned: ConceptPlan) -> None:
-    """InputError for settings with which the run's model could not be judged afterwards."""
-    suite = load_suite(str(planned.concept.suite))
-    protocol = find_protocol(suite, "default").replace(
-        images=config.images_per_class, steps=config.render_steps
-    )
-    targets = frozenset(planned.concept.names)
-    root = prompt_source(None)
-    samples = choose_samples(suite, protocol, root, targets)
-    check_model(planned.source, protocol, samples)
-    check_metrics(protocol, samples, targets, suite.neighbours(root))
+def _do(comparison: DiffusionComparison, job: Job) -> None:
+    if job.label:
+        entry = next(item for item in comparison.entries if item.label == job.label)
+        comparison.run_entry(job.trial, entry, job.request)
+    else:
+        comparison.shared_images(job.request)
+
+
+def _older(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the fingerprints of earlier versions have them, where nothing new is used."""
+    return {k: v for k, v in settings.items() if k not in LATER or v is not None}
+
+
+def _or_failed(make: Callable[[], Result]) -> Result:
+    """What `make` returns, or in `failed` why it could not."""
+    try:
+        return make()
+    except EraseError as error:
+        return {"failed": error.message}
+
+
+def _outcome(row: Result) -> str:
+    """A result in one line."""
+    if "failed" in row:
+        return str(row["failed"])
+    numbers = {name: summary["value"] for name, summary in row["metrics"].items()}
+    numbers["seconds"] = row["seconds"]
+    attacked = row.get("attacked", {})
+    for title, rates in attacked.get("attacks", {}).items():
+        numbers[f"shown after {title}"] = rates["model"]["value"]
+    texts = [f"{name} {value:.4g}" for name, value in numbers.items()]
+    return ", ".join(texts + ([f"attacks: {attacked['failed']}"] if "failed" in attacked else []))
 
 
 def _remove(folder: Path) -> None:
@@ -227,16 +320,18 @@ def compare_diffusion(
     """Run the comparison, or what is missing of it, and write its reports.
 
     Args:
-        config: the model, its concepts, and how the methods are judged.
-        output: of `table.csv`, `table.md`, `results.json`, and a folder a concept.
+        config: the model, its concepts, and how the methods are judged and attacked.
+        output: of `table.csv`, `table.md`, `results.json`, figures, and a folder a request.
         methods: METHOD[@NAME=VALUE…] with commas between, or `all`.
-        settings: METHOD.NAME=VALUE, a setting of a method or of its run.
+        settings: OWNER.NAME=VALUE, a setting of a method or of its run, of an attack, of the suite
+            or of a metric.
         device: where to train and to render; None is a GPU if there is one, else the CPU.
         progress: called with a line of text as things finish.
         show: called with the finished table, for rich to print.
 
     Returns:
-        A line for the original and one a method: means over concepts and trials.
+        A line for the original and one a method: means over requests and trials, and in NAME_sd
+        their standard deviation over trials.
 
     Raises:
         InputError: settings that no run can use; then nothing was rendered.
@@ -245,8 +340,9 @@ def compare_diffusion(
     where = choose_device(device)
     folder = ComparisonFolder(output, "compare diffusion", config=config)
     folder.check()
-    entries = diffusion_entries(methods, settings)
-    comparison = DiffusionComparison(config, entries, output, where, progress)
+    texts = sorted_settings(settings, config.attacks)
+    entries = diffusion_entries(methods, texts.methods)
+    comparison = DiffusionComparison(config, entries, output, where, progress, texts)
     comparison.check()
     say_device(where, device)
     with folder.hold(config=config.to_dict(), device=where) as record:
@@ -255,5 +351,6 @@ def compare_diffusion(
         means = write_report(output, rows, {**facts, "device": where})
         if record:
             record.finish()
-    show(terminal(means, f"{config.model}: {', '.join(config.concept)}"))
+    for table in terminal(means, rows, f"{config.model}: {'; '.join(config.concept)}"):
+        show(table)
     return means

@@ -14,16 +14,14 @@ from erase.comparison.classifier_problem import check_entries
 from erase.comparison.diffusion import SETS, DiffusionComparison
 from erase.comparison.entries import diffusion_entries, slug
 from erase.comparison.entries import entries as parse_entries
-from erase.config.compare import CompareConfig, CompareDiffusionConfig
+from erase.config.compare import CompareConfig, CompareDiffusionConfig, sorted_settings
 from erase.data.classification import CIFAR
-from erase.data.prompt_table import prompt_source
 from erase.errors import MissingError
 from erase.files import read_json
 from erase.models.classifiers import WEIGHTS
 from erase.render.sizes import png_bytes, readable_bytes, readable_time
 from erase.runs.device import choose_device
 from erase.runs.folder import ComparisonFolder
-from erase.scoring.suite import load_suite
 from erase.training.sizes import disk_space
 
 
@@ -87,43 +85,40 @@ def plan_diffusion(
     Raises InputError for what the comparison itself would refuse before it renders.
     """
     where = choose_device(device)
-    entries = diffusion_entries(methods, settings)
+    texts = sorted_settings(settings, config.attacks)
+    entries = diffusion_entries(methods, texts.methods)
     ComparisonFolder(output, "compare diffusion", config=config).check()
-    comparison = DiffusionComparison(config, entries, output, where, lambda _: None)
+    comparison = DiffusionComparison(config, entries, output, where, lambda _: None, texts)
     with hub.nothing_is_fetched():
         planned = comparison.check(fetch=False)
+    requests = comparison.requests
     notes = dict.fromkeys(note for item in planned.values() for note in item.notes)
-    runs = list(itertools.product(config.concept, range(config.trials), entries))
-    files = [comparison.result_file(trial, entry, concept) for concept, trial, entry in runs]
+    runs = list(itertools.product(requests, range(config.trials), entries))
+    files = [comparison.result_file(trial, entry, request) for request, trial, entry in runs]
     shared = disk = judged = 0
-    for concept in config.concept:
-        first = planned[concept, ""]
+    for request in requests:
+        first = planned[request.label, ""]
         side = first.config.resolution or first.source.resolution()
         shared += sum(int(getattr(first.config, f"num_{name}_images") or 0) for name in SETS)
-        judged += _judged(config, str(first.concept.suite))
-    for concept, _, entry in runs:
-        disk += disk_space(planned[concept, entry.label], 0)["model"]
-    each = judged // len(config.concept)
-    images = shared + each * (len(runs) + 1)
+        judged += len(comparison.samples(first.concept))
+    for request, _, entry in runs:
+        disk += disk_space(planned[request.label, entry.label], 0)["model"]
+    each = judged // len(requests)
+    images = shared + each * (len(runs) + len(requests))
+    attacks = ", ".join(config.attacks) or "none"
     lines = [
         f"# device: {where}",
         f"# lines: {', '.join(entry.label for entry in entries)}",
-        f"# runs: {len(runs)} ({len(config.concept)} concepts, {config.trials} trials,"
-        f" {len(entries)} lines), of which {_there(files)} are there",
+        f"# runs: {len(runs)} ({len(requests)} concepts, {config.trials} trials,"
+        f" {len(entries)} lines), of which {_there(files)} are there; {config.jobs} at a time",
         f"# images that all lines share: {shared}",
-        f"# images to judge by: {each} a run, and {each} of the original",
-        f"# time: {_time(files, 'seconds')}; rendering comes on top",
+        f"# images to judge by: {each} a run, and {each} of the original for each concept",
+        f"# attacks: {attacks}{'; their images come on top' if config.attacks else ''}",
+        f"# time: {_time(files, 'seconds', config.jobs)}; rendering comes on top",
         f"# disk: about {readable_bytes(disk + images * png_bytes(side))}"
         f" ({len(runs)} models {readable_bytes(disk)}, {images} images)",
     ]
     return [*lines, *_missing(notes)]
-
-
-def _judged(config: CompareDiffusionConfig, name: str) -> int:
-    """How many images a model is judged by."""
-    suite = load_suite(name)
-    protocol = suite.protocols()["default"].replace(images=config.images_per_class)
-    return len(suite.samples(protocol, prompt_source(None)))
 
 
 def _there(files: Iterable[Path]) -> int:

@@ -1,22 +1,13 @@
-"""A comparison's work in several processes, each of which leaves its results in files.
+"""The jobs of a comparison of classifiers: what each needs, and how it is done.
 
-Every result is a file of its own (`store.cached`), so the processes need not tell each other
-anything: the parent finds all results where it would look for those of a comparison that was
-killed. A job begins as soon as a process is free and all that it reads is there. The original,
-Retrains and reference models need nothing and come first, then the searches, the longest first.
+The original, Retrains and reference models need nothing and come first, then the searches, the
+longest first. `erase.comparison.pool` does them in several processes.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -29,8 +20,8 @@ from erase.comparison.classifier_comparison import (
 )
 from erase.comparison.classifier_problem import prepare_original
 from erase.comparison.entries import Entry, entry
+from erase.comparison.pool import run_jobs, say
 from erase.comparison.search import REPEATED, forget_set, reference_scores
-from erase.errors import EraseError
 from erase.files import append_jsonl
 
 COSTS = "costs.jsonl"
@@ -117,90 +108,31 @@ def run_ahead(plan: ComparePlan, progress: Callable[[str], None]) -> None:
     Raises:
         EraseError: what a process failed with.
     """
-    waiting = graph(plan)
-    total, finished = len(waiting), set[Job]()
-    running: dict[Future[_Done], Job] = {}
-    began = time.monotonic()
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
-    with ProcessPoolExecutor(plan.config.jobs, context, _start, (plan,)) as pool:
-        try:
-            while waiting or running:
-                ready = (job for job, needs in waiting.items() if needs <= finished)
-                for job in [*ready][: plan.config.jobs - len(running)]:
-                    del waiting[job]
-                    running[pool.submit(_run, job)] = job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job, done = running.pop(future), future.result()
-                    if done.error is not None:
-                        kind, message, remedy = done.error
-                        raise kind(message, remedy)
-                    finished.add(job)
-                    _note(plan, job, done)
-                    progress(
-                        f"[{time.monotonic() - began:6.0f} s, {len(finished)} of {total}] {job}:"
-                        f" {done.seconds:.1f} s of processor time"
-                    )
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                for process in list((pool._processes or {}).values()):
-                    process.terminate()  # what it was writing is swept by the next command
-            pool.shutdown(cancel_futures=True)
-            raise
+
+    def note(job: Job, seconds: float) -> None:
+        row: dict[str, Any] = {"kind": job.kind, "forget": job.spec, "label": job.label}
+        row |= {"trial": job.trial, "number": job.number, "processor_s": round(seconds, 2)}
+        append_jsonl(plan.output / COSTS, row)
+
+    run_jobs(graph(plan), plan.config.jobs, _do, plan, progress=progress, note=note)
 
 
-@dataclass(frozen=True)
-class _Done:
-    error: tuple[type[EraseError], str, str] | None
-    seconds: float
-    """Of processor time."""
+_kept: dict[Any, dict[str, ClassifierComparison]] = {}  # of this process, which has one plan
 
 
-def _note(plan: ComparePlan, job: Job, done: _Done) -> None:
-    row: dict[str, Any] = {"kind": job.kind, "forget": job.spec, "label": job.label}
-    row |= {"trial": job.trial, "number": job.number, "processor_s": round(done.seconds, 2)}
-    append_jsonl(plan.output / COSTS, row)
+def _comparisons(plan: ComparePlan, *, trained: bool) -> dict[str, ClassifierComparison]:
+    """The comparisons of the plan, once the original is trained or before, made once."""
+    make = comparisons if trained else before_original
+    if make not in _kept:
+        _kept[make] = make(plan, say)
+    return _kept[make]
 
 
-_plans: list[ComparePlan] = []  # of this process: one
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
-def _start(plan: ComparePlan) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the parent ends us
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.config.jobs))
-    _plans[:] = [plan]
-
-
-@cache
-def _before() -> dict[str, ClassifierComparison]:
-    return before_original(_plans[0], _say)
-
-
-@cache
-def _after() -> dict[str, ClassifierComparison]:
-    return comparisons(_plans[0], _say)
-
-
-def _run(job: Job) -> _Done:
-    began = time.process_time()
-    try:
-        _do(job)
-    except EraseError as error:
-        return _Done((type(error), error.message, error.remedy), 0.0)
-    return _Done(None, time.process_time() - began)
-
-
-def _do(job: Job) -> None:
-    plan = _plans[0]
+def _do(plan: ComparePlan, job: Job) -> None:
     if job.kind == "original":
         prepare_original(plan.config, plan.output, torch.device(plan.device))
     elif job.kind in ("retrain", "search retrain", "shadow"):
-        problem = (_after() if needs_original(job.spec) else _before())[job.spec].problem
+        problem = _comparisons(plan, trained=needs_original(job.spec))[job.spec].problem
         if job.kind == "search retrain":
             problem.retrain(*forget_set(problem, job.trial))
             return
@@ -211,7 +143,7 @@ def _do(job: Job) -> None:
         else:
             problem.shadow(forget, seed, job.number)
     else:
-        comparison = _after()[job.spec]
+        comparison = _comparisons(plan, trained=True)[job.spec]
         item = next((e for e in comparison.entries if e.label == job.label), entry("retrain"))
         if job.kind == "references":
             reference_scores(comparison.problem, comparison.folder / "search", job.trial)

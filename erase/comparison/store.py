@@ -23,7 +23,7 @@ def check_alone() -> None:
     if Distributed.launched().count > 1:
         raise InputError(
             "erase compare is one process, which starts others itself.",
-            "Run it without accelerate launch; --jobs N runs several classifiers at a time.",
+            "Run it without accelerate launch; --jobs N makes several runs at a time.",
         )
 
 

@@ -26,6 +26,8 @@ DIFFUSION_RUN = frozenset(ConceptConfig.__dataclass_fields__) - {
     *("model", "concept", "method", "settings", "seed"),
 }
 """What a comparison may set of an `erase concept` run."""
+ALL = "all"
+"""Instead of names: every attack that fits the model."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ class CompareDiffusionConfig(Config):
     """`erase compare diffusion`: what is compared, and how it is judged."""
 
     model: str = option("", "Alias, folder or hub id of the original.", path=True)
-    concept: tuple[str, ...] = option((), "What to forget, one run a method each; several times.")
+    concept: tuple[str, ...] = option(
+        (),
+        "What to forget, one run a method each; several times. Concepts with commas between them"
+        " are forgotten at once.",
+    )
     trials: int = option(
         1, "Seeds of batches, noise and timesteps; the images stay the same.", least=1
     )
@@ -117,7 +123,53 @@ class CompareDiffusionConfig(Config):
     )
     render_steps: int | None = option(None, "Sampling steps of those renders.", least=1, most=STEPS)
     mixed_precision: str = option("no", "Autocast to bf16, or not.", PRECISIONS, advice=NO_FP16)
+    attacks: tuple[str, ...] = option(
+        (),
+        "Attack every model and the original, with commas, by: all (that fit), "
+        f"{', '.join(registry.names('attacks'))}.",
+    )
+    attack_limit: int | None = option(
+        None, "At most N prompts of each request to attack; default: all.", least=1
+    )
+    jobs: int = option(
+        1, "Runs at the same time, each in a process of its own.", least=1, most=1024
+    )
     seed: int = option(0, "First seed.", least=0, most=SEEDS)
+
+    @property
+    def attack_names(self) -> tuple[str, ...]:
+        """As `erase attack` takes them: none for all that fit the model."""
+        return () if self.attacks == (ALL,) else self.attacks
+
+
+@dataclass(frozen=True)
+class SetTexts:
+    """The texts of `--set` of a diffusion comparison, by what they are for."""
+
+    methods: tuple[str, ...] = ()
+    """METHOD.NAME=VALUE."""
+    attacks: tuple[str, ...] = ()
+    """ATTACK.NAME=VALUE."""
+    judging: tuple[str, ...] = ()
+    """SUITE.NAME=VALUE or METRIC.NAME=VALUE."""
+
+
+def sorted_settings(texts: Sequence[str], attacks: Sequence[str] = ()) -> SetTexts:
+    """The texts of `--set` by their owner: an attack, a suite or metric, else a method.
+
+    InputError for a setting of an attack that is not among `attacks`, unless these are all.
+    """
+    judges = {*registry.names("suites"), *registry.names("metrics")}
+    kinds: dict[str, list[str]] = {"methods": [], "attacks": [], "judging": []}
+    for text in texts:
+        owner = text.partition(".")[0].strip()
+        known = owner in registry.names("attacks")
+        if known and owner not in attacks and tuple(attacks) != (ALL,):
+            raise InputError(
+                f"--set {owner}.… is for an attack that is not made.", f"Add --attacks {owner}."
+            )
+        kinds["attacks" if known else "judging" if owner in judges else "methods"].append(text)
+    return SetTexts(**{name: tuple(owned) for name, owned in kinds.items()})
 
 
 def settings_by_line(texts: Sequence[str]) -> dict[str, dict[str, Any]]:

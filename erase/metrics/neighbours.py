@@ -5,6 +5,7 @@ neighbours; without a list for what was forgotten (a style, a colour) there is n
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from erase.scoring.context import Context
 from erase.scoring.kinds import Group, KindRate, near_and_far
@@ -14,6 +15,7 @@ class Neighbours(KindRate):
     """Retained accuracy of neighbours and of the rest, by the suite's classifiers."""
 
     name = "neighbours"
+    heads: ClassVar = {"neighbours": "near", "neighbours_rest": "far"}
 
     def groups(self, context: Context) -> Mapping[str, Group]:
         """`neighbours`, `neighbours_rest`, or nothing."""

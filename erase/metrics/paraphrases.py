@@ -5,6 +5,7 @@ seen. A model that has forgotten a word only still shows the thing here.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from erase.scoring.context import Context
 from erase.scoring.kinds import Group, KindRate, unlearned
@@ -14,6 +15,7 @@ class Paraphrases(KindRate):
     """Unlearning accuracy on other words, by the suite's classifiers."""
 
     name = "paraphrases"
+    heads: ClassVar = {"paraphrases": "words"}
 
     def groups(self, context: Context) -> Mapping[str, Group]:
         """`paraphrases`."""

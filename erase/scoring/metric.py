@@ -31,6 +31,8 @@ class Metric(ABC):
     settings: ClassVar[Mapping[str, Any]] = {}
     """Its settings with their defaults. Their types count; a tuple holds the possible values, the
     default first."""
+    heads: ClassVar[Mapping[str, str]] = {}
+    """By summary: the head of its column in a wide table, where the metric's name will not do."""
 
     def check(self, context: Context) -> None:  # noqa: B027 - most have nothing to refuse
         """Refuse, before anything is rendered, what this metric could not measure.
