@@ -374,8 +374,42 @@ def test_a_comparison_and_its_resumption(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(diffusion_run, "run_child", watched)
     assert CliRunner().invoke(main, command).exit_code == 0
+    (tmp_path / "three" / "ca.json").unlink()  # as if its evaluation had been interrupted
+    assert CliRunner().invoke(main, command).exit_code == 0
     assert ran == []
     assert (tmp_path / "table.md").read_bytes() == table
     (tmp_path / "three" / "ca.json").unlink()
-    assert CliRunner().invoke(main, command).exit_code == 0
+    (tmp_path / "three" / "ca" / "record.json").unlink()
+    assert CliRunner().invoke(main, [*command, "--methods", "ca"]).exit_code == 0
     assert ran == [str(tmp_path / "three" / "ca")]
+
+
+@pytest.mark.slow
+def test_two_concepts_at_once_are_attacked_in_two_processes(tmp_path: Path) -> None:
+    """Rows have the emoji suite's metrics and the attacks; the original is attacked once."""
+    command = [
+        *("compare", "diffusion", "--model", "mini-emoji", "--concept", "cat, dagger"),
+        *("--methods", "uce,lur-b", "--output", str(tmp_path), "--max-train-steps", "1"),
+        *("--train-batch-size", "2", "--num-forget-images", "4", "--num-retain-images", "8"),
+        *("--num-anchor-images", "2", "--render-steps", "2", "--images-per-class", "1"),
+        *("--evaluation-steps", "2", "--set", "emoji.forgotten=6", "--set", "emoji.paraphrases=1"),
+        *("--attacks", "relearn,noise-probe", "--attack-limit", "2", "--jobs", "2"),
+        *("--set", "relearn.steps=0,1", "--set", "relearn.batch_size=2"),
+        *("--set", "relearn.images=harmless", "--set", "noise-probe.starts=noise"),
+    ]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "results.json").read_text())
+    wanted = {"ua", "ira", "cra", "neighbours", "neighbours_rest", "paraphrases", "h"}
+    for found in results["rows"]:
+        assert "failed" not in found, found
+        assert wanted <= found["metrics"].keys()
+        assert all(summary["n"] > 0 for summary in found["metrics"].values())
+        assert found["concept"] == "cat, dagger"
+        titles = found["attacked"]["attacks"].keys()
+        assert "relearn (harmless)" in titles
+        assert any(title.startswith("noise-probe") for title in titles)
+    assert [line["method"] for line in results["attacks"]] == ["original", "uce", "lur-b"]
+    assert (tmp_path / "pareto.png").is_file()
+    assert len(list((tmp_path / "originals").glob("attack-*"))) == 2
+    assert (tmp_path / "cat+dagger" / "lur-b-attack.json").is_file()

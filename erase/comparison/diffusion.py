@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from erase.comparison.diffusion_report import terminal, write_report
-from erase.comparison.diffusion_run import Attacked, Judging, Timed, with_metrics
+from erase.comparison.diffusion_run import LIBRARIES, Attacked, Judging, Timed, with_metrics
 from erase.comparison.entries import Entry, diffusion_entries, slug
 from erase.comparison.pool import run_jobs, say
 from erase.comparison.request import Request, parse_requests
@@ -58,7 +58,6 @@ JUDGED = {"images_per_class": "images_per_class", "steps": "evaluation_steps"}
 """How models are judged, by the names that fingerprints have had from the first version on."""
 LATER = ("erase_from",)
 """Settings of a run that came later: fingerprints leave them out where they are not set."""
-LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
 SHARING = Entry("ca", "ca", {}, {})
 """A method that looks at all three sets; the shared images are rendered as planned for it."""
 

@@ -14,18 +14,21 @@ from typing import Any, TypedDict
 
 from erase.attack.plan import make_plan
 from erase.attack.run import attack
-from erase.comparison.store import Result
+from erase.comparison.store import Result, library_versions
 from erase.config.attack import AttackConfig
 from erase.config.compare import CompareDiffusionConfig, SetTexts
 from erase.config.evaluate import EvaluateConfig
-from erase.errors import RunError
+from erase.errors import InputError, RunError
 from erase.evaluation.run import evaluate
 from erase.reading import fitted
 from erase.report.attack import title_of
 from erase.runs.record import read_record
+from erase.runs.run_folder import RunFolder
 from erase.runs.signals import run_child
 from erase.training.plan import ConceptPlan
 
+LIBRARIES = ("erase", "torch", "diffusers", "transformers", "numpy")
+"""Libraries whose versions are in fingerprints."""
 ORIGINALS = "originals"
 """Folder of the original's images in that of a comparison."""
 
@@ -142,6 +145,8 @@ class Judging:
     def measure(self, planned: ConceptPlan, folder: Path) -> Result:
         """Run a planned method in a process of its own, then evaluate the model it saved.
 
+        A run that is finished in the folder is not repeated.
+
         Args:
             planned: with its shared images.
             folder: of the run; the evaluation goes into it.
@@ -149,6 +154,34 @@ class Judging:
         Raises:
             EraseError: the run or the evaluation failed.
         """
+        if not self._is_trained(planned, folder):
+            self._train(planned, folder)
+        record = read_record(folder)
+        result = evaluate(self.evaluation(str(planned.concept.suite), folder))
+        assert result is not None  # a comparison is one process
+        return {
+            "metrics": _summaries(result.metrics["metrics"]),
+            "original": _summaries(result.metrics["baseline"]),
+            "seconds": record["train_seconds"],
+            "memory_bytes": record.get("device_peak_memory_bytes") or record["peak_memory_bytes"],
+            "settings": planned.config.to_dict(),
+        }
+
+    def _is_trained(self, planned: ConceptPlan, folder: Path) -> bool:
+        """Whether the folder holds the finished run: the evaluation was interrupted."""
+        facts = {**planned.facts, "processes": 1}
+        run = RunFolder(folder, "concept", planned.config, resume="latest", facts=facts)
+        record = run.record()
+        there = {name: record.get("versions", {}).get(name) for name in LIBRARIES}
+        device = str(record.get("device")).partition(":")[0]
+        if device != self.device.partition(":")[0] or there != library_versions(LIBRARIES):
+            return False
+        try:
+            return run.state().finished
+        except InputError:
+            return False
+
+    def _train(self, planned: ConceptPlan, folder: Path) -> None:
         given = folder.with_name(f"{folder.name}.yaml")
         planned.config.write(given)
         done = run_child(
@@ -163,16 +196,6 @@ class Judging:
                 errors[-1] if errors else f"the run ended with exit code {done.returncode}",
                 "Run it alone to see why: erase concept --config " + str(given),
             )
-        record = read_record(folder)
-        result = evaluate(self.evaluation(str(planned.concept.suite), folder))
-        assert result is not None  # a comparison is one process
-        return {
-            "metrics": _summaries(result.metrics["metrics"]),
-            "original": _summaries(result.metrics["baseline"]),
-            "seconds": record["train_seconds"],
-            "memory_bytes": record.get("device_peak_memory_bytes") or record["peak_memory_bytes"],
-            "settings": planned.config.to_dict(),
-        }
 
     def attacked(self, planned: ConceptPlan, folder: Path) -> Result:
         """Attack the model of a run, and the original where that was not done before.
