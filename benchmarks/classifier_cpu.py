@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from erase import registry
-from erase.comparison.jobs import COSTS
+from erase.comparison.pool import COSTS
 from erase.config.families import CLASSIFIER, methods_for
 from erase.files import read_jsonl, write_json
 

@@ -1,11 +1,12 @@
-"""The same small effort for every method on mini-sd: three settings each, on a digit of its own.
+"""The same small effort for every method: three settings each, on a concept of its own.
 
     python -m benchmarks.diffusion_tuning --output runs/tuning
+    python -m benchmarks.diffusion_tuning --model mini-emoji --concept fox --output runs/tuning-fox
 
-Resumable. Which digit was used must not be among those of the table of docs/diffusion.md. Prints,
-and writes to `choice.json`, the best of each method's three: the highest harmonic mean of UA and RA
-(a method that forgets nothing, or that keeps nothing, has 0), ties by the lower FID. The choices
-stand in the methods' files, in `RECIPES["small"]`.
+Resumable. What it forgets must not be among what the tables of docs/diffusion.md forget. Prints,
+and writes to `choice.json`, the best of each method's three: the highest H where the suite measures
+it, else harmonic mean of UA and RA (a method that forgets nothing, or that keeps nothing, has 0),
+ties by the lower FID. The choices stand in the methods' files, in `RECIPES["small"]`.
 """
 
 from pathlib import Path
@@ -68,25 +69,28 @@ def choose(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _rank(row: dict[str, Any]) -> tuple[float, float]:
-    ua, ra = row["ua"], row["ra"]
-    return -ua * ra / (ua + ra or 1.0), row["fid"]
+    values = {name: summary["value"] for name, summary in row["metrics"].items()}
+    ua, ra = values["ua"], values["ra"]
+    fid = next(value for name, value in values.items() if name.startswith("fid"))
+    return -values.get("h", 2 * ua * ra / (ua + ra or 1.0)), fid
 
 
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of runs.")
-@click.option("--concept", default="nine", show_default=True, help="The digit.")
-@click.option("--images", default=20, show_default=True, help="Images a digit to judge by.")
+@click.option("--model", default="mini-sd", show_default=True, help="The model.")
+@click.option("--concept", default="nine", show_default=True, help="What is forgotten.")
+@click.option("--images", default=20, show_default=True, help="Images a class to judge by.")
 @click.option("--methods", default=",".join(GRID), show_default=True, help="Methods.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, …")
-def main(output: Path, concept: str, images: int, methods: str, device: str) -> None:
-    """Run three settings of every method on one digit, and choose."""
+def main(output: Path, model: str, concept: str, images: int, methods: str, device: str) -> None:
+    """Run three settings of every method on one concept, and choose."""
     from erase.comparison.diffusion import DiffusionComparison
     from erase.comparison.diffusion_report import write_report
     from erase.comparison.entries import diffusion_entries
     from erase.config.compare import CompareDiffusionConfig
 
     labels = [name + fixed for name in methods.split(",") for fixed in GRID[name]]
-    config = CompareDiffusionConfig(model="mini-sd", concept=(concept,), images_per_class=images)
+    config = CompareDiffusionConfig(model=model, concept=(concept,), images_per_class=images)
     comparing = diffusion_entries(",".join(labels))
     comparison = DiffusionComparison(config, comparing, output, device, click.echo)
     comparison.check()
@@ -95,7 +99,8 @@ def main(output: Path, concept: str, images: int, methods: str, device: str) -> 
     chosen = choose(rows)
     write_json(output / "choice.json", {name: row["method"] for name, row in chosen.items()})
     for name, row in chosen.items():
-        click.echo(f"{name}: {row['method']}  UA {row['ua']:.3f} RA {row['ra']:.3f}")
+        values = {key: summary["value"] for key, summary in row["metrics"].items()}
+        click.echo(f"{name}: {row['method']}  UA {values['ua']:.3f} RA {values['ra']:.3f}")
 
 
 if __name__ == "__main__":

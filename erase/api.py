@@ -185,16 +185,17 @@ def compare(
 
     Args:
         output: the folder of tables and results.
-        concept: what to forget, one run a method for each.
+        concept: what to forget, one run a method for each; `"cat, dagger"` is both at once.
         forget: forget specifications such as `random:10%`, one table for each.
         methods: names, `all`, or lines such as `salun@mask_share=0.3`.
-        settings: of single methods, `{"lur.alpha": 0.1}`.
+        settings: of single methods, `{"lur.alpha": 0.1}`; with `concept` also of attacks and the
+            suite.
         device: `cpu`, `cuda`, …
         progress: called with a line of text as things finish.
         options: fields of `erase.config.compare.CompareDiffusionConfig` or `CompareConfig`.
 
     Returns:
-        For `concept`, a mapping for each method with the means of its scores; for `forget`, the
+        For `concept`, a mapping for each method with the means of its scores by metric; for `forget`, the
         results by forget specification.
 
     Raises:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from erase.comparison.diffusion_report import terminal, write_report
 from erase.comparison.diffusion_run import LIBRARIES, Attacked, Judging, Timed, with_metrics
 from erase.comparison.entries import Entry, diffusion_entries, slug
-from erase.comparison.pool import run_jobs, say
+from erase.comparison.pool import COSTS, run_jobs, say
 from erase.comparison.request import Request, parse_requests
 from erase.comparison.store import Result, cached, check_alone, library_versions, store, stored
 from erase.config.compare import CompareDiffusionConfig, SetTexts, sorted_settings
@@ -30,7 +30,7 @@ from erase.errors import EraseError, InputError
 from erase.evaluation.checks import check_metrics, check_model
 from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.score import choose_samples
-from erase.files import fingerprint
+from erase.files import append_jsonl, fingerprint
 from erase.models.loading import load_pipeline
 from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
@@ -158,14 +158,18 @@ class DiffusionComparison:
     def run(self) -> list[Result]:
         """Do what is missing; one row per request, entry and trial."""
         if self.config.jobs > 1:
-            work = replace(self, progress=say)
-            run_jobs(self.jobs(), self.config.jobs, _do, work, progress=self.progress)
+            work, many = replace(self, progress=say), self.config.jobs
+            run_jobs(self.jobs(), many, _do, work, progress=self.progress, note=self._note)
         rows = []
         for request in self.requests:
             self.shared_images(request)
             for trial in range(self.config.trials):
                 rows += [self.run_entry(trial, entry, request) for entry in self.entries]
         return rows
+
+    def _note(self, job: Job, seconds: float) -> None:
+        row = {"concept": job.request.label, "method": job.label, "trial": job.trial}
+        append_jsonl(self.output / COSTS, {**row, "processor_s": round(seconds, 2)})
 
     def jobs(self) -> dict[Job, set[Job]]:
         """The pieces of work with what each needs: every run needs the images of its request."""

@@ -20,12 +20,10 @@ from erase.comparison.classifier_comparison import (
 )
 from erase.comparison.classifier_problem import prepare_original
 from erase.comparison.entries import Entry, entry
-from erase.comparison.pool import run_jobs, say
+from erase.comparison.pool import COSTS, run_jobs, say
 from erase.comparison.search import REPEATED, forget_set, reference_scores
 from erase.files import append_jsonl
 
-COSTS = "costs.jsonl"
-"""File of the jobs' seconds in a comparison's folder."""
 DEAR = ("lur", "iu", "ssd", "lur-b", "scrub", "shs", "salun")
 """Methods whose runs take longest, so that their searches begin first."""
 

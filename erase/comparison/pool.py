@@ -23,6 +23,8 @@ from erase.errors import EraseError
 
 Job = TypeVar("Job", bound=Hashable)
 THREADS = "OMP_NUM_THREADS"
+COSTS = "costs.jsonl"
+"""File of the jobs' seconds in a comparison's folder."""
 
 
 def run_jobs(
