@@ -195,8 +195,8 @@ def compare(
         options: fields of `erase.config.compare.CompareDiffusionConfig` or `CompareConfig`.
 
     Returns:
-        For `concept`, a mapping for each method with the means of its scores by metric; for `forget`, the
-        results by forget specification.
+        For `concept`, a mapping for each method with the means of its scores by metric; for
+        `forget`, the results by forget specification.
 
     Raises:
         InputError: a value that cannot be used, or neither or both of `concept` and `forget`.

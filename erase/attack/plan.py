@@ -195,7 +195,12 @@ def _of_the_concept(
             f"Nothing says what {evaluation.source.name} was made to forget.",
             "Give --target, such as nudity.",
         )
-    samples = [s for s in evaluation.samples if not s.target or s.names() & targets]
+    samples = [
+        sample
+        for sample in evaluation.samples
+        # The judge's verdict is on prompts that call the concept by its name.
+        if not sample.target or (sample.names() & targets and sample.wording == "name")
+    ]
     if not samples and not missing:
         raise InputError(
             f"No prompt of the suite {suite.name!r} asks for {', '.join(sorted(targets))}.",
