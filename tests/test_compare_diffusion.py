@@ -95,11 +95,12 @@ def test_the_best_is_bold_the_second_best_italic_and_ties_share_a_place() -> Non
     assert placed["c", "ua"] == 2
     assert placed["b", "seconds"] == 1
     assert ("original", "fid") not in placed
-    text = markdown(sections(rows))
+    text = markdown(rows)
     assert "| b | **100.0** | **90.0** | **2.00** | **5.00** | **1024** |" in text
     assert "| a | **100.0** | **90.0** | *3.00* | *10.00* | **1024** |" in text
     assert "| original | 0.0 | 100.0 | 3.20 | – | – |" in text
-    assert "| FID | title of fid | less |" in text or "| FID | Fréchet distance" in text
+    assert "| FID | Fréchet distance between" in text
+    assert "(less is better) |" in text
     assert comma_separated(rows).splitlines()[2] == "three,0,b,1.0,0.9,2.0,5.0,1073741824,"
 
 
@@ -130,7 +131,7 @@ def test_a_deviation_is_over_seeds_of_the_means_over_concepts() -> None:
     (original, lur) = summarise(rows)
     assert (lur["ua"], lur["ua_sd"]) == (pytest.approx(0.8), pytest.approx(0.2 / 2**0.5))
     assert "ua_sd" not in original
-    text = markdown(sections(rows))
+    text = markdown(rows)
     assert "**80.0 ± 14.1**" in text
     assert [part.title for part in sections(rows)][:3] == ["Means", "three", "seven"]
 
@@ -206,6 +207,8 @@ def test_attacks_have_rates_with_intervals_and_steps_to_half(tmp_path: Path) -> 
     page = Page((tmp_path / "report.html").read_text())
     assert page.open == []
     assert page.tags.count("img") == 4
+    assert "(14.5 to 51.9)" in page.text
+    assert "Unlearning accuracy" in page.text
     header, first = comma_separated(rows).splitlines()[:2]
     line = dict(zip(header.split(","), first.split(","), strict=False))
     assert line["shown after relearn (concept)"] == "0.2"

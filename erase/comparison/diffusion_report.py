@@ -27,6 +27,7 @@ from erase.report.methods_page import PAGE, Section, write_methods_page
 from erase.report.tables import MISSING, Cell
 
 ORIGINAL = "original"
+EVERY = "Every run"
 NARROW = 6
 """Most columns of one table in a terminal."""
 Columns = Sequence[Column]
@@ -116,7 +117,7 @@ def _run_rows(rows: Rows, shown: Columns) -> list[list[str]]:
 
 
 def sections(rows: Rows) -> list[Section]:
-    """The tables: means, what attacks brought back, means of each request, what columns are, runs.
+    """The tables: means, what attacks brought back, means of each request, and every run.
 
     The means of each request are there where both requests and trials are several.
     """
@@ -130,23 +131,27 @@ def sections(rows: Rows) -> list[Section]:
             own = [row for row in rows if row["concept"] == request]
             found.append(Section(request, _heads(shown), _mean_rows(summarise(own), shown)))
     heads = ["concept", "trial", *_heads(shown)]
-    found.append(Section("Every run", heads, _run_rows(rows, shown)))
-    about = [
-        [column.title, column.about, "more" if column.more_is_better else "less"]
-        for column in shown
-    ]
-    found.append(Section("Columns", ["column", "what it is", "better"], about))
+    found.append(Section(EVERY, heads, _run_rows(rows, shown)))
     return found
 
 
-def markdown(parts: Sequence[Section]) -> str:
+def about_columns(rows: Rows) -> list[tuple[str, str]]:
+    """What the columns are, and whether more is better."""
+    return [
+        (c.title, f"{c.about.rstrip('.')} ({'more' if c.more_is_better else 'less'} is better)")
+        for c in columns(rows)
+    ]
+
+
+def markdown(rows: Rows) -> str:
     """All tables, with the best of each column bold and the second best in italics."""
     texts = []
-    for part in parts:
-        align = {"Every run": "lrlr", "Columns": "l"}.get(part.title, "lr")
+    for part in sections(rows):
+        align = "lrlr" if part.title == EVERY else "lr"
         texts.append(f"## {tables.escaped(part.title)}\n\n")
         texts.append(tables.markdown(part.heads, part.rows, align) + "\n")
-    return "".join(texts).rstrip("\n") + "\n"
+    about = tables.markdown(("column", "what it is"), about_columns(rows))
+    return "".join(texts) + f"## Columns\n\n{about}"
 
 
 def terminal(lines: Sequence[Mapping[str, Any]], rows: Rows, title: str) -> list[Table]:
@@ -193,9 +198,9 @@ def _csv_line(row: Row, names: Sequence[str]) -> dict[str, Any]:
 
 def write_report(folder: Path, rows: Rows, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Write `table.csv`, `table.md`, `results.json`, the figures and the page; return the means."""
-    lines, attacks, parts = summarise(rows), attack_lines(rows), sections(rows)
+    lines, attacks = summarise(rows), attack_lines(rows)
     results = {**facts, "means": lines, "attacks": attacks, "rows": list(rows)}
-    write_tables(folder, comma_separated(rows), markdown(parts), results)
+    write_tables(folder, comma_separated(rows), markdown(rows), results)
     config = facts.get("config", {})
     requests = "; ".join(config.get("concept", ())) or "all concepts"
     several = len({row["trial"] for row in rows}) > 1
@@ -205,8 +210,9 @@ def write_report(folder: Path, rows: Rows, facts: Mapping[str, Any]) -> list[dic
         "Means over what was forgotten"
         + (", ± standard deviation over seeds" if several else "")
         + "; the best value of each column is marked.",
-        parts,
+        sections(rows),
         config,
         write_pareto(folder, rows, attacks),
+        about_columns(rows),
     )
     return lines

@@ -37,6 +37,7 @@ def write_methods_page(
     sections: Sequence[Section],
     settings: Mapping[str, Any],
     figures: Mapping[str, Path] | None = None,
+    about: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the page.
 
@@ -46,6 +47,7 @@ def write_methods_page(
         sections: tables.
         settings: of the comparison, by name; those that are not set are left out.
         figures: PNG files by their titles; one that is not there is left out.
+        about: what the columns of the tables are, by their heads.
     """
     pictures = [
         {"title": name, "uri": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
@@ -57,6 +59,7 @@ def write_methods_page(
         "lead": lead,
         "tables": [section.content() for section in sections],
         "figures": pictures,
+        "about": list(about),
         "settings": [row for name, value in settings.items() for row in _settings(name, value)],
     }
     write_text(path, render_page("methods.html.j2", content))
