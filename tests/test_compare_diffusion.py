@@ -104,7 +104,14 @@ def test_the_best_is_bold_the_second_best_italic_and_ties_share_a_place() -> Non
     assert comma_separated(rows).splitlines()[2] == "three,0,b,1.0,0.9,2.0,5.0,1073741824,"
 
 
-EMOJI = {"ua": 0.9, "ra": 0.8, "ira": 0.8, "cra": 0.6, "neighbours": 0.5, "neighbours_rest": 0.9}
+EMOJI: dict[str, Any] = {
+    "ua": 0.9,
+    "ra": 0.8,
+    "ira": 0.8,
+    "cra": 0.6,
+    "neighbours": 0.5,
+    "neighbours_rest": 0.9,
+}
 
 
 def test_columns_are_what_the_suite_measured() -> None:
