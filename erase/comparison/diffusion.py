@@ -132,8 +132,8 @@ class DiffusionComparison:
                 method = find_method(entry.method, TEXT_TO_IMAGE).method
                 check_filters(planned.config, planned.concept, method.sets)
                 self._check_judged(planned)
-            if self.config.attacks and fetch:
-                self.judging.check_attacks(planned)
+            if self.config.attacks:
+                self.judging.check_attacks(planned, fetch=fetch)
         return plans
 
     def _check_judged(self, planned: ConceptPlan) -> None:

@@ -135,12 +135,17 @@ class Judging:
             **{**self._options(), "overwrite": True, **more},
         )
 
-    def check_attacks(self, planned: ConceptPlan) -> None:
-        """InputError for attacks that no run could be made with; nothing is written."""
+    def check_attacks(self, planned: ConceptPlan, *, fetch: bool) -> None:
+        """InputError for attacks that no run could be made with; nothing is written.
+
+        Without `fetch` what is not on this machine is left unchecked.
+        """
         model = Path(self.config.model)
         given = {"model": self.config.model, "baseline": self.config.model}
         options = {"target": planned.concept.names, **given, "output": str(self.output)}
-        make_plan(self.attack(str(planned.concept.suite), model).replace(**options))
+        make_plan(
+            self.attack(str(planned.concept.suite), model).replace(**options), None if fetch else []
+        )
 
     def measure(self, planned: ConceptPlan, folder: Path) -> Result:
         """Run a planned method in a process of its own, then evaluate the model it saved.
