@@ -1,6 +1,7 @@
 """`erase attack` as a command: its folder, resuming, refusals, the report and the rates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,27 @@ def test_the_same_command_again_renders_nothing(world: Path, folder: Path) -> No
     assert outcome.exit_code == 0, outcome.output
     assert [f.stat().st_mtime_ns for f in images if "plots" not in f.parts] == times
     assert {name: (folder / name).read_bytes() for name in kept} == kept
+
+
+def test_the_base_model_is_attacked_once_for_all_models(
+    world: Path, folder: Path, tmp_path: Path
+) -> None:
+    """Another model made from it is attacked; what the base model renders is there already."""
+    control = sorted((world / "cache").glob("attack-*/**/*.png"))
+    assert len(control) == 2 * 4 + 2 * 2  # relearn's trained stages, unlearndiffatk's restarts
+    times = [file.stat().st_mtime_ns for file in control]
+    shutil.copytree(world / "run", tmp_path / "run")
+    words = arguments(world, tmp_path / "out", "relearn", "unlearndiffatk")
+    words[words.index("--model") + 1] = str(tmp_path / "run")
+    outcome = invoke(*words)
+    assert outcome.exit_code == 0, outcome.output
+    assert sorted((world / "cache").glob("attack-*/**/*.png")) == control
+    assert [file.stat().st_mtime_ns for file in control] == times
+    first, second = (
+        json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path / "out")
+    )
+    sides = [[entry["after"]["baseline"] for entry in m["attacks"]] for m in (first, second)]
+    assert sides[0] == sides[1]
 
 
 def test_lost_images_and_findings_are_made_again_alike(world: Path, folder: Path) -> None:
