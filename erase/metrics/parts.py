@@ -6,6 +6,7 @@ pair was forgotten.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from erase.scoring.context import Context
 from erase.scoring.kinds import Group, KindRate, parts_of_pairs
@@ -16,6 +17,11 @@ class Parts(KindRate):
     """Retained accuracy of the parts of forgotten pairs, by the suite's classifiers."""
 
     name = "parts"
+    heads: ClassVar = {
+        "parts_object": "its object",
+        "parts_style": "its style",
+        "parts_colour": "its colour",
+    }
 
     def groups(self, context: Context) -> Mapping[str, Group]:
         """`parts_object`, `parts_style`, `parts_colour`: two of them for a pair, or nothing."""
