@@ -1,4 +1,4 @@
-"""Every method on mini-emoji: objects, styles, two objects at once, two seeds: docs/diffusion.md.
+"""Every method on mini-emoji: objects, styles, two at once, a pair, two seeds: docs/diffusion.md.
 
     python -m benchmarks.emoji_table --output runs/emoji-table --jobs 2
 
@@ -17,8 +17,9 @@ from typing import Any
 
 from erase.config.families import TEXT_TO_IMAGE, methods_for
 
-REQUESTS = ("cat", "guitar", "castle", "flat style", "mono style", "cat, dagger")
-"""Three objects, two styles, two objects at once."""
+PAIR = "cat from flat style"
+REQUESTS = ("cat", "guitar", "castle", "flat style", "mono style", "cat, dagger", PAIR)
+"""Three objects, two styles, two objects at once, a pair without its parts."""
 MORE = ("lur@alpha=auto",)
 """Lines beside one for each method."""
 TRAINING: dict[str, Any] = {

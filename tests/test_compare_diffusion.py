@@ -242,8 +242,11 @@ def test_a_request_is_one_concept_or_several_at_once() -> None:
     both = Request.parse("cat,  flat style")
     assert both.concepts == ("cat", "flat style")
     assert (both.label, both.folder) == ("cat, flat style", "cat+flat-style")
-    assert both.settings() == {"concept": ("cat", "flat style")}
-    for wrong in ("cat,", ", cat", " "):
+    assert both.settings() == {"concept": ("cat", "flat style"), "erase_from": None}
+    pair = Request.parse("cat from  flat style")
+    assert (pair.label, pair.folder) == ("cat from flat style", "cat-from-flat-style")
+    assert pair.settings() == {"concept": ("cat",), "erase_from": "flat style"}
+    for wrong in ("cat,", ", cat", " ", "cat from "):
         with pytest.raises(InputError, match="lacks a name"):
             Request.parse(wrong)
     with pytest.raises(InputError, match="given twice"):

@@ -1,7 +1,8 @@
 """What one run of a comparison is asked to forget, as `--concept` writes it.
 
-    cat             one concept
-    cat, dagger     several at once
+    cat                     one concept
+    cat, dagger             several at once
+    cat from flat style     a pair: the cat in the flat style, and neither by itself
 
 A comma stands between concepts that are forgotten together: no built-in name has one, and
 `--methods` separates in the same way.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from erase.errors import InputError
+from erase.scoring.names import PAIR, pair_name
 
 
 @dataclass(frozen=True)
@@ -22,31 +24,36 @@ class Request:
     """What one run forgets."""
 
     concepts: tuple[str, ...]
+    erase_from: str | None = None
+    """What they are forgotten from, as `erase concept --erase-from` has it."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """What a `--concept` text asks for; InputError for one that lacks a name."""
-        names = tuple(name.strip() for name in text.split(","))
-        if not all(names):
+        listed, between, within = text.partition(PAIR)
+        names = tuple(name.strip() for name in listed.split(","))
+        if not all(names) or (between and not within.strip()):
             raise InputError(
                 f"--concept {text!r} lacks a name.",
-                "Write one concept, or several with commas between them: 'cat, dagger'.",
+                "Write one concept, several with commas between them ('cat, dagger'), or a pair"
+                " ('cat from flat style').",
             )
-        return cls(names)
+        return cls(names, within.strip() or None)
 
     @property
     def label(self) -> str:
         """How tables call it."""
-        return ", ".join(self.concepts)
+        names = ", ".join(self.concepts)
+        return pair_name(names, self.erase_from) if self.erase_from else names
 
     @property
     def folder(self) -> str:
         """The name of its folder in that of a comparison."""
-        return re.sub(r"[ /]", "-", "+".join(self.concepts))
+        return re.sub(r"[ /]", "-", self.label.replace(", ", "+"))
 
     def settings(self) -> dict[str, Any]:
         """The settings of an `erase concept` run that say what it forgets."""
-        return {"concept": self.concepts}
+        return {"concept": self.concepts, "erase_from": self.erase_from}
 
 
 def parse_requests(texts: Sequence[str]) -> tuple[Request, ...]:

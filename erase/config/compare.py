@@ -91,7 +91,7 @@ class CompareDiffusionConfig(Config):
     concept: tuple[str, ...] = option(
         (),
         "What to forget, one run a method each; several times. Concepts with commas between them"
-        " are forgotten at once.",
+        " are forgotten at once; 'cat from flat style' is a pair, without its parts.",
     )
     trials: int = option(
         1, "Seeds of batches, noise and timesteps; the images stay the same.", least=1
