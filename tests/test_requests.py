@@ -120,7 +120,7 @@ def test_an_evaluation_tells_the_requests_apart(chain: Path, tmp_path: Path) -> 
 
 def test_a_whole_file_names_all_requests_and_an_adapter_its_own(chain: Path) -> None:
     record = record_of(chain / "second")
-    settings = {"resolution": 32, "prediction": "epsilon", "licence": {}}
+    settings: Any = {"resolution": 32, "prediction": "epsilon", "licence": {}}
     whole = modelspec("sd1", record, **settings)
     assert whole["erase.erased"] == "three, four, seven"
     assert whole["erase.base"] == "mini-sd"

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from erase.core.rng import generator
 from erase.runs.processes import Shard
+from erase.tasks.protocol import Noised
 from erase.training.trained import trained_text
 from tests.denoiser_world import in_float64, method
 
@@ -153,9 +154,13 @@ def test_the_attack_sees_the_same_prompts_at_other_noise_and_needs_no_images() -
     found.prepare(task)
     read: list[int] = []
     predict = task.predict_reading
-    task.predict_reading = lambda batch, *rest: (
-        read.append(len(batch.noisy)) or predict(batch, *rest)
-    )
+
+    def counted(batch: Noised, *rest: Any) -> Tensor:
+        read.append(len(batch.noisy))
+        prediction: Tensor = predict(batch, *rest)
+        return prediction
+
+    task.predict_reading = counted
     found.step(task, 0, None)
     # Three steps of the attack, the concept, and three batches that are kept.
     assert read == [BATCH] * 7
