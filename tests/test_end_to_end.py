@@ -106,7 +106,7 @@ def test_a_comparison_of_two_methods_ends_in_a_table(home: Path) -> None:
     assert [row["method"] for row in results["rows"]] == ["lur-b", "uce"]
     for row in results["rows"]:
         assert "failed" not in row, row
-        assert (row["ua_n"], row["ra_n"]) == (1, 9)
+        assert [row["metrics"][name]["n"] for name in ("ua", "ra")] == [1, 9]
     table = (output / "table.md").read_text()
     for method in ("original", "lur-b", "uce"):
         assert f"| {method} |" in table
