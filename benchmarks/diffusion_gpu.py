@@ -190,7 +190,7 @@ def sd14_case(given: argparse.Namespace) -> dict[str, Any]:
     from erase.config.base import LoopConfig
     from erase.config.methods import find_method
     from erase.runs.processes import Shard
-    from erase.tasks.denoiser import EncodedImages, LatentCache
+    from erase.tasks.latents import EncodedImages, LatentCache
     from erase.tasks.text_to_image import TextToImageTask
     from erase.training.loop import build_optimizer
 

@@ -10,7 +10,7 @@ from erase.config.concept import ConceptConfig
 from erase.config.layers import Layer, fill_run
 from erase.config.methods import build_method, find_method, run_defaults
 from erase.runs.processes import Shard
-from erase.tasks.denoiser import LatentCache
+from erase.tasks.latents import LatentCache
 from tests.tiny import tiny_cache, tiny_class_task, tiny_task
 
 FAMILIES: dict[str, Callable[..., Any]] = {

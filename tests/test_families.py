@@ -18,9 +18,10 @@ from erase.files import read_json, write_json
 from erase.models.loading import ModelSource, load_pipeline, resolve, save_pipeline
 from erase.models.weights import part_variant
 from erase.runs.processes import Shard
-from erase.tasks.denoiser import DenoiserTask, LatentCache
+from erase.tasks.denoiser import DenoiserTask
 from erase.tasks.families import FAMILIES, family_of
 from erase.tasks.family import Family
+from erase.tasks.latents import LatentCache
 from tests.throwaway import load_family
 from tests.tiny_pipelines import PIPELINES, SIZE, image_set
 

@@ -12,7 +12,8 @@ from erase.core.meta import meta_gradient
 from erase.core.rng import batch_indices
 from erase.errors import InputError
 from erase.runs.processes import Shard
-from erase.tasks.denoiser import DenoiserTask, LatentCache
+from erase.tasks.denoiser import DenoiserTask
+from erase.tasks.latents import LatentCache
 from tests.tiny import tiny_cache, tiny_task, tiny_unet
 
 

@@ -15,7 +15,7 @@ from erase.core.params import select_parameters
 from erase.embedded.tokenizer import build_tokenizer
 from erase.runs.processes import Shard
 from erase.tasks.class_conditional import ClassConditionalTask
-from erase.tasks.denoiser import EncodedImages, LatentCache
+from erase.tasks.latents import EncodedImages, LatentCache
 from erase.tasks.live_text import LiveText
 from erase.tasks.text_to_image import TextToImageTask, text_states
 

@@ -23,8 +23,9 @@ from erase.errors import InputError
 from erase.models.lora import add_lora
 from erase.runs.processes import Shard
 from erase.scoring.samples import Sample
-from erase.tasks.denoiser import DenoiserTask, LatentCache
+from erase.tasks.denoiser import DenoiserTask
 from erase.tasks.family import Family
+from erase.tasks.latents import LatentCache
 
 CONCEPT, HARMLESS, RENDERS = "concept", "harmless", "renders"
 """Sets of images that an attack may need: of the concept, of anything else, and the base model's

@@ -15,8 +15,9 @@ from erase.data.classification import ClassificationData, LabelledSet
 from erase.data.digits import digit_captions
 from erase.errors import InputError
 from erase.models.class_conditional import ClassConditionalPipeline
-from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
+from erase.tasks.denoiser import DenoiserTask
 from erase.tasks.family import Family
+from erase.tasks.latents import EncodedImages, LatentCache
 
 
 @dataclass

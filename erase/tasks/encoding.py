@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erase.data.captioned import CaptionedImages, load_image
-from erase.tasks.denoiser import EncodedImages, LatentCache
+from erase.tasks.latents import EncodedImages, LatentCache
 from erase.tasks.words import word_positions
 
 ENCODE_BATCH = 16

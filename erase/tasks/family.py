@@ -15,7 +15,8 @@ from erase.errors import InputError
 from erase.models.configs import network_of, read_config
 from erase.models.loading import ModelSource
 from erase.models.schedules import convert, stored_scheduler
-from erase.tasks.denoiser import DenoiserTask, LatentCache
+from erase.tasks.denoiser import DenoiserTask
+from erase.tasks.latents import LatentCache
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Denoiser(Task, Protocol):
     conditions: Mapping[str, Tensor]
     """The denoiser's condition inputs, `[P, …]`, a row per condition (`states`: text states)."""
     cache: Any
-    """Encoded sets and conditions (`erase.tasks.denoiser.LatentCache`)."""
+    """Encoded sets and conditions (`erase.tasks.latents.LatentCache`)."""
 
     @property
     def model(self) -> Module:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from erase.data.captioned import CaptionedImages
 from erase.tasks import text_to_image
-from erase.tasks.denoiser import LatentCache
 from erase.tasks.encoding import encode_with
 from erase.tasks.family import Family, setting
+from erase.tasks.latents import LatentCache
 from erase.tasks.text_to_image import TextToImageTask
 
 

@@ -26,7 +26,7 @@ from erase.runs.manifest import check, note_files
 from erase.runs.processes import Distributed, Shard, make_accelerator
 from erase.runs.record import RunRecord, device_peak
 from erase.runs.run_folder import RunFolder, deciding, replacing_parts
-from erase.tasks.denoiser import LatentCache
+from erase.tasks.latents import LatentCache
 from erase.training.distinct import bits, check_changed, check_encoded
 from erase.training.estimate import check_fits
 from erase.training.filters import load_filter

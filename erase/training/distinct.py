@@ -20,8 +20,8 @@ from erase.errors import InputError, RunError
 from erase.models.class_conditional import class_labels
 from erase.models.loading import ModelSource
 from erase.scoring.names import plain
-from erase.tasks.denoiser import LatentCache
 from erase.tasks.encoding import Captions
+from erase.tasks.latents import LatentCache
 from erase.training.sets import Images
 
 REMEDY = "Give another --anchor, or other forget prompts."

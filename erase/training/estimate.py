@@ -30,9 +30,10 @@ from erase.render.sizes import png_bytes, readable_bytes
 from erase.runs.checks import check_memory, check_space, device_memory
 from erase.runs.device import choose_device
 from erase.runs.processes import Shard
-from erase.tasks.denoiser import DenoiserTask, EncodedImages, LatentCache
+from erase.tasks.denoiser import DenoiserTask
 from erase.tasks.encoding import encode_batch
 from erase.tasks.family import setting
+from erase.tasks.latents import EncodedImages, LatentCache
 from erase.tasks.live_text import LiveText
 from erase.tasks.protocol import Noised
 from erase.training.live_bytes import EightBitAdam, LiveBytes, peak_of, simulate

@@ -13,8 +13,9 @@ from erase.core.rng import derive_seed
 from erase.errors import InputError
 from erase.models.lora import add_lora, lora_targets
 from erase.runs.processes import Shard
-from erase.tasks.denoiser import DenoiserTask, LatentCache
+from erase.tasks.denoiser import DenoiserTask
 from erase.tasks.family import Family
+from erase.tasks.latents import LatentCache
 from erase.tasks.live_text import LiveText
 from erase.tasks.protocol import Method
 

@@ -15,7 +15,7 @@ from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.families import CLASS_CONDITIONAL, TEXT_TO_IMAGE, methods_for
 from erase.data.forget import forget_indices
 from erase.errors import InputError, RunError
-from erase.tasks.denoiser import LatentCache
+from erase.tasks.latents import LatentCache
 from erase.training import concept as run
 from erase.training.distinct import bits, check_changed, check_encoded
 from erase.training.plan import plan
