@@ -14,14 +14,13 @@ started again. `costs.json` in the output folder sums the processor time of each
 """
 
 import argparse
-import os
-import shlex
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import command as compare
+from benchmarks.compare import run
 from erase import registry
 from erase.comparison.pool import COSTS
 from erase.config.families import CLASSIFIER, methods_for
@@ -61,10 +60,7 @@ def command(given: argparse.Namespace) -> list[str]:
     options |= SLICE if given.slice else {}
     settings = [*TRAINING, *OTHERS, *(f"{name}.epochs={n}" for name, n in FORGET_ONLY.items())]
     settings += [f"{name}.train_batch_size={BATCH}" for name in methods_for(CLASSIFIER)]
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    words += [word for spec in given.forget or FORGET for word in ("--forget", spec)]
-    words += [word for setting in settings for word in ("--set", setting)]
-    return [sys.executable, "-m", "erase", "compare", "classifier", *words]
+    return compare("classifier", options, {"forget": given.forget or FORGET, "set": settings})
 
 
 def costs(output: Path) -> dict[str, float]:
@@ -91,16 +87,14 @@ def main() -> int:
     parser.add_argument("--shadow-models", type=int, default=2, help="reference models of RMIA")
     parser.add_argument("--slice", action="store_true", help="400 images, to see that it works")
     given = parser.parse_args()
-    words = command(given)
-    print(shlex.join(words), flush=True)
-    done = subprocess.run(words, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    status = run(command(given))
     if (given.output / COSTS).is_file():
         sums = costs(given.output)
         write_json(given.output / "costs.json", sums)
         print("Seconds of processor time:")
         for name, seconds in {**sums, "all": sum(sums.values())}.items():
             print(f"  {seconds:9.1f}  {name}")
-    return done.returncode
+    return status
 
 
 if __name__ == "__main__":
