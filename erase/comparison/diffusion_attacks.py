@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from erase.comparison.diffusion_columns import Rows, by_request, over_trials
+from erase.comparison.diffusion_columns import Rows, by_request, over_trials, places
 from erase.report.data import interval
 from erase.report.tables import MISSING, Cell
 from erase.scoring.results import rate
@@ -90,7 +90,7 @@ def attack_table(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
     heads = ["method", f"shown {PLAIN} %"]
     for title in titles[1:]:
         heads += [f"after {title} %", *(["steps to half"] if title in curves else [])]
-    places = {title: _places(lines, title) for title in titles[1:]}
+    placed = {title: _places(lines, title) for title in titles[1:]}
     rows: list[list[Cell | str]] = []
     for line in lines:
         if "shown" not in line:
@@ -104,7 +104,7 @@ def attack_table(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
                 continue
             spread = f" ± {100 * summary['sd']:.1f}" if summary["sd"] is not None else ""
             note = f" ({interval(summary)})".replace("%", "")
-            place = places.get(title, {}).get(line["method"], 0)
+            place = placed.get(title, {}).get(line["method"], 0)
             row.append(Cell(f"{100 * summary['value']:.1f}{spread}", place, note))
             if title in curves:
                 row.append(Cell(half_text(summary)))
@@ -126,5 +126,4 @@ def _places(lines: Sequence[Mapping[str, Any]], title: str) -> dict[str, int]:
         for line in lines
         if line["method"] != "original" and title in line.get("shown", {})
     }
-    best = sorted(set(shown.values()))[:2]
-    return {method: best.index(value) + 1 for method, value in shown.items() if value in best}
+    return places(shown, more_is_better=False)

@@ -105,6 +105,12 @@ def over_trials(
     return statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else None
 
 
+def places(shown: Mapping[str, float], *, more_is_better: bool) -> dict[str, int]:
+    """Place 1 or 2 of those with the best two values; ties share a place, others have none."""
+    best = sorted(set(shown.values()), reverse=more_is_better)[:2]
+    return {name: best.index(value) + 1 for name, value in shown.items() if value in best}
+
+
 def by_request(rows: Rows) -> list[Row]:
     """One run that did not fail of each request, for what the original has in all of them."""
     return list({row["concept"]: row for row in reversed(rows) if "failed" not in row}.values())

@@ -18,6 +18,7 @@ from erase.comparison.diffusion_columns import (
     by_request,
     columns,
     over_trials,
+    places,
     value_of,
 )
 from erase.comparison.diffusion_figures import write_pareto
@@ -72,10 +73,8 @@ def ranks(lines: Sequence[Mapping[str, Any]], shown: Columns) -> dict[tuple[str,
             for line in lines
             if line["method"] != ORIGINAL and column.name in line
         }
-        best = sorted(set(values.values()), reverse=column.more_is_better)[:2]
-        for method, value in values.items():
-            if value in best:
-                placed[method, column.name] = best.index(value) + 1
+        found = places(values, more_is_better=column.more_is_better)
+        placed |= {(method, column.name): place for method, place in found.items()}
     return placed
 
 

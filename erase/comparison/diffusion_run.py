@@ -123,7 +123,7 @@ class Judging:
             **self._options(),
         )
 
-    def attack(self, suite: str, model: Path, **more: Any) -> AttackConfig:
+    def attack(self, suite: str, model: Path) -> AttackConfig:
         """The attacks on a run's folder, inside of it."""
         return AttackConfig(
             model=str(model),
@@ -132,7 +132,8 @@ class Judging:
             attack=self.config.attack_names,
             limit=self.config.attack_limit,
             settings=(*self.texts.attacks, *self.texts.judging),
-            **{**self._options(), "overwrite": True, **more},
+            overwrite=True,
+            **self._options(),
         )
 
     def check_attacks(self, planned: ConceptPlan, *, fetch: bool) -> None:
@@ -140,12 +141,13 @@ class Judging:
 
         Without `fetch` what is not on this machine is left unchecked.
         """
-        model = Path(self.config.model)
-        given = {"model": self.config.model, "baseline": self.config.model}
-        options = {"target": planned.concept.names, **given, "output": str(self.output)}
-        make_plan(
-            self.attack(str(planned.concept.suite), model).replace(**options), None if fetch else []
+        config = self.attack(str(planned.concept.suite), Path(self.config.model)).replace(
+            model=self.config.model,
+            baseline=self.config.model,
+            target=planned.concept.names,
+            output=str(self.output),
         )
+        make_plan(config, None if fetch else [])
 
     def measure(self, planned: ConceptPlan, folder: Path) -> Result:
         """Run a planned method in a process of its own, then evaluate the model it saved.

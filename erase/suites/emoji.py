@@ -126,7 +126,8 @@ class Emoji(Suite):
         samples = []
         for wording in OTHER_WORDS:
             able = [k for k, label in cell.items() if words.things(k)[label].words(wording)]
-            ways = [dict.fromkeys(kinds, wording) for n in (1, 2) for kinds in _subsets(able, n)]
+            called = (kinds for n in (1, 2) for kinds in itertools.combinations(able, n))
+            ways = [dict.fromkeys(kinds, wording) for kinds in called]
             for number in range(_setting(protocol, "paraphrases") if ways else 0):
                 how = ways[number % len(ways)]
                 samples.append(self._sample(words, protocol, cell, wording, number, how))
@@ -207,10 +208,6 @@ class Emoji(Suite):
                 )
             )
         return samples
-
-
-def _subsets(kinds: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return list(itertools.combinations(kinds, size))
 
 
 def _per_cell(protocol: Protocol, objects: int, styles: int) -> dict[str, int]:
