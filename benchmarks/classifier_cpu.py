@@ -15,16 +15,17 @@ started again. `costs.json` in the output folder sums the processor time of each
 
 import argparse
 import sys
-from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import (
+    classifier_options,
+    classifier_parser,
+    classifier_settings,
+    run_and_count,
+)
 from benchmarks.compare import command as compare
-from benchmarks.compare import run
 from erase import registry
-from erase.comparison.pool import COSTS
 from erase.config.families import CLASSIFIER, methods_for
-from erase.files import read_jsonl, write_json
 
 FORGET = ("random:10%", "random:50%", "class:cat")
 ALPHAS = "0,0.01,0.03,0.1,0.3,auto"
@@ -50,51 +51,24 @@ def lines() -> list[str]:
 
 def command(given: argparse.Namespace) -> list[str]:
     """The command line that makes all of it."""
-    options: dict[str, Any] = {**DATA, **RECIPE, "trials": given.trials, "search": given.search}
+    options: dict[str, Any] = {**DATA, **RECIPE, **classifier_options(given)}
     options |= {"shadow-models": given.shadow_models, "methods": ",".join(lines())}
     metrics = [name for name in registry.names("classifier_metrics") if name != "rmia"]
     options |= {"metrics": ",".join(metrics)}  # rmia comes with the reference models
-    options |= {"alphas": ALPHAS, "jobs": given.jobs, "output": given.output}
-    options |= {"data-dir": given.data_dir} if given.data_dir else {}
-    options |= {"device": given.device} if given.device else {}
-    options |= SLICE if given.slice else {}
-    settings = [*TRAINING, *OTHERS, *(f"{name}.epochs={n}" for name, n in FORGET_ONLY.items())]
-    settings += [f"{name}.train_batch_size={BATCH}" for name in methods_for(CLASSIFIER)]
+    options |= {"alphas": ALPHAS, **(SLICE if given.slice else {})}
+    settings = [*classifier_settings(TRAINING, FORGET_ONLY, BATCH), *OTHERS]
     return compare("classifier", options, {"forget": given.forget or FORGET, "set": settings})
-
-
-def costs(output: Path) -> dict[str, float]:
-    """Processor seconds of what was done, by kind of job and, for searches and runs, by line."""
-    sums: dict[str, float] = defaultdict(float)
-    for row in read_jsonl(output / COSTS):
-        line = f" {row['label'].partition('@')[0]}" if row["kind"] in ("search", "run") else ""
-        sums[f"{row['kind']}{line}"] += row["processor_s"]
-    return {name: round(sums[name], 1) for name in sorted(sums, key=lambda name: -sums[name])}
 
 
 def main() -> int:
     """Run the comparison through the command line, as a user would; its exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = classifier_parser(
+        __doc__, "runs/classifier-cpu", data="holds cifar-10-batches-bin", jobs=2, search=12
     )
-    parser.add_argument("--data-dir", type=Path, help="holds cifar-10-batches-bin")
-    parser.add_argument("--output", type=Path, default=Path("runs/classifier-cpu"))
-    parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
-    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU when there is one")
-    parser.add_argument("--forget", action="append", help="only this forget set; several times")
-    parser.add_argument("--trials", type=int, default=3)
-    parser.add_argument("--search", type=int, default=12, help="trials of each method's search")
     parser.add_argument("--shadow-models", type=int, default=2, help="reference models of RMIA")
     parser.add_argument("--slice", action="store_true", help="400 images, to see that it works")
     given = parser.parse_args()
-    status = run(command(given))
-    if (given.output / COSTS).is_file():
-        sums = costs(given.output)
-        write_json(given.output / "costs.json", sums)
-        print("Seconds of processor time:")
-        for name, seconds in {**sums, "all": sum(sums.values())}.items():
-            print(f"  {seconds:9.1f}  {name}")
-    return status
+    return run_and_count(command(given), given.output)
 
 
 if __name__ == "__main__":

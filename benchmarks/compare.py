@@ -5,11 +5,14 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from erase.config.families import TEXT_TO_IMAGE, methods_for
+from erase.comparison.pool import COSTS
+from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE, methods_for
+from erase.files import read_jsonl, write_json
 
 MORE = ("lur@alpha=auto",)
 """Lines of a diffusion table beside one for each method."""
@@ -30,6 +33,66 @@ def run(words: list[str]) -> int:
     """Print a command and run it, its processes with one thread each; its exit status."""
     print(shlex.join(words), flush=True)
     return subprocess.run(words, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+
+
+def costs(output: Path) -> dict[str, float]:
+    """Processor seconds of what was done, by kind of job and, for searches and runs, by line."""
+    sums: dict[str, float] = defaultdict(float)
+    for row in read_jsonl(output / COSTS):
+        line = f" {row['label'].partition('@')[0]}" if row["kind"] in ("search", "run") else ""
+        sums[f"{row['kind']}{line}"] += row["processor_s"]
+    return {name: round(sums[name], 1) for name in sorted(sums, key=lambda name: -sums[name])}
+
+
+def run_and_count(words: list[str], output: Path) -> int:
+    """Run a comparison of classifiers, then print its `costs` and write them to `costs.json`."""
+    status = run(words)
+    if (output / COSTS).is_file():
+        sums = costs(output)
+        write_json(output / "costs.json", sums)
+        print("Seconds of processor time:")
+        for name, seconds in {**sums, "all": sum(sums.values())}.items():
+            print(f"  {seconds:9.1f}  {name}")
+    return status
+
+
+def classifier_settings(
+    training: Iterable[str], forget_only: Mapping[str, int], batch: int
+) -> list[str]:
+    """`--set` of a table of classifiers.
+
+    Args:
+        training: of the original and of Retrain.
+        forget_only: passes over D_f of the methods that see nothing else.
+        batch: images of each set in a step, of every method.
+    """
+    passes = [f"{name}.epochs={number}" for name, number in forget_only.items()]
+    batches = [f"{name}.train_batch_size={batch}" for name in methods_for(CLASSIFIER)]
+    return [*training, *passes, *batches]
+
+
+def classifier_parser(
+    about: str | None, output: str, *, data: str, jobs: int, search: int
+) -> argparse.ArgumentParser:
+    """The options of all classifier tables; `data` says what `--data-dir` holds."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, help=data)
+    parser.add_argument("--output", type=Path, default=Path(output))
+    parser.add_argument("--jobs", type=int, default=jobs, help="processes, each with one thread")
+    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU when there is one")
+    parser.add_argument("--forget", action="append", help="only this forget set; several times")
+    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--search", type=int, default=search, help="trials of each method's search")
+    return parser
+
+
+def classifier_options(given: argparse.Namespace) -> dict[str, Any]:
+    """What `classifier_parser` was given, as options of `erase compare classifier`."""
+    named = {name: getattr(given, name) for name in ("trials", "search", "jobs", "output")}
+    named |= {"data-dir": given.data_dir} if given.data_dir else {}
+    return named | ({"device": given.device} if given.device else {})
 
 
 def table_parser(about: str | None, output: str, *, trials: int) -> argparse.ArgumentParser:

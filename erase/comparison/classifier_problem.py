@@ -74,6 +74,7 @@ def entry_configuration(
     retrain = item.method == "retrain"
     run: dict[str, Any] = {
         "epochs": config.retrain_epochs if retrain else config.epochs,
+        "learning_rate": None if retrain else config.learning_rate,
         **item.start,
         **searched,
         **fixed_settings(config, item),

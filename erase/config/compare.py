@@ -51,6 +51,11 @@ class CompareConfig(Config):
     epochs: int | None = option(
         None, "Epochs of every method but Retrain; default: its own.", least=0, most=EPOCHS
     )
+    learning_rate: float | None = option(
+        None,
+        "Learning rate of every method but Retrain, or where its search begins; default: its own.",
+        least=0,
+    )
     retrain_epochs: int | None = option(
         None, "Epochs of originals and Retrain; default: its own.", least=0, most=EPOCHS
     )
