@@ -181,6 +181,31 @@ def test_an_image_tree(tmp_path: Path) -> None:
         load_dataset("folder", tmp_path / "nowhere")
 
 
+def test_the_att_faces_are_read_as_they_are_unpacked(tmp_path: Path) -> None:
+    """Folders s1, s2, … of 92 × 112 grey PGM files, a README beside them and no test folder."""
+    (tmp_path / "README").write_text("Our Database of Faces\n")
+    people = [f"s{number}" for number in (1, 2, 10)]
+    for person in people:
+        (tmp_path / person).mkdir()
+        for number in range(1, 11):
+            pixels = np.full((112, 92), 20 * number, dtype=np.uint8)
+            pixels[:56] = int(person[1:])
+            header = b"P5\n# a comment\n92 112\n255\n"
+            (tmp_path / person / f"{number}.pgm").write_bytes(header + pixels.tobytes())
+    data = load_dataset("folder", tmp_path, image_size=14)
+    assert data.classes == ("s1", "s10", "s2")
+    for part, count in ((data.train, 8), (data.test, 2)):
+        assert part.labels.tolist() == [label for label in range(3) for _ in range(count)]
+        assert part.images.shape[1:] == (3, 16, 16)
+        assert (part.images == part.images[:, :1]).all()
+        top = torch.tensor([1, 10, 2])[part.labels]
+        assert torch.equal(part.images[:, 0, 0, 0].long(), top)
+    shades = [int(shade) for part in (data.train, data.test) for shade in part.images[:, 0, -1, 0]]
+    assert sorted(shades) == sorted([20 * number for number in range(1, 11)] * 3)
+    held = validation_indices(data.train.labels, 0.1, 0)
+    assert data.train.labels[held].tolist() == [0, 1, 2]
+
+
 def test_crops_and_flips_are_windows_of_the_padded_image() -> None:
     images = torch.rand((6, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     how = Augmentation(8, pad=2)

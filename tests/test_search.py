@@ -123,6 +123,21 @@ def test_what_is_fixed_is_not_searched(tmp_path: Path) -> None:
     assert searched(made, item, path) == {}
 
 
+def test_a_common_learning_rate_is_where_searches_begin(tmp_path: Path) -> None:
+    made = problem(tmp_path, 1, learning_rate=0.02, fixed=("ft.learning_rate=0.5",))
+    path = tmp_path / "found.json"
+    searched(made, entry("lur-b"), path)
+    assert json.loads(path.read_text())["trials"][0]["settings"]["learning_rate"] == 0.02
+    forget = torch.arange(12, 20)
+    rates = {
+        label: made.configuration(entry(label), 0, forget, {}).learning_rate
+        for label in ("lur-b", "iu", "ft", "lur-b+trim", "retrain")
+    }
+    own = problem(tmp_path, 0).configuration(entry("retrain"), 0, forget, {}).learning_rate
+    assert rates == {"lur-b": 0.02, "iu": 0.02, "ft": 0.5, "lur-b+trim": 5e-3, "retrain": own}
+    assert made.configuration(entry("lur-b"), 0, forget, {"learning_rate": 1.0}).learning_rate == 1
+
+
 def test_a_trial_that_diverges_is_broken_and_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,71 @@
+"""The benchmarks of classifiers ask for what `erase compare classifier` can do."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from benchmarks import classifier_cpu, classifier_faces, compare
+from erase.cli.main import main
+from erase.files import append_jsonl, read_json
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    for person in range(10):
+        (folder / f"s{person}").mkdir()
+        for number in range(10):
+            image = Image.fromarray(np.full((11, 9), 20 * person + number, np.uint8))
+            image.save(folder / f"s{person}" / f"{number}.pgm")
+    return folder
+
+
+def given(output: Path, *, part: bool, **more: object) -> argparse.Namespace:
+    parser = compare.classifier_parser("", str(output), data="", jobs=1, search=6)
+    return argparse.Namespace(**{**vars(parser.parse_args([])), "slice": part, **more})
+
+
+def dry_run(words: list[str]) -> str:
+    assert words[1:3] == ["-m", "erase"]
+    result = CliRunner().invoke(main, [*words[3:], "--dry-run"], prog_name="erase")
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(("part", "runs", "lines"), [(False, 84, 14), (True, 6, 3)])
+def test_the_faces(faces: Path, tmp_path: Path, part: bool, runs: int, lines: int) -> None:
+    words = classifier_faces.command(given(tmp_path / "out", part=part, data_dir=faces))
+    text = dry_run(words)
+    assert f"runs: {runs} (2 forget sets, {1 if part else 3} trials, {lines} lines)" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_forget_set_alone(faces: Path, tmp_path: Path) -> None:
+    only = given(tmp_path / "out", part=False, data_dir=faces, forget=["classes:50%"], trials=1)
+    assert "(1 forget sets, 1 trials" in dry_run(classifier_faces.command(only))
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_the_options_of_the_cpu_table(tmp_path: Path, part: bool) -> None:
+    words = classifier_cpu.command(given(tmp_path / "out", part=part, shadow_models=2))
+    # CIFAR is not here; the digits have as many pixels, and fewer images.
+    there = {"cifar10": "digits", "1000": "100", "class:cat": "class:3"}
+    assert "(3 forget sets" in dry_run([there.get(word, word) for word in words])
+
+
+def test_costs_are_summed_by_line(tmp_path: Path) -> None:
+    for kind, label, seconds in (
+        *(("run", "lur@alpha=0.1", 1.0), ("run", "lur", 2.0), ("run", "ft", 0.5)),
+        *(("retrain", "retrain", 7.0), ("search", "lur", 4.0)),
+    ):
+        row = {"kind": kind, "label": label, "processor_s": seconds}
+        append_jsonl(tmp_path / compare.COSTS, row)
+    sums = {"retrain": 7.0, "search lur": 4.0, "run lur": 3.0, "run ft": 0.5}
+    assert list(compare.costs(tmp_path).items()) == list(sums.items())
+    assert compare.run_and_count([sys.executable, "-c", "exit(3)"], tmp_path) == 3
+    assert read_json(tmp_path / "costs.json", dict) == sums
