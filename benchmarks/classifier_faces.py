@@ -1,6 +1,6 @@
 """Table 2's setting on small real faces, on one CPU core: docs/classifier.md.
 
-    python -m benchmarks.classifier_faces --data-dir FACES --output runs/faces --jobs 1
+    python -m benchmarks.classifier_faces --data-dir FACES --output runs/faces
 
 FACES is the unpacked AT&T (ORL) archive, with the folders s1 to s40 of 10 images each; any folder
 with one folder of images for each person will do. Of each person's 10 images 2 are for the test, 1
@@ -10,7 +10,8 @@ the same rate on, and one pass over the retain set; those that only see D_f have
 LUR stands in the table twice: `lur` has its default α, `lur+auto` has it set by itself.
 
 This is `erase compare classifier` with the options below, printed first; it may be killed and
-started again. `costs.json` in the output folder sums the processor time of each kind of job.
+started again. 10% takes about 28 minutes of one busy core. With two jobs or more, `costs.json` in
+the output folder sums the processor time of each kind of job.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks import classifier_cpu, classifier_faces, compare
 from erase.cli.main import main
+from erase.comparison.pool import COSTS
 from erase.files import append_jsonl, read_json
 
 
@@ -64,7 +65,7 @@ def test_costs_are_summed_by_line(tmp_path: Path) -> None:
         *(("retrain", "retrain", 7.0), ("search", "lur", 4.0)),
     ):
         row = {"kind": kind, "label": label, "processor_s": seconds}
-        append_jsonl(tmp_path / compare.COSTS, row)
+        append_jsonl(tmp_path / COSTS, row)
     sums = {"retrain": 7.0, "search lur": 4.0, "run lur": 3.0, "run ft": 0.5}
     assert list(compare.costs(tmp_path).items()) == list(sums.items())
     assert compare.run_and_count([sys.executable, "-c", "exit(3)"], tmp_path) == 3
