@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from erase.data.digits import LabelledImages, digit_captions, split_digits
+from erase.data.prompts import ClassList
 from erase.embedded.folders import (
     CARD,
     ClassifierFolder,
@@ -19,10 +20,12 @@ from erase.embedded.mini_sd_card import Training, measure_quality, model_card
 from erase.embedded.mini_sd_model import build_pipeline
 from erase.embedded.mini_sd_stages import train_denoiser, train_vae
 from erase.embedded.stages import decode, encode
+from erase.errors import InputError
 from erase.files import atomic_directory
 from erase.judges.digit_classifier import DIGITS_CLASSIFIER, DigitClassifier, train_classifier
 from erase.models.loading import save_pipeline
 from erase.runs.device import choose_device, say_device
+from erase.scoring.names import find_names
 
 VAE_STEPS = 700
 DENOISER_STEPS = 2000
@@ -34,6 +37,7 @@ def train_mini_sd(
     seed: int = 0,
     steps: int = DENOISER_STEPS,
     vae_steps: int = VAE_STEPS,
+    without: str | None = None,
     classifier_output: Path | None = None,
     images_a_class: int = 50,
     max_train_samples: int | None = None,
@@ -51,6 +55,9 @@ def train_mini_sd(
         seed: Seed of the initial weights, batches, captions and noise.
         steps: Optimizer steps of the denoiser with its text encoder.
         vae_steps: Optimizer steps of the autoencoder.
+        without: Digits by name, with commas between them, of which no stage sees an image or a
+            caption. Their words keep their tokens, so that they can be typed; nothing trains the
+            vectors of these. The digit classifier learns all ten all the same: it is the judge.
         classifier_output: Folder for a digit classifier that is trained too; default: the
             shipped classifier measures the quality.
         images_a_class: Images of each digit rendered to measure the quality for the card; 0: do
@@ -65,8 +72,11 @@ def train_mini_sd(
 
     Raises:
         InputError: Before training, when the device is missing, a folder is not empty and not to be
-            replaced, or one folder lies in the other.
+            replaced, one folder lies in the other, `without` names something else than digits, or
+            no digit is left.
     """
+    captions = digit_captions()
+    left_out = _labels(without, captions)
     asked, device = device, choose_device(device)
     output = output.resolve()
     folders = [PipelineFolder(output, "mini-sd", overwrite=overwrite)]
@@ -82,10 +92,11 @@ def train_mini_sd(
         DigitClassifier.load(DIGITS_CLASSIFIER)  # refuses a missing classifier before training
     if not quiet:
         say_device(device, asked)
-    captions = digit_captions()
     train = split_digits().train
+    seen = ~torch.isin(train.labels, torch.tensor(left_out, dtype=torch.long))
     data = LabelledImages(
-        train.images[:max_train_samples].to(device), train.labels[:max_train_samples].to(device)
+        train.images[seen][:max_train_samples].to(device),
+        train.labels[seen][:max_train_samples].to(device),
     )
     pipeline = build_pipeline(seed, captions).to(device)
     seconds: dict[str, tuple[float, float]] = {}
@@ -108,6 +119,7 @@ def train_mini_sd(
         "denoiser",
         lambda: train_denoiser(pipeline, data, captions, seed=seed, steps=steps, quiet=quiet),
     )
+    names = tuple(captions.names[label] for label in left_out)
     with atomic_directory(output) as folder:
         save_pipeline(pipeline, folder, torch.float16)
         quality = None
@@ -115,6 +127,7 @@ def train_mini_sd(
             quality = measure_quality(
                 folder,
                 classifier_output,
+                without=names,
                 images_a_class=images_a_class,
                 device=device,
                 quiet=quiet,
@@ -123,6 +136,7 @@ def train_mini_sd(
             seed=seed,
             steps=steps,
             vae_steps=vae_steps,
+            without=names,
             seconds=seconds,
             device=device,
             machine=machine(device),
@@ -131,3 +145,13 @@ def train_mini_sd(
         )
         (folder / CARD).write_text(model_card(training, quality), encoding="utf-8")
     return output
+
+
+def _labels(without: str | None, captions: ClassList) -> list[int]:
+    """The labels of the digits that are left out, in order; InputError unless some are left."""
+    labels = sorted(set(find_names(without, captions.names))) if without is not None else []
+    if len(labels) == len(captions.names):
+        raise InputError(
+            f"--without names all {len(labels)} digits: none is left to learn.", "Name fewer."
+        )
+    return labels
