@@ -1,6 +1,7 @@
 """The embedded model: what ships, its tokenizer, its renders, and that it can be trained again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,10 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.artifacts.packaged import ASSETS, EMBEDDED
 from erase.cli.main import main
-from erase.data.digits import digit_captions
+from erase.data.digits import LabelledImages, digit_captions, split_digits
 from erase.embedded import mini_sd
 from erase.embedded.mini_sd import train_mini_sd
-from erase.embedded.mini_sd_card import measure_quality
+from erase.embedded.mini_sd_card import Quality, Training, measure_quality, model_card
 from erase.embedded.mini_sd_model import build_pipeline, caption_words
 from erase.errors import InputError
 from erase.files import hash_file
@@ -95,8 +96,29 @@ def test_renders_are_recognised() -> None:
 def test_another_digit_classifier_may_judge(tmp_path: Path) -> None:
     untrained = DigitClassifier()
     untrained.save(tmp_path / "judge")
-    quality = measure_quality(MINI_SD, tmp_path / "judge", images_a_class=1)
+    quality = measure_quality(MINI_SD, tmp_path / "judge", without=["three"], images_a_class=1)
+    assert len(quality.recognised) == 10
     assert sum(quality.recognised) / 10 < 0.9
+
+
+def test_the_mean_is_of_the_digits_that_a_model_saw() -> None:
+    training = Training(
+        seed=0,
+        steps=1,
+        vae_steps=1,
+        without=("three",),
+        seconds={},
+        device="cpu",
+        machine="none",
+        reconstruction_error=0.0,
+        loss=0.0,
+    )
+    shares = tuple(float(label != 3) for label in range(10))
+    card = model_card(training, Quality(shares, images_a_class=1, frechet_distance=1.0))
+    assert "mean of all seen\n100.0%" in card
+    assert "| 3, never seen | 0% |" in card
+    assert "| 4 | 100% |" in card
+    assert "--target three --metrics ua,ra,fid" in card
 
 
 def test_card_states_recipe_and_quality() -> None:
@@ -129,6 +151,70 @@ def test_training_is_seeded_and_its_folder_loads(tmp_path: Path) -> None:
     assert all(other[name] != first[name] for name in first)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "first", use_safetensors=True)
     assert render(pipeline, ["the digit 3"], [0], steps=1).shape == (1, 3, 32, 32)
+
+
+def test_a_digit_that_is_left_out_is_in_no_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image of it is trained on, and no caption: the vectors of its words stay as they began."""
+    given: list[torch.Tensor] = []
+    train_vae, train_denoiser = mini_sd.train_vae, mini_sd.train_denoiser
+
+    def vae(model: Any, images: torch.Tensor, **settings: Any) -> float:
+        given.append(images)
+        return train_vae(model, images, **settings)
+
+    def denoiser(model: Any, data: LabelledImages, *rest: Any, **settings: Any) -> float:
+        given.append(data.images)
+        assert set(data.labels.tolist()) == {0, 1, 2, 4, 5, 6, 7, 8}
+        return train_denoiser(model, data, *rest, **settings)
+
+    monkeypatch.setattr(mini_sd, "train_vae", vae)
+    monkeypatch.setattr(mini_sd, "train_denoiser", denoiser)
+    train_mini_sd(
+        tmp_path / "out",
+        steps=3,
+        vae_steps=1,
+        without="nine, three",
+        images_a_class=0,
+        max_train_samples=160,
+        device="cpu",
+        quiet=True,
+    )
+    train = split_digits().train
+    known = (train.labels != 3) & (train.labels != 9)
+    assert all(torch.equal(images, train.images[known][:160]) for images in given)
+    assert len(given) == 2
+    trained = StableDiffusionPipeline.from_pretrained(tmp_path / "out", use_safetensors=True)
+    first = build_pipeline(0)
+    moved = {}
+    for word in ("three", "3", "nine", "9", "four", "4", "handwritten"):
+        token = first.tokenizer(word).input_ids[1]
+        assert trained.tokenizer(word).input_ids[1] == token
+        before, after = (
+            p.text_encoder.get_input_embeddings().weight[token].detach() for p in (first, trained)
+        )
+        moved[word] = float((after - before).abs().max())
+    assert max(moved[word] for word in ("three", "3", "nine", "9")) < 1e-4  # fp16, weight decay
+    assert min(moved[word] for word in ("four", "4", "handwritten")) > 1e-3
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "saw an image or a caption of three, nine" in card
+    assert "--without three,nine" in card
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("three,eleven", "There is no class 'eleven'"),
+        ("", "There is no class ''"),
+        ("zero,one,two,three,four,five,six,seven,eight,nine", "all 10 digits"),
+    ],
+)
+def test_only_digits_are_left_out_and_not_all(
+    tmp_path: Path, names: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini_sd, "train_vae", None)
+    assert said in refused(tmp_path / "out", "--without", names)
 
 
 def test_architecture_stays_small() -> None:
