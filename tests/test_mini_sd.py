@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from erase.artifacts.packaged import ASSETS, EMBEDDED
 from erase.cli.main import main
 from erase.data.digits import LabelledImages, digit_captions, split_digits
-from erase.embedded import mini_sd
+from erase.embedded import mini_sd, mini_sd_stages
 from erase.embedded.mini_sd import train_mini_sd
 from erase.embedded.mini_sd_card import Quality, Training, measure_quality, model_card
 from erase.embedded.mini_sd_model import build_pipeline, caption_words
@@ -158,7 +158,7 @@ def test_a_digit_that_is_left_out_is_in_no_stage(
 ) -> None:
     """No image of it is trained on, and no caption: the vectors of its words stay as they began."""
     given: list[torch.Tensor] = []
-    train_vae, train_denoiser = mini_sd.train_vae, mini_sd.train_denoiser
+    train_vae, train_denoiser = mini_sd_stages.train_vae, mini_sd_stages.train_denoiser
 
     def vae(model: Any, images: torch.Tensor, **settings: Any) -> float:
         given.append(images)
