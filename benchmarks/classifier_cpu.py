@@ -6,7 +6,7 @@ CIFAR-10 at 16 pixels a side, 1,000 training images of each class (a tenth of th
 2,000 test images, the net `cnn-gelu`. Forgotten are `random:10%`, `random:50%` and `class:cat`, in
 three trials. Every method has 12 trials to choose its settings by, on forget sets that are none of
 the table's, and one pass over the retain set; those that only see D_f have five passes over it.
-LUR stands in the table twice: `lur` searches its α, `lur+auto` has it set by itself. Figure 5
+LUR stands in the table twice: in `lur` α sets itself, `lur+fixed` has the paper's. Figure 5
 sweeps α at the settings of `lur`.
 
 This is `erase compare classifier` with the options below, printed first; it may be killed and
@@ -46,7 +46,7 @@ SLICE = {"images-per-class": 40, "retrain-epochs": 2, "trials": 1, "search": 5, 
 
 def lines() -> list[str]:
     """The lines of the table: every classifier method of the registry, and LUR with its own α."""
-    return [*(name for name in methods_for(CLASSIFIER) if name != "retrain"), "lur+auto"]
+    return [*(name for name in methods_for(CLASSIFIER) if name != "retrain"), "lur+fixed"]
 
 
 def command(given: argparse.Namespace) -> list[str]:

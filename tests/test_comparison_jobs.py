@@ -21,7 +21,7 @@ SPECS = ("random:10%", "class:3")
 
 def plan(**changes: object) -> ComparePlan:
     config = CompareConfig(trials=2, shadow_models=1, **changes)  # type: ignore[arg-type]
-    return ComparePlan(config, Path("runs"), "cpu", SPECS, entries("ft,lur,lur+auto", "0.1"))
+    return ComparePlan(config, Path("runs"), "cpu", SPECS, entries("ft,lur,lur+fixed", "0.1"))
 
 
 def test_what_is_trained_from_scratch_waits_for_nothing() -> None:
@@ -37,9 +37,9 @@ def test_what_is_trained_from_scratch_waits_for_nothing() -> None:
 def test_a_search_needs_its_references_and_a_run_its_search() -> None:
     jobs = graph(plan(search=5))
     references = {Job("references", "class:3", trial=n) for n in (0, 1)}
-    assert jobs[Job("search", "class:3", "lur+auto")] == references
+    assert jobs[Job("search", "class:3", "lur+fixed")] == references
     assert Job("search", "class:3", "lur@alpha=0.1") not in jobs  # it has the settings of lur
-    for label, searched in (("lur@alpha=0.1", "lur"), ("lur+auto", "lur+auto"), ("ft", "ft")):
+    for label, searched in (("lur@alpha=0.1", "lur"), ("lur+fixed", "lur+fixed"), ("ft", "ft")):
         needs = jobs[Job("run", "class:3", label, 1)]
         assert Job("search", "class:3", searched) in needs
         assert Job("shadow", "class:3", trial=1, number=0) in needs
@@ -48,7 +48,7 @@ def test_a_search_needs_its_references_and_a_run_its_search() -> None:
 
 def test_the_dearest_searches_begin_first() -> None:
     labels = [job.label for job in graph(plan(search=5)) if job.kind == "search"]
-    assert labels == ["lur"] * 2 + ["lur+auto"] * 2 + ["ft"] * 2
+    assert labels == ["lur"] * 2 + ["lur+fixed"] * 2 + ["ft"] * 2
 
 
 def problem(folder: Path, seed: int) -> ClassifierProblem:

@@ -42,7 +42,7 @@ def compare() -> None:
     "--methods",
     default="all",
     help="Comma-separated methods, or `all`; METHOD+dual adds DualOptim (an optimizer for each"
-    " loss), lur+trim trimming (small weights are dropped first), lur+auto an α that sets itself,"
+    " loss), lur+trim trimming (small weights are dropped first), lur+fixed the paper's α = 0.01,"
     " METHOD@NAME=VALUE@… fixes"
     " settings for one line.",
     shell_complete=complete("methods", CompareConfig),

@@ -17,8 +17,8 @@ HEIGHT, WIDTH = 3.6, 5.0
 COSINES = {"cosine_penultimate": "last convolution", "cosine": "all parameters"}
 AUTO = "lur@alpha=auto"
 """LUR whose α is set from the curvature, with the other settings of `lur`."""
-OWN_AUTO = "lur+auto"
-"""The same with settings of its own."""
+OWN_FIXED = "lur+fixed"
+"""LUR at the paper's α, with settings of its own."""
 JOINT = "lur@alpha=0.0"
 """With α = 0 LUR is LUR-b: the one that has all of LUR's other settings."""
 
@@ -42,7 +42,7 @@ def cosines(folder: Path, labels: Sequence[str], trials: int) -> dict[str, dict[
     """Cosine of ∇L_r and ∇L_f by step, mean over trials, of LUR at each α and LUR-b, by layer."""
     curves: dict[str, dict[str, list[float]]] = {}
     for label in labels:
-        if label not in ("lur", "lur-b", AUTO, OWN_AUTO) and sweep_alpha(label) is None:
+        if label not in ("lur", "lur-b", AUTO, OWN_FIXED) and sweep_alpha(label) is None:
             continue
         files = [folder / f"trial-{t}" / f"{slug(label)}.jsonl" for t in range(trials)]
         logs: list[Any] = [read_jsonl(file, Cosines) for file in files]
@@ -71,10 +71,10 @@ def plot_cosine(folder: Path, curves: Mapping[str, Mapping[str, list[float]]]) -
     sweep = {label: alpha for label in curves if (alpha := sweep_alpha(label)) is not None}
     sweep.pop(JOINT, None)
     largest = sorted(sweep, key=lambda label: sweep[label])[-1:]
-    automatic = [label for label in (AUTO, OWN_AUTO) if label in curves]
-    labels = [JOINT if JOINT in curves else "lur-b", "lur", *automatic, *largest]
+    others = [label for label in (AUTO, OWN_FIXED) if label in curves]
+    labels = [JOINT if JOINT in curves else "lur-b", "lur", *others, *largest]
     titles = {"lur": "LUR", "lur-b": "LUR-b, its own settings", JOINT: "LUR-b (α = 0)"}
-    titles |= {AUTO: "LUR, α auto", OWN_AUTO: "LUR, α auto, its own settings"}
+    titles |= {AUTO: "LUR, α auto", OWN_FIXED: "LUR, α = 0.01, its own settings"}
     drawn, axes = figure(2 * WIDTH, HEIGHT, 2)
     for axis, (name, title) in zip(axes, COSINES.items(), strict=True):
         for number, label in enumerate(labels):

@@ -14,10 +14,10 @@ from erase.errors import InputError
 VARIANTS: dict[str, dict[str, Any]] = {
     "dual": {"dual_optim": True},
     "trim": {"trim": 0.97},
-    "auto": {"alpha": "auto"},
+    "fixed": {"alpha": 0.01},
 }
-"""What `METHOD+dual`, `lur+trim` and `lur+auto` add to a method."""
-OWNERS = {"trim": ("lur", "lur-b"), "auto": ("lur",)}
+"""What `METHOD+dual`, `lur+trim` and `lur+fixed` (the paper's α) add to a method."""
+OWNERS = {"trim": ("lur", "lur-b"), "fixed": ("lur",)}
 """The methods that have a variant, where not all have it."""
 STARTS: dict[str, dict[str, float]] = {"trim": {"learning_rate": 5e-3, "forget_weight": 0.05}}
 """Defaults that a variant changes: a trimmed model is to be repaired first, as by Scissorhands."""

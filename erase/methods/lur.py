@@ -39,15 +39,14 @@ RECIPES: dict[str, Recipe] = {
         max_grad_norm=1.0,
         flip=True,
     ),
-    "cifar10": ours("found here: docs/classifier.md", epochs=10, learning_rate=1e-3),
-    "cifar100": ours("as on CIFAR-10", epochs=10, learning_rate=1e-3),
-    "celeba": ours("SHs' schedule", epochs=5, learning_rate=2e-4),
-    "digits": ours("found here: docs/classifier.md", epochs=5, learning_rate=1e-3),
+    "cifar10": ours("found here: docs/classifier.md", epochs=10, learning_rate=1e-3, alpha=AUTO),
+    "cifar100": ours("as on CIFAR-10", epochs=10, learning_rate=1e-3, alpha=AUTO),
+    "celeba": ours(
+        "SHs' schedule; α: docs/classifier.md", epochs=5, learning_rate=2e-4, alpha=AUTO
+    ),
+    "digits": ours("found here: docs/classifier.md", epochs=5, learning_rate=1e-3, alpha=AUTO),
 }
-SEARCH: dict[str, tuple[float, float]] = {
-    "alpha": (1e-3, 1.0),
-    "forget_weight": (0.03, 3.0),
-}
+SEARCH: dict[str, tuple[float, float]] = {"forget_weight": (0.03, 3.0)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class Settings(Config):
 
     alpha: float | str = option(
         0.01,
-        "Inner step size α (figure 5: 0.01 is the optimum); or auto, set from the curvature.",
+        "Inner step size α (figure 5: 0.01 is the optimum); or auto, set from the curvature, the"
+        " default of classifiers.",
         least=0,
         words=(AUTO,),
     )
