@@ -39,13 +39,13 @@ class Problem:
         return self
 
     def losses(self, shard: slice = slice(None)) -> tuple[FixedLoss, FixedLoss]:
+        return self.closure(0, 0, shard), self.closure(1, 1, shard)
+
+    def closure(self, batch: int, seed: int, shard: slice = slice(None)) -> FixedLoss:
         dtype = self.params[0].dtype
-
-        def closure(batch: tuple[Tensor, ...], seed: int) -> FixedLoss:
-            cut = [t[shard].to(dtype) if t.is_floating_point() else t[shard] for t in batch]
-            return FixedLoss(self.net, lambda: self.loss(*cut), seed)
-
-        return closure(self.batches[0], 0), closure(self.batches[1], 1)
+        tensors = self.batches[batch]
+        cut = [t[shard].to(dtype) if t.is_floating_point() else t[shard] for t in tensors]
+        return FixedLoss(self.net, lambda: self.loss(*cut), seed)
 
     def gradient(self, **options: object) -> Tensor:
         meta_gradient(self.params, *self.losses(), **options)  # type: ignore[arg-type]
@@ -112,6 +112,13 @@ def truth(case: Problem, alpha: float, weight: float = 1.0) -> tuple[Tensor, Ten
     Written as equation (2) itself: L_r(theta) + lambda L_f(theta - alpha grad L_r(theta)) is built
     as ONE graph over functional parameters and differentiated; no formula for g is used.
     """
+    return truth_of(case, [(0, 0, alpha)], weight)
+
+
+def truth_of(
+    case: Problem, moves: list[tuple[int, int, float]], weight: float
+) -> tuple[Tensor, Tensor]:
+    """The same after any inner steps, each (batch, seed of the dropout, step size)."""
     case.to(torch.float64)
     names = [n for n, _ in case.net.named_parameters()]
     theta = [p.detach().clone().requires_grad_() for p in case.params]
@@ -129,11 +136,13 @@ def truth(case: Problem, alpha: float, weight: float = 1.0) -> tuple[Tensor, Ten
             return functional.mse_loss(out, cast[3])
 
     retain = value(0, theta, 0)
-    inner = torch.autograd.grad(retain, theta, create_graph=True)
-    moved = [p - alpha * g for p, g in zip(theta, inner, strict=True)]
+    moved = theta
+    for batch, seed, length in moves:
+        inner = torch.autograd.grad(value(batch, moved, seed), moved, create_graph=True)
+        moved = [p - length * g for p, g in zip(moved, inner, strict=True)]
     forget = value(1, moved, 1)
     whole = torch.autograd.grad(retain + weight * forget, theta, retain_graph=True)
+    first = torch.autograd.grad(retain, theta, retain_graph=True)
     v = torch.autograd.grad(weight * forget, moved, retain_graph=True)
-    first_order = [g.detach() + d for g, d in zip(inner, v, strict=True)]
     total = torch.cat([g.flatten() for g in whole])
-    return total, total - torch.cat([g.flatten() for g in first_order])
+    return total, total - torch.cat([(g + d).flatten() for g, d in zip(first, v, strict=True)])

@@ -73,6 +73,11 @@ CURVATURE_TOLERANCE = 0.1
 """Largest relative difference of the correction between two steps that passes without a warning."""
 
 
+def relative_step(params: Sequence[Tensor], *, bf16: bool) -> float:
+    """The relative length c of a finite difference for these parameters (module docstring)."""
+    return STEP_BF16 if bf16 else max(STEP[p.dtype] for p in params)
+
+
 def meta_gradient(
     params: Iterable[Tensor] | Mapping[str, Tensor],
     retain_loss: Loss | Sequence[Loss],
@@ -138,7 +143,7 @@ def meta_gradient(
             asked of a mode that makes no product.
         NonFiniteLossError: a loss or gradient is NaN or infinite.
     """
-    _check_options(alpha, forget_weight, mode, precision)
+    check_options(mode, precision, alpha=alpha, forget_weight=forget_weight)
     if measure_curvature and mode not in ("hvp", "exact"):
         raise InputError(f"the mode '{mode}' makes no curvature product", "Use hvp or exact.")
     step = Step(
@@ -230,7 +235,7 @@ def _exact(step: Step, *, measure: bool = False) -> Stats:
 
 
 def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
-    constant = STEP_BF16 if bf16 else max(STEP[p.dtype] for p in step.params)
+    constant = relative_step(step.params, bf16=bf16)
     retain_loss = step.retain()
     with step.moving() as theta:
         retain_grad = step.grads()
@@ -263,7 +268,7 @@ def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
 
 def _hvp_measured(step: Step, *, bf16: bool) -> Stats:
     """As `_hvp`, with H_r v by itself, so that it can be measured."""
-    constant = STEP_BF16 if bf16 else max(STEP[p.dtype] for p in step.params)
+    constant = relative_step(step.params, bf16=bf16)
     retain_loss = step.retain()
     with step.moving() as theta:
         step.move(theta, step.grads(), -step.alpha)
@@ -275,7 +280,7 @@ def _hvp_measured(step: Step, *, bf16: bool) -> Stats:
             step.set_grads(retain_grad)
             return stats
         eps = constant * (norm(theta) or 1.0) / stats.forget_grad_norm
-        _difference(step, theta, retain_grad, v, eps, bf16)
+        difference(step, step.retain, theta, retain_grad, v, eps, central=bf16)
     return _with_curvature(step, stats, retain_grad, v)
 
 
@@ -290,24 +295,36 @@ def _with_curvature(step: Step, stats: Stats, retain_grad: list[Tensor], v: list
     return stats
 
 
-def _difference(
+def difference(
     step: Step,
-    theta: list[Tensor],
-    retain_grad: list[Tensor],
+    evaluate: Callable[[float], object],
+    start: list[Tensor],
+    gradient: list[Tensor],
     v: list[Tensor],
     eps: float,
+    *,
     central: bool,
 ) -> None:
-    """Leave ``H_r v`` in `p.grad`, as a difference of retain gradients eps v apart."""
+    """Leave H v in `p.grad`, as a difference of gradients of one loss eps v apart.
+
+    Args:
+        step: its parameters move away from `start`, and stay there.
+        evaluate: adds a number times the loss's gradient at the live parameters to `p.grad`.
+        start: the parameters at which H is taken.
+        gradient: that of the loss at `start`.
+        v: the direction.
+        eps: the distance, in lengths of v.
+        central: whether to look to both sides; `gradient` is not used then.
+    """
     if central:
-        step.move(theta, v, -eps)
-        step.retain(-0.5 / eps)
-        step.move(theta, v, eps)
-        step.retain(0.5 / eps)
+        step.move(start, v, -eps)
+        evaluate(-0.5 / eps)
+        step.move(start, v, eps)
+        evaluate(0.5 / eps)
         return
-    step.set_grads([g / eps for g in retain_grad])
-    step.move(theta, v, -eps)
-    step.retain(-1 / eps)
+    step.set_grads([g / eps for g in gradient])
+    step.move(start, v, -eps)
+    evaluate(-1 / eps)
 
 
 def _add_correction(
@@ -372,8 +389,9 @@ def _curvature_error(
     return error
 
 
-def _check_options(alpha: float, weight: float, mode: str, precision: str | None) -> None:
-    for name, value in (("alpha", alpha), ("forget_weight", weight)):
+def check_options(mode: str, precision: str | None, **numbers: float) -> None:
+    """InputError for an unknown mode or precision, and for a number below 0 or not finite."""
+    for name, value in numbers.items():
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} is {value}", "Use a finite number of at least 0.")
     if mode not in get_args(Mode):

@@ -106,6 +106,22 @@ class Step:
         """The same for the forget loss."""
         return self._phase("forget", self._forget, _scaled_backward(scale))
 
+    def gradient(self, name: str, losses: list[Loss], scale: float = 1.0) -> float:
+        """The same for another loss; `name` stands in the message about one that is not finite."""
+        return self._phase(name, losses, _scaled_backward(scale))
+
+    def add_product(self, name: str, losses: list[Loss], v: list[Tensor], scale: float) -> None:
+        """Add ``scale`` times H v to `p.grad`, H the Hessian of a loss here, by double backward."""
+
+        def backward(loss: Tensor, share: float) -> None:
+            grads = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+            for p, h in zip(self.params, self._differentiate(grads, v), strict=True):
+                if h is not None:
+                    p.grad = h * (scale * share) if p.grad is None else p.grad + h * (scale * share)
+
+        with fast_second_order():
+            self._phase(name, losses, backward)
+
     def retain_with_product(self) -> tuple[float, Callable[[list[Tensor], float], None]]:
         """As `retain`, and a function that adds ``scale`` times H_r v to `p.grad` later.
 
@@ -135,14 +151,7 @@ class Step:
         return value, product
 
     def _product_again(self, v: list[Tensor], scale: float) -> None:
-        def backward(loss: Tensor, share: float) -> None:
-            grads = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
-            for p, h in zip(self.params, self._differentiate(grads, v), strict=True):
-                if h is not None:
-                    p.grad = h * (scale * share) if p.grad is None else p.grad + h * (scale * share)
-
-        with fast_second_order():
-            self._phase("retain", self._retain, backward)
+        self.add_product("retain", self._retain, v, scale)
 
     def _differentiate(
         self, grads: Sequence[Tensor | None], v: list[Tensor]
