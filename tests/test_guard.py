@@ -63,7 +63,7 @@ def test_one_attacker_step_costs_one_gradient_more_than_lur(alpha: float) -> Non
     case = problem("mlp", 0).to(torch.float32)
     calls: list[str] = []
 
-    def counted(name: str, batch: int, seed: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def counted(name: str, batch: int, seed: int):  # type: ignore[no-untyped-def]
         def loss() -> Tensor:
             calls.append(name)
             return case.closure(batch, seed)()

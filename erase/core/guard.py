@@ -1,4 +1,4 @@
-"""The meta step whose look-ahead is an attacker's fine-tuning, for any model, over three closures.
+"""The meta step whose look-ahead is an attacker's fine-tuning, for any model, over its closures.
 
 An attacker who has some images of what was forgotten fine-tunes on them: K steps
 theta_k+1 = theta_k - beta grad L_q(theta_k) on the relearning loss L_q, from theta_0 = theta. The
@@ -7,16 +7,20 @@ guard minimises
     L_r(theta) + lambda L_f(theta_K)
 
 over theta, so that the concept is still forgotten where the attacker arrives. That may be joined
-with LUR's own look-ahead: then theta_0 = theta - alpha grad L_r(theta). With v_K = grad L_f(theta_K)
-and H_q, H_r the Hessians on the SAME batches, noise, timesteps and dropout masks, the chain rule
-goes back through the attacker's steps,
+with LUR's own look-ahead: then theta_0 = theta - alpha grad L_r(theta). With v_K = grad L_f at
+theta_K and H_q, H_r the Hessians on the SAME batches, noise, timesteps and dropout masks, the chain
+rule goes back through the attacker's steps,
 
-    v_k = (I - beta H_q(theta_k)) v_k+1,      g = grad L_r(theta) + lambda (I - alpha H_r(theta)) v_0.
+    v_k = (I - beta H_q(theta_k)) v_k+1,    g = grad L_r(theta) + lambda (I - alpha H_r(theta)) v_0.
 
 Each product is one difference of gradients in the mode `hvp` (`erase.core.meta` says how its step
 is chosen), so a guard of one step takes one gradient more than LUR, and every further step takes
 two. Meta-unlearning (Gao et al., ICCV 2025, arXiv 2410.12777) and ResAlign (Li et al., NeurIPS
 2025, arXiv 2507.16302) look ahead in the same way, with other losses and other hypergradients.
+
+An attacker of many steps (`erase.core.attacker`) goes on from one step to the next: his way so far
+is a constant displacement of theta_0, and only the K steps that he takes now are differentiated
+through. Those that Adam makes are not: they count as constant (first order).
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from erase.core.attacker import Attacker
 from erase.core.meta import Loss, Stats, check_options, difference, relative_step
 from erase.core.params import as_list, restore, snapshot
 from erase.core.phases import Step, checked_norm, closures, norm
@@ -39,7 +44,7 @@ GuardMode = Literal["hvp", "exact", "first-order"]
 
 @dataclass(frozen=True)
 class _Move:
-    """One inner step: its loss, its length, where it started and the gradient there."""
+    """One inner step that is differentiated through: its loss and length, start and gradient."""
 
     name: str
     losses: list[Loss]
@@ -59,6 +64,7 @@ def guarded_gradient(
     forget_weight: float = 1.0,
     mode: GuardMode = "hvp",
     reduce: Callable[[Tensor], Tensor] | None = None,
+    attacker: Attacker | None = None,
     precision: Literal["bf16"] | None = None,
 ) -> Stats:
     """Leave the gradient of ``L_r(theta) + lambda L_f(theta_K)`` in `p.grad`.
@@ -79,6 +85,8 @@ def guarded_gradient(
         mode: `hvp`, by differences of gradients: 2 + 2 K evaluations, one more where alpha > 0.
             `exact`, by double backward. `first-order` leaves the Hessians out: 2 + K evaluations.
         reduce: averages a tensor over processes; applied after each phase.
+        attacker: one who goes on from his displacement, which moves by the K steps; without
+            him, each call has an attacker who begins at theta.
         precision: "bf16" if the closures run under bfloat16 autocast: differences are central.
 
     Returns:
@@ -105,9 +113,14 @@ def guarded_gradient(
     complete = False
     try:
         with step.moving() as theta, sdpa_kernel(_kernels(mode)):
-            first = [("retain", retain, alpha)] if alpha else []
-            later = [("relearn", losses, beta) for losses in attacks] if beta else []
-            stats = _guarded(step, theta, first + later, mode, bf16=precision == "bf16")
+            guard = _Guard(step, theta, alpha, beta, attacker)
+            values, (retain_grad, v) = guard.ahead(retain, attacks if beta else [])
+            stats = step.measure(values, (retain_grad, v), theta)
+            if mode != "first-order" and forget_weight:
+                guard.back(v, mode, bf16=precision == "bf16")
+        torch._foreach_mul_(v, forget_weight)
+        torch._foreach_add_(v, retain_grad)
+        step.set_grads(v)
         stats = replace(stats, grad_norm=checked_norm("final gradient", step.grads()), alpha=alpha)
         complete = True
     finally:
@@ -122,34 +135,57 @@ def _kernels(mode: str) -> list[SDPBackend]:
     return [SDPBackend.MATH] if mode == "exact" else [*fused, SDPBackend.MATH]
 
 
-def _guarded(
-    step: Step,
-    theta: list[Tensor],
-    inner: list[tuple[str, list[Loss], float]],
-    mode: str,
-    *,
-    bf16: bool,
-) -> Stats:
-    retain_loss = step.retain()
-    retain_grad = step.pop_grads()
-    moves: list[_Move] = []
-    for name, losses, length in inner:
-        start = snapshot(step.params) if moves else theta
-        gradient = retain_grad
-        if name != "retain":
-            step.gradient(name, losses)
-            gradient = step.pop_grads()
-        moves.append(_Move(name, losses, length, start, gradient))
-        step.move(start, gradient, -length)
-    values = retain_loss, step.forget()
-    v = step.pop_grads()
-    stats = step.measure(values, (retain_grad, v), theta)
-    for move in reversed(moves if mode != "first-order" and step.weight else []):
-        torch._foreach_sub_(v, _product(step, move, v, mode, bf16=bf16), alpha=move.length)
-    torch._foreach_mul_(v, step.weight)
-    torch._foreach_add_(v, retain_grad)
-    step.set_grads(v)
-    return stats
+class _Guard:
+    """The way to where the forget loss is taken, and the chain rule back."""
+
+    def __init__(
+        self,
+        step: Step,
+        theta: list[Tensor],
+        alpha: float,
+        beta: float,
+        attacker: Attacker | None,
+    ) -> None:
+        self.step = step
+        self.theta = theta
+        self.alpha = alpha
+        self.beta = beta
+        self.attacker = attacker
+        self.moves: list[_Move] = []
+
+    def ahead(
+        self, retain: list[Loss], attacks: list[list[Loss]]
+    ) -> tuple[tuple[float, float], tuple[list[Tensor], list[Tensor]]]:
+        """L_r at theta and L_f at theta_K, and their gradients; theta_K is live afterwards."""
+        step = self.step
+        retain_loss = step.retain()
+        retain_grad = step.pop_grads()
+        if self.alpha:
+            self.moves.append(_Move("retain", retain, self.alpha, self.theta, retain_grad))
+            step.move(self.theta, retain_grad, -self.alpha)
+        if self.attacker is not None:
+            step.move(snapshot(step.params), self.attacker.displacement, 1.0)
+        for losses in attacks:
+            self._attack(losses)
+        return (retain_loss, step.forget()), (retain_grad, step.pop_grads())
+
+    def _attack(self, losses: list[Loss]) -> None:
+        start = snapshot(self.step.params)
+        self.step.gradient("relearn", losses)
+        direction = gradient = self.step.pop_grads()
+        if self.attacker is not None:
+            checked_norm("relearn gradient", gradient)
+            direction = self.attacker.direction(gradient)
+            self.attacker.move(direction, -self.beta)
+        if self.attacker is None or not self.attacker.adaptive:
+            self.moves.append(_Move("relearn", losses, self.beta, start, gradient))
+        self.step.move(start, direction, -self.beta)
+
+    def back(self, v: list[Tensor], mode: str, *, bf16: bool) -> None:
+        """Multiply v by I - length H of each move, the last one first, in place."""
+        for move in reversed(self.moves):
+            product = _product(self.step, move, v, mode, bf16=bf16)
+            torch._foreach_sub_(v, product, alpha=move.length)
 
 
 def _product(step: Step, move: _Move, v: list[Tensor], mode: str, *, bf16: bool) -> list[Tensor]:

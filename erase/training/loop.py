@@ -253,6 +253,13 @@ class UnlearningLoop:
         if name is not None:
             raise RunError(f"Step {done}: a weight is no longer finite ({name}).", REMEDY)
 
+    def _on_device(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors beside the parameters; numbers in float64, which not every device has, stay."""
+        device = next(iter(self.task.parameters.values())).device
+        return {
+            name: t if t.dtype == torch.float64 else t.to(device) for name, t in tensors.items()
+        }
+
     def _save(self, folder: Path, done: int) -> None:
         self._check_finite(done)
         optimizer, meta = pack_optimizer(self.optimizer)
@@ -292,7 +299,7 @@ class UnlearningLoop:
             self.optimizer, without_prefix("optimizer", tensors), checkpoint.meta["optimizer"]
         )
         self.schedule.load_state_dict(self.schedule.state_dict() | checkpoint.meta["schedule"])
-        self.method.load_state(without_prefix("method", tensors))
+        self.method.load_state(self._on_device(without_prefix("method", tensors)))
         if self.ema:
             shadow = dict(zip(self.task.parameters, self.ema.shadow_params, strict=True))
             copy_into(shadow, without_prefix("ema", tensors))
