@@ -20,6 +20,7 @@ GRID: dict[str, tuple[str, ...]] = {
     # LUR's λ was chosen among 0.5, 1 and 3 on "three" when mini-sd was made; λ alone here too.
     "lur": ("@forget_weight=0.25", "@forget_weight=0.5", "@forget_weight=1"),
     "lur-b": ("@forget_weight=0.25", "@forget_weight=0.5", "@forget_weight=1"),
+    "lur-guard": ("@forget_weight=0.5", "@forget_weight=1", "@forget_weight=2"),
     "salun": ("@retain_weight=0.5", "@retain_weight=1", "@retain_weight=2"),
     "shs": (
         "@forget_weight=0.5@sparsity=0.999",

@@ -1,14 +1,17 @@
 """The guarded gradient against double backward through the attacker's steps, in float64."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from erase.core.attacker import Attacker
 from erase.core.guard import GuardMode, guarded_gradient
 from erase.core.meta import meta_gradient
-from erase.core.params import snapshot
+from erase.core.params import restore, snapshot
 from erase.core.phases import NonFiniteLossError
 from erase.errors import InputError
 from tests.meta_problems import Problem, error, flat, problem, truth_of
@@ -18,7 +21,7 @@ ATTACKS = ((1, 5), (0, 6), (1, 7))
 """Batch and dropout seed of each of the attacker's steps."""
 
 
-def guarded(case: Problem, steps: int, *, mode: GuardMode = "hvp", **options: float) -> Tensor:
+def guarded(case: Problem, steps: int, *, mode: GuardMode = "hvp", **options: Any) -> Tensor:
     guarded_gradient(
         case.params,
         *case.losses(),
@@ -40,7 +43,7 @@ def test_agrees_with_double_backward(kind: str, steps: int, alpha: float) -> Non
     moves += [(*attack, 0.1) for attack in ATTACKS[:steps]]
     expected, correction = truth_of(case, moves, WEIGHT)
     assert float(correction.norm() / expected.norm()) > 0.01
-    options = {"alpha": alpha, "beta": 0.1}
+    options: dict[str, Any] = {"alpha": alpha, "beta": 0.1}
     assert error(guarded(case, steps, mode="exact", **options), expected) < 1e-9
     plain = guarded(case, steps, mode="first-order", **options)
     assert error(plain, expected - correction) < 1e-9
@@ -63,7 +66,7 @@ def test_one_attacker_step_costs_one_gradient_more_than_lur(alpha: float) -> Non
     case = problem("mlp", 0).to(torch.float32)
     calls: list[str] = []
 
-    def counted(name: str, batch: int, seed: int):  # type: ignore[no-untyped-def]
+    def counted(name: str, batch: int, seed: int) -> Callable[[], Tensor]:
         def loss() -> Tensor:
             calls.append(name)
             return case.closure(batch, seed)()
@@ -83,7 +86,7 @@ def test_one_attacker_step_costs_one_gradient_more_than_lur(alpha: float) -> Non
 def test_bf16_rule_takes_central_differences() -> None:
     case = problem("unet", 0)
     expected, correction = truth_of(case, [(1, 5, 0.1)], WEIGHT)
-    value = guarded(case, 1, beta=0.1, precision="bf16")  # type: ignore[arg-type]
+    value = guarded(case, 1, beta=0.1, precision="bf16")
     assert error(value - (expected - correction), correction) < 1e-2
 
 
@@ -120,3 +123,73 @@ def test_refuses_what_it_cannot_use() -> None:
     for options in ({"beta": -1.0}, {"beta": 0.1, "mode": "joint"}, {"beta": 0.1, "alpha": -1.0}):
         with pytest.raises(InputError):
             guarded_gradient(case.params, *case.losses(), [], **options)  # type: ignore[arg-type]
+
+
+def add(case: Problem, way: Sequence[Tensor], length: float = 1.0) -> None:
+    with torch.no_grad():
+        for p, part in zip(case.params, way, strict=True):
+            p.add_(part, alpha=length)
+
+
+def gradient(case: Problem, batch: int, seed: int) -> list[Tensor]:
+    return list(torch.autograd.grad(case.closure(batch, seed)(), case.params))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_attacker_goes_on_from_step_to_step(optimizer: str) -> None:
+    """His way is that of torch's own optimizer, on weights that training moves underneath."""
+    case = problem("mlp", 0).to(torch.float64)
+    rate = {"adam": 0.01, "sgd": 0.1}[optimizer]
+    attacker = Attacker(restart=3, adaptive=optimizer == "adam")
+    theirs = [torch.zeros_like(p).requires_grad_() for p in case.params]
+    chosen = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](theirs, lr=rate)
+    for step in range(3):
+        attacker.begin(step, case.params)
+        theta = snapshot(case.params)
+        found = guarded(case, 1, mode="first-order", beta=rate, attacker=attacker)
+        assert all(torch.equal(p, before) for p, before in zip(case.params, theta, strict=True))
+        retain = gradient(case, 0, 0)
+        add(case, theirs)
+        for way, slope in zip(theirs, gradient(case, *ATTACKS[0]), strict=True):
+            way.grad = slope
+        chosen.step()
+        torch.testing.assert_close(attacker.displacement, [way.detach() for way in theirs])
+        restore(case.params, theta)
+        add(case, theirs)
+        forget = gradient(case, 1, 1)
+        restore(case.params, theta)
+        pairs = zip(retain, forget, strict=True)
+        torch.testing.assert_close(found, torch.cat([(r + WEIGHT * f).flatten() for r, f in pairs]))
+        add(case, [p.grad for p in case.params if p.grad is not None], -0.05)
+    attacker.begin(3, case.params)
+    assert all(not way.any() for way in attacker.displacement)
+
+
+def test_a_step_is_differentiated_through_from_where_the_attacker_is() -> None:
+    case = problem("mlp", 0).to(torch.float64)
+    attacker = Attacker(restart=9, adaptive=False)
+    for step in range(2):
+        attacker.begin(step, case.params)
+        theta, way = snapshot(case.params), [d.clone() for d in attacker.displacement]
+        found = guarded(case, 1, mode="exact", beta=0.1, attacker=attacker)
+        retain = torch.cat([g.flatten() for g in gradient(case, 0, 0)])
+        add(case, way)
+        there, _ = truth_of(case, [(*ATTACKS[0], 0.1)], WEIGHT)
+        there -= torch.cat([g.flatten() for g in gradient(case, 0, 0)])
+        restore(case.params, theta)
+        assert error(found, retain + there) < 1e-9
+
+
+def test_an_attacker_resumes_where_he_was() -> None:
+    cases = [problem("mlp", 0).to(torch.float32) for _ in range(2)]
+    attackers = [Attacker(restart=9, adaptive=True) for _ in range(2)]
+    assert attackers[0].state() == {}
+    for step in range(4):
+        if step == 2:
+            attackers[1] = Attacker(restart=9, adaptive=True)
+            attackers[1].load_state({n: t.clone() for n, t in attackers[0].state().items()})
+        found = []
+        for case, attacker in zip(cases, attackers, strict=True):
+            attacker.begin(step, case.params)
+            found.append(guarded(case, 1, beta=0.01, attacker=attacker))
+        assert torch.equal(*found)

@@ -46,10 +46,10 @@ class Attacker:
             self._moments = _zeros(params), _zeros(params)
             self._taken = 0
 
-    def direction(self, gradient: Sequence[Tensor]) -> list[Tensor]:
+    def direction(self, gradient: list[Tensor]) -> list[Tensor]:
         """The direction d of one gradient of L_q; Adam's moments move with it."""
         if not self.adaptive:
-            return list(gradient)
+            return gradient
         self._taken += 1
         first, second = self._moments
         torch._foreach_lerp_(first, gradient, 1 - BETAS[0])
@@ -60,7 +60,7 @@ class Attacker:
         torch._foreach_add_(size, EPS)
         return list(torch._foreach_div(torch._foreach_div(first, corrected[0]), size))
 
-    def move(self, direction: Sequence[Tensor], length: float) -> None:
+    def move(self, direction: list[Tensor], length: float) -> None:
         """Go `length` along a direction."""
         torch._foreach_add_(self.displacement, direction, alpha=length)
 

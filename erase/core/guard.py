@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -97,8 +97,8 @@ def guarded_gradient(
         NonFiniteLossError: a loss or gradient is NaN or infinite.
     """
     check_options(mode, precision, alpha=alpha, beta=beta, forget_weight=forget_weight)
-    if mode == "joint":
-        raise InputError("a guard has no mode 'joint'", "Use hvp, exact or first-order.")
+    if mode not in get_args(GuardMode):
+        raise InputError(f"a guard has no mode {mode!r}", "Use hvp, exact or first-order.")
     retain = closures("retain_loss", retain_loss)
     step = Step(
         as_list(params),
