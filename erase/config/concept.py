@@ -93,7 +93,9 @@ class ConceptConfig(LoopConfig):
         " also text (the text encoder instead).",
     )
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")
-    frozen_anchor: bool = option(False, "Take the anchor's prediction from the original model.")
+    frozen_anchor: bool | None = option(
+        None, "Take the anchor's prediction from the original model."
+    )
     save_dtype: str = option("fp32", "Precision of the saved weights.", ("fp32", "fp16"))
     lora_rank: int | None = option(
         None, "Train an adapter of this rank on the chosen layers only.", least=1, most=RANK

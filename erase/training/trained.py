@@ -146,7 +146,7 @@ def denoiser_task(
         device=device,
         condition_dropout=config.caption_dropout or 0.0,
         target_grad=config.target_grad,
-        frozen_anchor=config.frozen_anchor,
+        frozen_anchor=bool(config.frozen_anchor),
         precision="bf16" if config.mixed_precision == "bf16" else None,
         autocast=autocast,
         text=text,
