@@ -31,7 +31,11 @@ def test_every_method_of_a_task_has_a_recipe_with_settings_that_it_knows(task: s
         if family == CLASSIFIER:
             known = {"epochs", "learning_rate", "lr_scheduler", "train_batch_size"}
         else:
-            known = {"epochs", *vars(ClassConfig())}
+            # A value that is not open in the configuration would never be filled in.
+            known = {
+                "epochs",
+                *(key for key, value in vars(ClassConfig()).items() if value is None),
+            }
         assert set(found.values) <= {*known, *spec.names}, (name, task)
         own = {key: value for key, value in found.values.items() if key in spec.names}
         spec.build(own)
