@@ -71,7 +71,7 @@ def guarded_gradient(
 
     Whatever was in `p.grad` is overwritten; the parameters end bit for bit as they began, also
     when a closure raises (`p.grad` is None then). Memory: two copies of the parameters for each
-    inner step, and two more.
+    inner step, two more, and an attacker's own three.
 
     Args:
         params: float32 or float64 leaf tensors to train; see `erase.core.meta.meta_gradient`, also
