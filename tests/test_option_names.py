@@ -170,7 +170,7 @@ def test_prompts_are_a_folder_and_a_table_is_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "option", "typed", "offered"),
     [
-        ("concept", "--method", "lu", {"lur", "lur-b"}),
+        ("concept", "--method", "lu", {"lur", "lur-b", "lur-guard"}),
         ("classifier", "--method", "", {*methods_for(CLASSIFIER)}),
         ("concept", "--concept", "thr", {"three"}),
         ("concept", "--concept", "van", {"van gogh"}),
