@@ -44,7 +44,7 @@ RECIPES: dict[str, Recipe] = {
     "celeba": ours(
         "SHs' schedule; α: docs/classifier.md", epochs=5, learning_rate=2e-4, alpha=AUTO
     ),
-    "digits": ours("found here: docs/classifier.md", epochs=5, learning_rate=1e-3, alpha=AUTO),
+    "digits": ours("found here: docs/classifier.md", epochs=5, learning_rate=3.2e-3, alpha=AUTO),
 }
 SEARCH: dict[str, tuple[float, float]] = {"forget_weight": (0.03, 3.0)}
 
