@@ -47,6 +47,15 @@ def ours(reason: str, /, **values: Any) -> Recipe:
     return Recipe(reason, published=False, values=values)
 
 
+SALUN_DDPM: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "max_train_steps": 1000,
+    "train_batch_size": 128,
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
+    "max_grad_norm": 1.0,
+}
+"""SalUn's schedule for class-conditional DDPM (DDPM/runners/diffusion.py and its README)."""
 SMALL: dict[str, Any] = {
     "trainable": "full",
     # Measured on mini-sd over all ten digits: docs/mini-sd.md.

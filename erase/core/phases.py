@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -130,7 +131,7 @@ class Step:
         memory together, are evaluated again.
         """
         if len(self._retain) > 1:
-            return self.retain(), self._product_again
+            return self.retain(), partial(self.add_product, "retain", self._retain)
         kept: list[Tensor | None] = []
 
         def backward(loss: Tensor, _share: float) -> None:
@@ -149,9 +150,6 @@ class Step:
             self._sync()
 
         return value, product
-
-    def _product_again(self, v: list[Tensor], scale: float) -> None:
-        self.add_product("retain", self._retain, v, scale)
 
     def _differentiate(
         self, grads: Sequence[Tensor | None], v: list[Tensor]

@@ -10,7 +10,7 @@ from torch.nn import Module
 from erase.config.base import Config
 from erase.config.families import DENOISERS
 from erase.config.fields import option
-from erase.config.recipes import Recipe, ours, published
+from erase.config.recipes import SALUN_DDPM, Recipe, ours, published
 from erase.core.attention import cross_attentions
 from erase.core.meta import Stats
 from erase.core.objectives import noise_mse
@@ -50,12 +50,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "class-conditional": ours(
         "SalUn's schedule",
-        learning_rate=1e-4,
-        max_train_steps=1000,
-        train_batch_size=128,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
-        max_grad_norm=1.0,
+        **SALUN_DDPM,
         retain_weight=1.0,
         first_token=True,
     ),

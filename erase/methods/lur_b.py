@@ -7,7 +7,7 @@ import torch
 
 from erase.config.base import Config
 from erase.config.fields import option
-from erase.config.recipes import Recipe, ours
+from erase.config.recipes import SALUN_DDPM, Recipe, ours
 from erase.core.meta import Stats, meta_gradient
 from erase.tasks.method import (
     TRIM_HELP,
@@ -27,12 +27,7 @@ RECIPES: dict[str, Recipe] = {
     "small": ours("measured on mini-sd over all ten digits: docs/mini-sd.md", forget_weight=0.5),
     "class-conditional": ours(
         "SalUn's schedule",
-        learning_rate=1e-4,
-        max_train_steps=1000,
-        train_batch_size=128,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
-        max_grad_norm=1.0,
+        **SALUN_DDPM,
         flip=True,
     ),
     "cifar10": ours("found here: docs/classifier.md", epochs=10, learning_rate=1e-3),

@@ -9,7 +9,7 @@ from torch import Tensor
 from erase.config.base import Config
 from erase.config.families import DENOISERS
 from erase.config.fields import option
-from erase.config.recipes import Recipe, ours
+from erase.config.recipes import SALUN_DDPM, Recipe, ours
 from erase.core.attacker import Attacker
 from erase.core.guard import GuardMode, guarded_gradient
 from erase.core.meta import Stats
@@ -29,12 +29,7 @@ RECIPES: dict[str, Recipe] = {
     "class-conditional": ours(
         "LUR's schedule",
         frozen_anchor=True,
-        learning_rate=1e-4,
-        max_train_steps=1000,
-        train_batch_size=128,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
-        max_grad_norm=1.0,
+        **SALUN_DDPM,
         flip=True,
     ),
 }

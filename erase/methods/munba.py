@@ -11,7 +11,7 @@ from torch import Tensor
 from erase.config.base import Config
 from erase.config.families import DENOISERS
 from erase.config.fields import option
-from erase.config.recipes import Recipe, ours, published
+from erase.config.recipes import SALUN_DDPM, Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy
 from erase.core.params import as_list
@@ -66,12 +66,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "class-conditional": ours(
         "SalUn's schedule",
-        learning_rate=1e-4,
-        max_train_steps=1000,
-        train_batch_size=128,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
-        max_grad_norm=1.0,
+        **SALUN_DDPM,
         flip=True,
     ),
 }

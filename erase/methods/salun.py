@@ -10,7 +10,7 @@ from torch import Tensor
 from erase.config.base import Config
 from erase.config.families import DENOISERS
 from erase.config.fields import option
-from erase.config.recipes import Recipe, ours, published
+from erase.config.recipes import SALUN_DDPM, Recipe, ours, published
 from erase.core.meta import Stats
 from erase.core.objectives import cross_entropy, negative_cross_entropy, noise_mse
 from erase.core.params import as_list, snapshot
@@ -78,12 +78,7 @@ RECIPES: dict[str, Recipe] = {
     # α 1e-3 with the retain term summed over the 3 × 32 × 32 values of an image: 3.07 as a mean.
     "class-conditional": published(
         "SalUn: DDPM/runners/diffusion.py and README",
-        learning_rate=1e-4,
-        max_train_steps=1000,
-        train_batch_size=128,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
-        max_grad_norm=1.0,
+        **SALUN_DDPM,
         flip=True,
         retain_weight=3.072,
         mask_guidance=3.0,
