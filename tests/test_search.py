@@ -13,6 +13,7 @@ from erase.comparison.scratch import ScratchModels
 from erase.comparison.search import FAILED, RUNG, State, bracket, search, state
 from erase.config.compare import CompareConfig, settings_by_line
 from erase.errors import InputError
+from erase.methods.lur import RECIPES
 from tests.classifier_world import original
 
 GOLD = {"ua": 2.0, "ra": 100.0, "ta": 95.0, "mia": 5.0}
@@ -164,7 +165,8 @@ def test_a_variant_has_its_methods_settings_and_its_own(tmp_path: Path) -> None:
     fixed = ("lur.epochs=3", "lur+trim.learning_rate=0.5", "lur.train_batch_size=8")
     made = problem(tmp_path, 0, fixed=fixed)
     plain, trimmed = (made.configuration(entry(e), 0, forget, {}) for e in ("lur", "lur+trim"))
-    assert (plain.epochs, plain.train_batch_size, plain.learning_rate) == (3, 8, 1e-3)
+    rate = RECIPES["digits"].values["learning_rate"]
+    assert (plain.epochs, plain.train_batch_size, plain.learning_rate) == (3, 8, rate)
     assert (trimmed.epochs, trimmed.train_batch_size, trimmed.learning_rate) == (3, 8, 0.5)
     assert (trimmed.settings["trim"], trimmed.settings["forget_weight"]) == (0.97, 0.05)
     retrain = made.configuration(entry("retrain"), 0, forget, {})
