@@ -19,7 +19,6 @@ from erase.config.evaluate import EvaluateConfig
 from erase.data.emoji import KINDS, read_vocabulary, words_of
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
-from erase.evaluation.observe import find_observers
 from erase.evaluation.plan import make_plan
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.score import check_targets, choose_samples
@@ -217,13 +216,6 @@ def test_a_model_that_lost_a_part_with_the_pair() -> None:
 
 
 # The command
-
-
-def test_other_suites_have_no_kinds() -> None:
-    digits = load_suite("digits")
-    protocol = find_protocol(digits, "default").replace(metrics=("ira",))
-    with pytest.raises(InputError, match="several kinds"):
-        find_observers(digits, protocol, ROOT, targets=frozenset({"three"}))
 
 
 def run_that_forgot(name: str, folder: Path) -> Path:

@@ -41,7 +41,7 @@ def test_folder_holds_what_the_contract_says(models: Path, result: EvaluationRes
     assert metrics["suite"] == "digits"
     assert metrics["model"] == str(models / "run")
     assert metrics["protocol"]["steps"] == 1
-    names = {"ua", "ra", "fid_digits_classifier"}
+    names = {"ua", "ra", "neighbours", "neighbours_rest", "h", "fid_digits_classifier"}
     assert set(metrics["metrics"]) == set(metrics["baseline"]) == names
     for found in (*metrics["metrics"].values(), *metrics["baseline"].values()):
         assert {"value", "n", "ci95", "higher_is_better"} <= set(found)

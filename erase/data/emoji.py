@@ -272,11 +272,7 @@ def _read(path: Path, _modified: int) -> Vocabulary:
         colours=_convert(path, "colours", content.get("colours"), Colour),
         templates=_convert_templates(path, content.get("captions")),
         classes=classes,
-        neighbours={
-            name: tuple(others)
-            for name, others in _mapping(path, content, "neighbours").items()
-            if isinstance(others, list)
-        },
+        neighbours=classes.neighbours,
     )
     _check(path, vocabulary)
     return vocabulary
@@ -328,8 +324,8 @@ def _check(path: Path, vocabulary: Vocabulary) -> None:
         if not re.fullmatch(r"[0-9a-fA-F]{6}", colour.rgb):
             raise _unusable(path, f"the colour {colour.name!r} has the rgb {colour.rgb!r}")
     names = set(vocabulary.names("object"))
-    for name, others in vocabulary.neighbours.items():
-        if wrong := {name, *others} - names:
+    for others in vocabulary.neighbours.values():
+        if wrong := set(others) - names:
             raise _unusable(path, f"`neighbours` names {wrong.pop()!r}, which is no class")
 
 

@@ -6,9 +6,12 @@ concept files, which `erase.data.concept_files` reads.
 
 import itertools
 import string
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from erase.errors import InputError
 from erase.files import hash_files, read_yaml
@@ -16,6 +19,7 @@ from erase.scoring.names import plain
 
 PACKAGED = Path(__file__).parent.parent / "prompts"
 SOURCE_TREE = Path(__file__).parent.parent.parent / "prompts"
+T = TypeVar("T")
 TEMPLATES = ("forget", "retain", "evaluate")
 """The lists of templates that every class list has to hold; it may hold more."""
 
@@ -52,6 +56,10 @@ class ClassList:
     templates: dict[str, tuple[str, ...]]
     concepts: bool = True
     thing: str = ""
+    neighbours: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By class, the things that are most like it, the nearest first; they may be no classes."""
+    paraphrases: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """By class and kind of words (`synonyms`), captions that ask for it without its name."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,8 +99,27 @@ def read_class_list(path: Path) -> ClassList:
         templates[str(name)] = tuple(_text(path, f"the templates `{name}`", item) for item in items)
         for template, spellings in itertools.product(templates[str(name)], classes):
             _check_template(path, template, spellings)
-    concepts = bool(content.get("concepts", True))
-    return ClassList(path.stem, tuple(classes), templates, concepts)
+    return ClassList(
+        path.stem,
+        tuple(classes),
+        templates,
+        bool(content.get("concepts", True)),
+        neighbours=_by_class(path, content, "neighbours", classes, tuple[str, ...]),
+        paraphrases=_by_class(path, content, "paraphrases", classes, dict[str, tuple[str, ...]]),
+    )
+
+
+def _by_class(
+    path: Path, content: dict[str, Any], part: str, classes: list[dict[str, str]], kind: type[T]
+) -> dict[str, T]:
+    """A mapping of the file from names of classes; empty where the file has none."""
+    try:
+        found = msgspec.convert(content.get(part) or {}, dict[str, kind])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        raise _unusable(path, f"`{part}`: {error}") from None
+    if wrong := found.keys() - {item["name"] for item in classes}:
+        raise _unusable(path, f"`{part}` names {min(wrong)!r}, which is no class")
+    return found
 
 
 def as_text(value: Any) -> str | None:

@@ -28,6 +28,11 @@ def check_model(source: ModelSource, protocol: Protocol, samples: Sequence[Sampl
     check_size(source, protocol.size, "--size")
     _check_steps(source, protocol)
     known = source.classes()
+    if known and any(sample.wording != "name" for sample in samples):
+        raise InputError(
+            f"{source.name} renders classes and reads no words: nothing to call by other words.",
+            "Choose --metrics without paraphrases.",
+        )
     if unknown := [s.target for s in samples if known and s.target and s.target not in known]:
         raise InputError(
             f"{source.name} knows no class {unknown[0]!r}, which is to be rendered.",
@@ -81,7 +86,7 @@ def check_reference(
 ) -> None:
     """InputError where the user's real images lack a class that is compared."""
     known = set(real.labels) - {""} if real else set()
-    wanted = {s.target for s in samples if s.target and s.target not in targets}
+    wanted = {s.target for s in samples if s.target and s.ordinary and s.target not in targets}
     if real and known and (lacking := sorted(wanted - known)):
         raise InputError(
             f"--reference: {real.folder} has no image of {lacking[0]!r}.",

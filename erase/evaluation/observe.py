@@ -177,14 +177,8 @@ def find_observers(
         str(settings[name]["features"]) for name in protocol.metrics if "features" in settings[name]
     }
     kinds = suite.kinds(prompts)
-    if "kinds" in required and not kinds:
-        metric = next(n for n in protocol.metrics if "kinds" in load_metric(n).requires)
-        raise InputError(
-            f"The metric {metric} is for suites that ask for things of several kinds.",
-            "Evaluate with --suite emoji, or choose other --metrics.",
-        )
     classifier = None
-    if CLASSIFIER in required or CLASSIFIER in networks:
+    if CLASSIFIER in required or CLASSIFIER in networks or ("kinds" in required and not kinds):
         if protocol.classifier is None:
             metric = next(
                 name
@@ -195,7 +189,9 @@ def find_observers(
                 f"The metric {metric} needs a classifier.",
                 "Name one with --classifier, or choose other --metrics.",
             )
-        known = next((kind.names for kind in kinds.values()), classes)
+        near = suite.neighbours(prompts) if "neighbours" in protocol.metrics else {}
+        beside = (name for target in sorted(targets) for name in near.get(target, ()))
+        known = next((k.names for k in kinds.values()), tuple(dict.fromkeys((*classes, *beside))))
         classifier = load_judge(
             protocol.classifier, known, settings[CLASSIFIER], device, suite.aliases(prompts)
         )
@@ -235,7 +231,7 @@ def find_observers(
 
 
 def _uses_classifier(metric: Metric, settings: Mapping[str, Any]) -> bool:
-    return CLASSIFIER in metric.requires or settings.get("features") == CLASSIFIER
+    return bool({CLASSIFIER, "kinds"} & metric.requires) or settings.get("features") == CLASSIFIER
 
 
 def _detector(settings: Mapping[str, Any], device: str) -> Detector:

@@ -1,7 +1,8 @@
 """H: harmonic mean of unlearning, in-domain, cross-domain and paraphrase accuracy, with its parts.
 
-One number that is low wherever one of the four is. Its title and its detail hold the parts: never
-read it without them.
+One number that is low wherever one of the four is. Where a suite asks for one kind of thing there
+is no cross-domain accuracy, and where it has no other words no paraphrase accuracy: then H is the
+mean of the others. Its title and its detail hold the parts: never read it without them.
 """
 
 from typing import ClassVar
@@ -9,14 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from erase.scoring.context import Context
-from erase.scoring.kinds import Group, cross_domain, in_domain, unlearned
+from erase.scoring.kinds import Group, cross_domain, in_domain, several_kinds, unlearned
 from erase.scoring.metric import Metric
 from erase.scoring.results import Difference, Scores, Summary
 from erase.scoring.statistics import Floats, draws, percentiles
 
 
 class HarmonicMean(Metric):
-    """The harmonic mean of UA, IRA, CRA and paraphrase UA, from 0 to 1."""
+    """The harmonic mean of UA, IRA and, where the suite has them, CRA and paraphrase UA: 0 to 1."""
 
     name = "h"
     requires: ClassVar[frozenset[str]] = frozenset({"targets", "kinds"})
@@ -61,15 +62,16 @@ class HarmonicMean(Metric):
 
 
 def _groups(context: Context) -> dict[str, Group] | None:
-    cross = cross_domain(context)
-    if cross is None:
-        return None
-    return {
-        "UA": unlearned(context, wordings=False),
-        "IRA": in_domain(context),
-        "CRA": cross,
-        "paraphrase UA": unlearned(context, wordings=True),
-    }
+    several = several_kinds(context)
+    groups = {"UA": unlearned(context, wordings=False), "IRA": in_domain(context)}
+    if several:
+        cross = cross_domain(context)
+        if cross is None:
+            return None
+        groups["CRA"] = cross
+    if several or any(sample.wording != "name" for sample in context.samples):
+        groups["paraphrase UA"] = unlearned(context, wordings=True)
+    return groups
 
 
 def _table(context: Context, groups: dict[str, Group]) -> Floats:

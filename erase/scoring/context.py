@@ -130,9 +130,13 @@ class Context:
     def retained(self) -> list[int]:
         """Positions of samples that ask for no forgotten concept, targetless ones among them.
 
+        Those of neighbours from outside the suite's classes are not.
+
         RunError when there is none.
         """
-        positions = [i for i, s in enumerate(self.samples) if not s.names() & self.targets]
+        positions = [
+            i for i, s in enumerate(self.samples) if not (s.names() & self.targets or s.beside)
+        ]
         if not positions:
             raise RunError(
                 "Every image was asked to show a forgotten concept: there is nothing to measure.",

@@ -3,6 +3,7 @@
 After UnlearnCanvas (Zhang et al. 2024): when an object was forgotten, the other objects are its
 own domain, and styles the other domain; when a style was forgotten, the other way round. Of a pair
 (the cat in the flat style) the first thing's kind is the domain, and the second's the other domain.
+Where samples ask for classes alone, these are the one kind, and there is no other domain.
 """
 
 import itertools
@@ -38,22 +39,22 @@ class Group:
     def _counts(self, context: Context, index: int) -> bool:
         sample = context.samples[index]
         if self.kinds:
-            return all(shown(context, index, kind) for kind in self.kinds & sample.asks.keys())
-        asked = things(sample.target, sample.asks)
+            return all(shown(context, index, kind) for kind in self.kinds & sample.kinds().keys())
+        asked = things(sample.target, sample.kinds())
         forgotten = [kinds for name, kinds in asked.items() if name in context.targets and kinds]
         return not any(all(shown(context, index, kind) for kind in kinds) for kinds in forgotten)
 
 
 def shown(context: Context, index: int, kind: str) -> bool:
     """Whether an image shows the thing of a kind that its prompt asks for; RunError unjudged."""
-    predictions = context.kinds.get(kind)
+    predictions = context.kinds.get(kind) if context.kinds else context.classified()
     if predictions is None or len(predictions.probabilities) != len(context.samples):
         raise RunError(
             "This metric needs a verdict on every image from a classifier of each kind of thing.",
             "Evaluate with --suite emoji.",
         )
     seen = predictions.classes[int(predictions.probabilities[index].argmax())]
-    return seen == context.samples[index].asks[kind]
+    return seen == context.samples[index].kinds()[kind]
 
 
 def unlearned(context: Context, *, wordings: bool) -> Group:
@@ -72,8 +73,17 @@ def in_domain(context: Context) -> Group:
     return _kept(context, "in-domain retained accuracy (IRA)", domain)
 
 
+def several_kinds(context: Context) -> bool:
+    """Whether samples ask for things of more than one kind at once."""
+    return any(len(sample.asks) > 1 for sample in context.samples)
+
+
 def cross_domain(context: Context) -> Group | None:
-    """The first other kind in the same images; None where something of every kind is forgotten."""
+    """The first other kind in the same images; None where something of every kind is forgotten.
+
+    RunError where samples ask for one kind of thing.
+    """
+    _need_several(context)
     _, others = _kinds(context)
     other = next(iter(others), None)
     if other is None:
@@ -87,12 +97,16 @@ def near_and_far(context: Context) -> dict[str, Group]:
     RunError where the suite knows no neighbours of anything.
     """
     if not context.neighbours:
-        raise RunError("No neighbours are listed.", "Evaluate with --suite emoji.")
+        raise RunError(
+            "No neighbours are listed.", "Evaluate with --suite digits, emoji or imagenette."
+        )
     near = {name for target in context.targets for name in context.neighbours.get(target, ())}
     kept = in_domain(context)
     if not near:
         return {}
-    beside = [i for i in kept.indices if near & set(context.samples[i].asks.values())]
+    outside = [i for i in _indices(context, forget=False) if context.samples[i].beside]
+    names = [sample.kinds().values() for sample in context.samples]
+    beside = [i for i in (*kept.indices, *outside) if near & set(names[i])]
     rest = sorted(set(kept.indices) - set(beside))
     groups = {
         "neighbours": Group("retained accuracy of the nearest neighbours", beside, kept.kinds),
@@ -107,7 +121,8 @@ def parts_of_pairs(context: Context) -> dict[str, Group]:
     They count where they show it and the other kind's thing as asked. Empty where no pair was
     forgotten.
     """
-    kept = [i for i in _indices(context, forget=False) if context.samples[i].wording == "name"]
+    _need_several(context)
+    kept = [i for i in _indices(context, forget=False) if context.samples[i].ordinary]
     groups: dict[str, Group] = {}
     for pair in _forgotten(context):
         for kind, other in itertools.permutations(pair, 2):
@@ -124,16 +139,25 @@ def parts_of_pairs(context: Context) -> dict[str, Group]:
 
 
 def _indices(context: Context, *, forget: bool) -> list[int]:
-    """As `Context.indices`, of samples that say what they ask for."""
-    return [i for i in context.indices(forget=forget) if context.samples[i].asks]
+    """As `Context.indices`, of samples that say what they ask for in every kind."""
+    several = several_kinds(context)
+    return [i for i in context.indices(forget=forget) if context.samples[i].asks or not several]
+
+
+def _need_several(context: Context) -> None:
+    if not several_kinds(context):
+        raise RunError(
+            "Samples ask for things of one kind: there is no other kind to measure.",
+            "Evaluate with --suite emoji, or choose other --metrics.",
+        )
 
 
 def _forgotten(context: Context) -> list[dict[str, str]]:
     """By kind, the things of each forgotten thing or pair that samples ask for."""
     found = {
-        name: {kind: sample.asks[kind] for kind in kinds}
+        name: {kind: sample.kinds()[kind] for kind in kinds}
         for sample in context.samples
-        for name, kinds in things(sample.target, sample.asks).items()
+        for name, kinds in things(sample.target, sample.kinds()).items()
         if name in context.targets and kinds
     }
     return list(found.values())
@@ -142,15 +166,9 @@ def _forgotten(context: Context) -> list[dict[str, str]]:
 def _kinds(context: Context) -> tuple[set[str], list[str]]:
     """The domain: the kinds of what was forgotten, of pairs the first one; and the other kinds.
 
-    Those of pairs come first among the others. RunError for samples that do not say what they ask
-    for.
+    Those of pairs come first among the others.
     """
-    every = dict.fromkeys(kind for sample in context.samples for kind in sample.asks)
-    if not every:
-        raise RunError(
-            "No sample says what it asks for by kind: there is nothing to measure.",
-            "Evaluate with --suite emoji.",
-        )
+    every = dict.fromkeys(kind for sample in context.samples for kind in sample.kinds())
     forgotten = [list(kinds) for kinds in _forgotten(context)]
     domain = {kinds[0] for kinds in forgotten}
     within = [kind for kinds in forgotten for kind in kinds[1:]]
@@ -161,7 +179,7 @@ def _kept(context: Context, title: str, kinds: set[str]) -> Group:
     chosen = [
         index
         for index in _indices(context, forget=False)
-        if kinds & context.samples[index].asks.keys() and context.samples[index].wording == "name"
+        if kinds & context.samples[index].kinds().keys() and context.samples[index].ordinary
     ]
     return _some(Group(title, chosen, frozenset(kinds)))
 
@@ -189,8 +207,8 @@ class KindRate(Metric):
         parts: dict[str, list[int]] = {}
         for place, index in enumerate(group.indices):
             sample = context.samples[index]
-            kinds = [kind for kind in group.kinds if kind in sample.asks]
-            name = sample.asks[kinds[0]] if len(kinds) == 1 else sample.target
+            kinds = [kind for kind in group.kinds if kind in sample.kinds()]
+            name = sample.kinds()[kinds[0]] if len(kinds) == 1 else sample.target
             parts.setdefault(name, []).append(place)
         return parts
 

@@ -51,7 +51,7 @@ class RecognitionRate(Metric):
 def named(context: Context, *, forget: bool) -> list[int]:
     """As `Context.indices`, of samples whose prompt calls the concept by its name."""
     positions = context.indices(forget=forget)
-    chosen = [i for i in positions if context.samples[i].wording == "name"]
+    chosen = [i for i in positions if context.samples[i].ordinary]
     if not chosen:
         raise RunError("No prompt calls a concept by its name.", "Evaluate more images.")
     return chosen

@@ -16,7 +16,10 @@ from erase.errors import InputError, SettingError
 from erase.scoring.names import pair_name
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KINDS_ONLY = ("asks", "wording")
+CLASS = "class"
+"""What the one kind of thing is called where a suite's samples ask for no other."""
+_LATER = {"asks": {}, "wording": "name", "beside": False}
+"""Fields that were added later, with their defaults."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,36 @@ class Sample:
     `{"object": "cat", "style": "flat"}`. `target` is then one of these names."""
     wording: str = "name"
     """How the prompt calls the target: by its `name`, or by other words, such as `synonyms`."""
+    beside: bool = False
+    """Whether it shows a neighbour of a forgotten class from outside the suite's classes, which is
+    counted as a neighbour alone."""
 
     def __post_init__(self) -> None:
         """Refuse an id that cannot name a file (ValueError)."""
         if not _ID.fullmatch(self.id):
             raise ValueError(f"{self.id!r} cannot name an image file")
 
+    @property
+    def ordinary(self) -> bool:
+        """Whether it asks for one of the suite's own things by its name."""
+        return self.wording == "name" and not self.beside
+
+    def kinds(self) -> Mapping[str, str]:
+        """By kind, all that the image should show; of the one kind `class` without `asks`."""
+        return self.asks or ({CLASS: self.target} if self.target else {})
+
     def names(self) -> frozenset[str]:
         """Everything that the image should show; empty for a sample without a target."""
         return frozenset(things(self.target, self.asks))
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, without those of suites of several kinds where it has none of them."""
+        """Its fields, without those that were added later where they hold their defaults.
+
+        Images that were rendered before keep their fingerprints.
+        """
         fields = dataclasses.asdict(self)
-        return fields if self.asks else {k: v for k, v in fields.items() if k not in _KINDS_ONLY}
+        kept = {"asks", "wording"} if self.asks else set()
+        return {k: v for k, v in fields.items() if k in kept or k not in _LATER or v != _LATER[k]}
 
 
 def things(target: str, asks: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

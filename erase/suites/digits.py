@@ -5,7 +5,7 @@ captions are the `evaluate` templates of `digits.yaml`, taken in turn, so that e
 times a digit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from erase.data.prompt_table import built_in, class_samples
@@ -24,7 +24,7 @@ class Digits(Suite):
     def protocols(self) -> dict[str, Protocol]:
         """The named settings of this suite."""
         default = self.protocol(
-            ("ua", "ra", "fid"),
+            ("ua", "ra", "neighbours", "h", "fid"),
             steps=25,
             guidance=3.0,
             images=50,
@@ -41,6 +41,10 @@ class Digits(Suite):
     def aliases(self, prompts: Path) -> Mapping[str, str]:
         """The numerals 0 to 9, as data sets and classifiers of digits call their classes."""
         return {str(label): name for label, name in enumerate(_digits(prompts).names)}
+
+    def neighbours(self, prompts: Path) -> Mapping[str, Sequence[str]]:
+        """The three digits that look most like each digit."""
+        return _digits(prompts).neighbours
 
     def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
         """`10 * protocol.images` samples, digit by digit.

@@ -3,11 +3,18 @@
 The setting of table 4 of LUR and of SalUn. UA counts the images of the forgotten class that the
 classifier, free to choose among all of its classes, does not call by its name. A table of prompts
 with a column `class` (`--prompt-table FILE`) replaces the captions and brings its own seeds.
+
+`--protocol wide`, or the metrics by name, adds what else was lost and what is left: `neighbours`,
+the five ImageNet classes nearest to the forgotten one in WordNet, and `paraphrases`, captions that
+do not name it.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
+from erase.core.rng import derive_seed
 from erase.data.prompt_table import built_in, class_samples, read_table, table_samples
 from erase.data.prompts import ClassList, read_class_list
 from erase.errors import InputError
@@ -20,6 +27,8 @@ class Imagenette(Suite):
 
     name = "imagenette"
     version = 1
+    settings: ClassVar = {"neighbours": 20, "paraphrases": 24}
+    """Images of each neighbour, and of each forgotten class by each kind of other words."""
 
     def protocols(self) -> dict[str, Protocol]:
         """The named settings of this suite."""
@@ -35,8 +44,10 @@ class Imagenette(Suite):
         table = default.with_settings({"fid": {"features": "inception-64"}}).replace(
             steps=100, images=500, scheduler="LMSDiscreteScheduler"
         )
+        wide = ("ua", "ra", "neighbours", "paraphrases", "h", "fid")
         return by_name(
             default,
+            default.replace(name="wide", metrics=wide),
             table.replace(
                 name="salun",
                 source="SalUn (Fan et al. 2024), public code: LMS, 100 steps, torchvision"
@@ -59,6 +70,10 @@ class Imagenette(Suite):
         """WordNet ids, which the public download's folders are called by, and their classes."""
         return {item["wnid"]: item["name"] for item in _classes(prompts).classes if "wnid" in item}
 
+    def neighbours(self, prompts: Path) -> Mapping[str, Sequence[str]]:
+        """The five ImageNet classes nearest to each of the ten in WordNet."""
+        return _classes(prompts).neighbours
+
     def samples(self, protocol: Protocol, prompts: Path) -> list[Sample]:
         """`10 * protocol.images` samples, class by class; or the rows of a table.
 
@@ -75,6 +90,26 @@ class Imagenette(Suite):
             ]
         return class_samples(protocol, known.names, lambda label: known.captions("evaluate", label))
 
+    def more(self, protocol: Protocol, prompts: Path, targets: frozenset[str]) -> list[Sample]:
+        """Images of neighbours from outside the ten, and of forgotten classes by other words.
+
+        Each where the protocol has the metric that counts them.
+        """
+        known = _classes(prompts)
+        chosen = [name for name in known.names if name in targets]
+        near = dict.fromkeys(n for target in chosen for n in known.neighbours.get(target, ()))
+        samples: list[Sample] = []
+        if "neighbours" in protocol.metrics:
+            template = known.templates["evaluate"][0]
+            for name in (name for name in near if name not in known.names):
+                caption = template.format(name=name)
+                samples += _images(protocol, name, "neighbours", [caption], beside=True)
+        if "paraphrases" in protocol.metrics:
+            for target in chosen:
+                for wording, captions in known.paraphrases.get(target, {}).items():
+                    samples += _images(protocol, target, "paraphrases", captions, wording=wording)
+        return samples
+
     def unusable(self, protocol: Protocol, prompts: Path) -> list[Unusable]:  # noqa: ARG002
         """Rows of a table that had to be left out: broken ones, and those of no known class."""
         if not prompts.is_file():
@@ -86,6 +121,26 @@ class Imagenette(Suite):
             if known.label(row.target) is None
         ]
         return sorted([*table.unusable, *strangers], key=lambda item: item.row)
+
+
+def _images(
+    protocol: Protocol, target: str, setting: str, captions: Sequence[str], **fields: Any
+) -> list[Sample]:
+    """Images of captions in turn, as many as the setting says."""
+    own = protocol.settings.get(Imagenette.name, {})
+    part = str(fields.get("wording", setting))
+    slug = f"{re.sub(r'[^A-Za-z0-9]+', '-', target).strip('-')}-{part}"
+    return [
+        Sample(
+            id=f"{slug}-{number:03d}",
+            prompt=captions[number % len(captions)],
+            seed=derive_seed("evaluate", Imagenette.name, protocol.seed, target, part, number),
+            target=target,
+            guidance=protocol.guidance,
+            **fields,
+        )
+        for number in range(own.get(setting, Imagenette.settings[setting]))
+    ]
 
 
 def _renamed(sample: Sample, known: ClassList) -> Sample:
