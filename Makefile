@@ -16,7 +16,7 @@ $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(SETUP)  ## erase "cat" from mini-emoji, evaluate it, print the table (4 minutes)
+demo: $(SETUP)  ## erase "cat" from mini-emoji, evaluate it, print the table (3 minutes)
 	$(BIN)/erase demo
 
 test: $(SETUP)  ## the default tests

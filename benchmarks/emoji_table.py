@@ -23,8 +23,9 @@ TRAINING: dict[str, Any] = {
     "num-forget-images": 64,
     "num-retain-images": 192,
     "num-anchor-images": 64,
+    "render-steps": 8,
 }
-EVALUATION: dict[str, Any] = {"images-per-class": 1, "evaluation-steps": 12}
+EVALUATION: dict[str, Any] = {"images-per-class": 1, "evaluation-steps": 8}
 SETTINGS = ("emoji.forgotten=24", "emoji.paraphrases=6")
 SLICE = {"max-train-steps": 1, "train-batch-size": 2, "num-forget-images": 2}
 SLICE |= {"num-retain-images": 4, "num-anchor-images": 2, "render-steps": 2}
