@@ -1,4 +1,4 @@
-"""The benchmarks of classifiers ask for what `erase compare classifier` can do."""
+"""The benchmarks ask for what the commands can do, and count what these leave."""
 
 import argparse
 import sys
@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import classifier_cpu, classifier_faces, compare
+from benchmarks import classifier_cpu, classifier_faces, compare, emoji_sequence
 from erase.cli.main import main
 from erase.comparison.pool import COSTS
-from erase.files import append_jsonl, read_json
+from erase.files import append_jsonl, read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +70,34 @@ def test_costs_are_summed_by_line(tmp_path: Path) -> None:
     assert list(compare.costs(tmp_path).items()) == list(sums.items())
     assert compare.run_and_count([sys.executable, "-c", "exit(3)"], tmp_path) == 3
     assert read_json(tmp_path / "costs.json", dict) == sums
+
+
+def test_a_chain_takes_each_run_as_the_next_ones_model(tmp_path: Path) -> None:
+    asked = argparse.Namespace(slice=False, requests=3, output=tmp_path)
+    chain = emoji_sequence.commands(tmp_path / "lur-0", "lur", 0, asked)
+    models = [words[words.index("--model") + 1] for words in chain]
+    runs = [str(tmp_path / "lur-0" / str(number)) for number in (1, 2, 3)]
+    assert models == ["mini-emoji", runs[0], runs[0], runs[1], runs[1], runs[2]]
+    assert [words[3] for words in chain] == ["concept", "evaluate"] * 3
+    assert "cat" in dry_run(chain[0])
+
+
+def test_a_chain_goes_on_after_what_ended(tmp_path: Path) -> None:
+    count = [sys.executable, "-c", f"open({str(tmp_path / 'count')!r}, 'a').write('x')", "-"]
+    with pytest.raises(RuntimeError, match=r"1\.log"):
+        emoji_sequence.run_chain(tmp_path, [count, [sys.executable, "-c", "exit(3)", "-"]])
+    emoji_sequence.run_chain(tmp_path, [count, count])
+    assert (tmp_path / "count").read_text() == "xx"
+
+
+def test_the_table_of_chains_counts_what_comes_back(tmp_path: Path) -> None:
+    for trial, value in enumerate((0.5, 0.7)):
+        for number in (1, 2):
+            metrics = {name: {"value": value} for name in emoji_sequence.COLUMNS}
+            rows = [{"shown": 3, "n": 12}, {"shown": 5, "n": 5}] if number == 2 else []
+            file = tmp_path / f"lur-{trial}" / str(number) / "evaluation" / "metrics.json"
+            file.parent.mkdir(parents=True)
+            write_json(file, {"metrics": metrics, "requests": rows})
+    table = emoji_sequence.markdown(emoji_sequence.rows(tmp_path, ["lur"], 2, 2)).splitlines()
+    middle = " | ".join(["60.0 ± 14.1"] * len(emoji_sequence.COLUMNS))
+    assert table[2:] == [f"| `lur` | 1 | {middle} | – |", f"| `lur` | 2 | {middle} | 25.0 ± 0.0 |"]

@@ -1,0 +1,146 @@
+"""One request after another on mini-emoji: what is kept, and what comes back: docs/diffusion.md.
+
+    python -m benchmarks.emoji_sequence --output runs/emoji-sequence --jobs 2
+
+Each method forgets six objects in six runs of `erase concept`, each from the run before
+(`--model`), and every run is evaluated on all that was forgotten so far. It may be killed and
+started again. Steps, images and evaluation are those of `benchmarks.emoji_table`. Writes `table.md`
+and `table.json`: means and standard deviations over seeds.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.emoji_table import EVALUATION, SETTINGS, SLICE, TRAINING
+from erase.files import read_json, write_json, write_text
+
+METHODS = ("lur", "lur-b", "esd", "salun", "uce")
+REQUESTS = ("cat", "guitar", "castle", "dog", "rocket", "apple")
+"""The dog is one of the cat's neighbours, and what the cat's captions show once it is forgotten."""
+COLUMNS = {"ua": "UA", "ira": "IRA", "cra": "CRA", "neighbours": "near", "h": "H"}
+
+
+def words(command: str, options: dict[str, Any], settings: Iterable[str] = ()) -> list[str]:
+    """The words of an `erase` command."""
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    given += [word for text in settings for word in ("--set", text)]
+    return [sys.executable, "-m", "erase", command, *given]
+
+
+def commands(folder: Path, method: str, seed: int, given: argparse.Namespace) -> list[list[str]]:
+    """What a chain runs: `erase concept` and `erase evaluate` of each request in turn."""
+    training, settings = dict(TRAINING), SETTINGS
+    judging = {"render-steps": EVALUATION["evaluation-steps"], "images-per-class": 1}
+    if given.slice:
+        training |= SLICE
+        judging |= {"render-steps": 1}
+        settings = ("emoji.forgotten=6", "emoji.paraphrases=1")
+    chain, model = [], "mini-emoji"
+    for number, concept in enumerate(REQUESTS[: given.requests], start=1):
+        run = folder / str(number)
+        options = {"model": model, "concept": concept, "method": method, "seed": seed, **training}
+        options |= {"output": run, "resume-from-checkpoint": "latest"}
+        chain.append(words("concept", options))
+        about = {"suite": "emoji", "model": run, "output": run / "evaluation", **judging}
+        chain.append(words("evaluate", about | {"cache-dir": given.output / "base"}, settings))
+        model = str(run)
+    return chain
+
+
+def run_chain(folder: Path, chain: list[list[str]]) -> None:
+    """Run a chain from the first command that did not end; RuntimeError with the one that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, command in enumerate(chain):
+        done = folder / f"{number}.done"
+        if done.exists():
+            continue
+        with (folder / f"{number}.log").open("w") as log:
+            ended = subprocess.run(
+                command,
+                check=False,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        if ended.returncode:
+            raise RuntimeError(f"{shlex.join(command)}: see {log.name}")
+        done.touch()
+        print(f"{folder.name}: {command[3]} {number // 2 + 1}", flush=True)
+
+
+def rows(output: Path, methods: Iterable[str], trials: int, requests: int) -> list[dict[str, Any]]:
+    """A row for each method and number of requests, each value a list over seeds."""
+    found = []
+    for method in methods:
+        for number in range(1, requests + 1):
+            row: dict[str, Any] = {"method": method, "requests": number}
+            for trial in range(trials):
+                file = output / f"{method}-{trial}" / str(number) / "evaluation" / "metrics.json"
+                content = read_json(file, dict)
+                values = {name: content["metrics"][name]["value"] for name in COLUMNS}
+                earlier = content.get("requests", [])[:-1]
+                shown, n = (sum(item[name] for item in earlier) for name in ("shown", "n"))
+                values["back"] = shown / n if n else None
+                for name, value in values.items():
+                    row.setdefault(name, []).append(value)
+            found.append(row)
+    return found
+
+
+def markdown(table: Iterable[dict[str, Any]]) -> str:
+    """The rows in percent, mean ± standard deviation where there are several seeds."""
+    heads = ("method", "after", *COLUMNS.values(), "earlier ones shown")
+    lines = [f"| {' | '.join(heads)} |", f"|---|---:|{'---:|' * (len(heads) - 2)}"]
+    for row in table:
+        cells = (_cell(row[name]) for name in (*COLUMNS, "back"))
+        lines.append(f"| `{row['method']}` | {row['requests']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "–"
+    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.1f}{spread}"
+
+
+def main() -> int:
+    """Run all chains, then write and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/emoji-sequence"))
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas")
+    parser.add_argument("--jobs", type=int, default=2, help="chains at a time, one thread each")
+    parser.add_argument("--trials", type=int, default=1, help="seeds")
+    parser.add_argument("--requests", type=int, default=len(REQUESTS), help="of the six")
+    parser.add_argument("--slice", action="store_true", help="everything tiny, to see it work")
+    given = parser.parse_args()
+    methods = given.methods.split(",")
+    chains = {
+        given.output / f"{method}-{trial}": commands(
+            given.output / f"{method}-{trial}", method, trial, given
+        )
+        for trial in range(given.trials)
+        for method in methods
+    }
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(run_chain, chains, chains.values()))
+    table = rows(given.output, methods, given.trials, given.requests)
+    write_json(given.output / "table.json", {"rows": table, "argv": sys.argv[1:]})
+    write_text(given.output / "table.md", markdown(table))
+    print(markdown(table), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
