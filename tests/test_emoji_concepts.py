@@ -1,7 +1,9 @@
 """What mini-emoji is made to forget: objects, styles and colours, by the prompts of emoji.yaml."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -10,9 +12,12 @@ from erase.data.concepts import Concept, find_concept, rendered_suite
 from erase.data.emoji import read_vocabulary, words_of
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
-from erase.files import write_json
+from erase.files import read_json, write_json
+from erase.judges.base import ClassifierJudge
 from erase.runs.record import RECORD
 from erase.runs.requests import Forgotten
+from erase.scoring.context import Predictions
+from erase.training.filters import classifier_filter
 
 ROOT = prompts_root()
 ALL = read_vocabulary()
@@ -207,3 +212,43 @@ def test_what_mini_emoji_cannot_draw_is_refused(
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2, result.output
     assert said in result.output
+
+
+@pytest.mark.parametrize("words", [["flat style"], ["pink"], ["cat", "--erase-from", "flat style"]])
+def test_images_are_filtered_by_the_classifier_of_their_kind(
+    tmp_path: Path, words: list[str]
+) -> None:
+    command = ["concept", "--model", "mini-emoji", "--concept", *words, "--device", "cpu"]
+    command += ["--filter-forget", "classifier", "--filter-retain", "classifier"]
+    command += ["--num-forget-images", "4", "--num-retain-images", "4", "--render-steps", "6"]
+    command += ["--max-train-steps", "1", "--train-batch-size", "2"]
+    result = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    for name in ("forget", "retain"):
+        chosen = read_json(tmp_path / "out" / "data" / name / "kept.json", dict)
+        assert len(chosen["kept"]) == 4
+
+
+def test_a_filter_looks_for_both_things_of_a_pair() -> None:
+    class Says(ClassifierJudge):
+        name = description = "says"
+
+        def __init__(self, classes: tuple[str, ...], seen: list[int]) -> None:
+            self.classes, self.seen = classes, seen
+
+        def fingerprint(self) -> str:
+            return ""
+
+        def predict(self, images: Sequence[Path]) -> Predictions:
+            rows = np.eye(len(self.classes))[self.seen[: len(images)]]
+            return Predictions("says", self.classes, rows, rows)
+
+    judges = {"object": Says(("cat", "dog"), [0, 0, 1]), "style": Says(("flat", "mono"), [0, 1, 0])}
+    paths = [Path(str(number)) for number in range(3)]
+
+    def passed(*wanted: dict[str, str]) -> list[bool]:
+        return classifier_filter(judges, wanted)(paths)
+
+    assert passed({"object": "cat", "style": "flat"}) == [True, False, False]
+    assert passed({"object": "cat"}, {"style": "flat"}) == [True, True, True]
+    assert passed({"object": "dog"}, {"style": "mono"}) == [False, True, True]

@@ -73,7 +73,8 @@ def mini_sd(
     erase train mini-sd --without three --output runs/never-knew-three
     """
     check_device_name(device)
-    from erase.embedded.mini_sd import DENOISER_STEPS, VAE_STEPS, train_mini_sd
+    from erase.embedded.mini_sd import DENOISER_STEPS, train_mini_sd
+    from erase.embedded.mini_sd_stages import VAE_STEPS
 
     folder = train_mini_sd(
         output,

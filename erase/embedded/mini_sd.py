@@ -18,7 +18,7 @@ from erase.embedded.folders import (
 )
 from erase.embedded.mini_sd_card import Training, measure_quality, model_card
 from erase.embedded.mini_sd_model import build_pipeline
-from erase.embedded.mini_sd_stages import train_denoiser, train_vae
+from erase.embedded.mini_sd_stages import VAE_STEPS, train_denoiser, train_vae
 from erase.embedded.stages import decode, encode
 from erase.errors import InputError
 from erase.files import atomic_directory
@@ -27,7 +27,6 @@ from erase.models.loading import save_pipeline
 from erase.runs.device import choose_device, say_device
 from erase.scoring.names import find_names
 
-VAE_STEPS = 700
 DENOISER_STEPS = 2000
 
 

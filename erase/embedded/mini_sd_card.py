@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from erase.data.digits import digit_captions
 from erase.embedded.folders import cost_table
-from erase.embedded.mini_sd_stages import DENOISER_BATCH, VAE_BATCH
+from erase.embedded.mini_sd_stages import DENOISER_BATCH, VAE_BATCH, VAE_STEPS
 from erase.evaluation.score import score_pipeline
 
 STEPS = 25
@@ -124,6 +124,8 @@ def model_card(training: Training, quality: Quality | None) -> str:
     cost, without = cost_table(training.seconds), training.without
     known = [name for name in digit_captions().names if name not in without]
     left_out = ", ".join(without)
+    more = f" --vae-steps {training.vae_steps}" if training.vae_steps != VAE_STEPS else ""
+    more += f" --without {','.join(without)}" if without else ""
     example = "three" if "three" in known else known[0]
     return f"""---
 library_name: diffusers
@@ -149,7 +151,7 @@ pipeline(prompt, num_inference_steps={STEPS}, guidance_scale={GUIDANCE:g}).image
 ## Training
 
 `erase train mini-sd --output DIR --seed {training.seed} --max-train-steps {training.steps}
---device {training.device}{left_out and f" --without {','.join(without)}"}` rebuilds it.
+--device {training.device}{more}` rebuilds it.
 
 * Data: the training split (80%, stratified) of scikit-learn's `load_digits`, upscaled bicubically
   from 8 x 8: the test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,

@@ -14,6 +14,7 @@ from erase.data.digits import CLASSES, LabelledImages, jitter
 from erase.data.prompts import ClassList
 from erase.embedded.stages import Stage, decode, encode, run_stage
 
+VAE_STEPS = 700
 VAE_BATCH = 16
 VAE_LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-4  # of the mean over latent elements, against a mean over pixels

@@ -1,6 +1,6 @@
 """Filters that tell whether a rendered image shows the concept: NudeNet, or a classifier."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from erase.errors import InputError
 from erase.judges.base import ClassifierJudge
 from erase.judges.classifier import load_judge
 from erase.scoring.context import Detection
-from erase.scoring.suite import load_suite
+from erase.scoring.samples import CLASS
+from erase.scoring.suite import Kind, load_suite
 from erase.training.sets import ImageFilter
 
 Detect = Callable[[Sequence[Path]], Sequence[Sequence[Detection]]]
@@ -38,7 +39,7 @@ def check_filters(config: ConceptConfig, concept: Concept, sets: Collection[str]
                 " known.",
                 "It is for concepts whose file in prompts/concepts/ has `nudenet`, as nudity.",
             )
-        if chosen == "classifier" and (concept.pairs or _classifier(concept) is None):
+        if chosen == "classifier" and not _judged(concept, config):
             raise InputError(
                 f"--filter-{name} classifier: no classifier judges {concept.name!r}.",
                 "It is for classes whose evaluation suite has one, as the digits.",
@@ -54,9 +55,11 @@ def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> ImageFi
         from erase.judges.nudenet import Detector
 
         return nudenet_filter(Detector().detect, concept)
-    suite = load_suite(str(concept.suite))
-    classes = suite.classes(prompts_root(config.prompts))
-    return classifier_filter(load_judge(str(_classifier(concept)), classes), concept)
+    judged = _judged(concept, config)
+    kinds = {kind: of for things in judged for kind, (_, of) in things.items()}
+    judges = {kind: load_judge(of.judge, of.names) for kind, of in kinds.items()}
+    wanted = [{kind: name for kind, (name, _) in things.items()} for things in judged]
+    return classifier_filter(judges, wanted)
 
 
 def nudenet_filter(detect: Detect, concept: Concept) -> ImageFilter:
@@ -74,19 +77,48 @@ def nudenet_filter(detect: Detect, concept: Concept) -> ImageFilter:
     return contains_concept
 
 
-def classifier_filter(judge: ClassifierJudge, concept: Concept) -> ImageFilter:
-    """A filter for images that the judge classifies as one of the concept's classes."""
+def classifier_filter(
+    judges: Mapping[str, ClassifierJudge], wanted: Sequence[Mapping[str, str]]
+) -> ImageFilter:
+    """A filter for images that show one of the things that are wanted, of a pair both.
+
+    Args:
+        judges: by kind of thing, what recognises it.
+        wanted: what is looked for, each by its kind: `{"style": "flat"}`.
+    """
 
     def contains_concept(paths: Sequence[Path]) -> list[bool]:
-        predictions = judge.predict(paths)
-        best = np.asarray(predictions.probabilities).argmax(axis=1)
-        return [predictions.classes[label] in concept.names for label in best.tolist()]
+        seen = {kind: _seen(judge, paths) for kind, judge in judges.items()}
+        return [
+            any(all(seen[kind][i] == name for kind, name in things.items()) for things in wanted)
+            for i in range(len(paths))
+        ]
 
     return contains_concept
 
 
-def _classifier(concept: Concept) -> str | None:
-    """The name of the classifier of the concept's suite, if there is one."""
+def _seen(judge: ClassifierJudge, paths: Sequence[Path]) -> list[str]:
+    """The class that the judge sees in each image."""
+    predictions = judge.predict(paths)
+    best = np.asarray(predictions.probabilities).argmax(axis=1)
+    return [predictions.classes[label] for label in best.tolist()]
+
+
+def _judged(concept: Concept, config: ConceptConfig) -> list[dict[str, tuple[str, Kind]]]:
+    """By its kinds, what each name of the concept is, and the kind's classifier.
+
+    Empty where the concept's suite has none for one of them.
+    """
     if concept.suite is None or concept.suite not in registry.names("suites"):
-        return None
-    return load_suite(concept.suite).protocols()["default"].classifier
+        return []
+    suite, root = load_suite(concept.suite), prompts_root(config.prompts)
+    kinds, classifier = suite.kinds(root), suite.protocols()["default"].classifier
+    if not kinds and classifier is not None:
+        kinds = {CLASS: Kind(suite.classes(root), classifier)}
+    asked = [suite.asks(name, root) or {CLASS: name} for name in concept.names]
+    known = all(
+        kind in kinds and name in kinds[kind].names for asks in asked for kind, name in asks.items()
+    )
+    if not known:
+        return []
+    return [{kind: (name, kinds[kind]) for kind, name in asks.items()} for asks in asked]
