@@ -106,8 +106,12 @@ def over_trials(
 
 
 def places(shown: Mapping[str, float], *, more_is_better: bool) -> dict[str, int]:
-    """Place 1 or 2 of those with the best two values; ties share a place, others have none."""
-    best = sorted(set(shown.values()), reverse=more_is_better)[:2]
+    """Place 1 or 2 of those with the best two values; ties share a place, others have none.
+
+    Nobody has a place where all are equal.
+    """
+    values = set(shown.values())
+    best = sorted(values, reverse=more_is_better)[: 2 if len(values) > 1 else 0]
     return {name: best.index(value) + 1 for name, value in shown.items() if value in best}
 
 
