@@ -215,6 +215,24 @@ def test_a_model_that_lost_a_part_with_the_pair() -> None:
     assert values("parts", seen(chosen("cat"), as_asked, "cat")) == {}
 
 
+def test_drift_is_the_angle_between_features_of_kept_images() -> None:
+    given = seen(chosen("cat"), as_asked, "cat")
+    kept = given.retained()
+    assert given.predictions is not None
+    ours, before = (np.tile([length, 0.0], (len(given.samples), 1)) for length in (2.0, 1.0))
+    before[kept[0]] = (0.0, 1.0)  # one kept image has turned by a right angle
+    before[[i for i in range(len(given.samples)) if i not in kept]] = (0.0, 1.0)  # do not count
+    now, base = (
+        replace(given, predictions=replace(given.predictions, features=f)) for f in (ours, before)
+    )
+    found = score("drift", replace(now, baseline=base))
+    summary = found.summaries["drift"]
+    assert summary.value == pytest.approx(1 / len(kept))
+    assert summary.n == len(kept)
+    assert found.rows[given.samples[kept[0]].id] == {"drift": 1.0}
+    assert values("drift", now) == {}  # without a baseline
+
+
 # The command
 
 

@@ -112,11 +112,13 @@ def _changes(data: ReportData) -> list[dict[str, Any]]:
     """Images of other concepts that moved furthest, where a metric tells how far."""
     retained = [i for i, row in enumerate(data.rows) if not row.get("forget")]
     drift = "Furthest from the baseline's image of the same seed by LPIPS; no failure by itself."
+    look = "Furthest from it to the classifier, by its features; no failure by itself."
     fit = "Furthest below the baseline by CLIP score; no failure by itself."
     if data.baseline is None:
         fit = "Lowest CLIP score; no failure by itself."
     kinds: tuple[tuple[str, str, str, Order], ...] = (
         ("lpips", "Changed most", drift, lambda row: -row["lpips"]),
+        ("drift", "Changed most to the classifier", look, lambda row: -row["drift"]),
         ("clip", "Least like the caption", fit, _clip_gain),
     )
     return [

@@ -33,7 +33,7 @@ class Emoji(Suite):
     def protocols(self) -> dict[str, Protocol]:
         """The named settings of this suite."""
         default = self.protocol(
-            ("ua", "ra", "ira", "cra", "neighbours", "parts", "paraphrases", "h", "fid"),
+            ("ua", "ra", "ira", "cra", "neighbours", "parts", "paraphrases", "h", "fid", "drift"),
             steps=25,
             guidance=3.0,
             images=3,
