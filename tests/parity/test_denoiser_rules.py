@@ -1,204 +1,23 @@
-"""Each denoiser method against its source's published formula, written out as numbers here."""
+"""Other denoiser methods against their sources' published formulas, written out here."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
 from erase.config.families import methods_for
 from erase.config.layers import Layer, fill_run
 from erase.config.methods import find_method, run_defaults
 from erase.core.attention import cross_attentions
-from erase.core.params import name_matcher, select_parameters
-from erase.core.rng import generator
+from erase.core.params import select_parameters
 from erase.core.trim import layers_matching, shrink
-from erase.errors import InputError
-from erase.methods import esd, shs
+from erase.methods import shs
 from erase.runs.processes import Shard
-from erase.tasks.fisher import read_diagonal, tensors_key, trajectory_fisher
-from tests.denoiser_world import in_double, in_float64, method, train, weights
+from tests.denoiser_world import in_float64, method, train, weights
+from tests.parity.by_hand import flat, gradient, left
 from tests.tiny import tiny_cache, tiny_class_task, tiny_task
-
-
-def flat(tensors: Any) -> torch.Tensor:
-    return torch.cat([t.flatten() for t in tensors])
-
-
-def gradient(task: Any, loss: torch.Tensor) -> list[torch.Tensor]:
-    parameters = list(task.parameters.values())
-    return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
-
-
-def left(task: Any) -> torch.Tensor:
-    return flat([p.grad for p in task.parameters.values()])
-
-
-class Line(torch.nn.Module):
-    """ε(x) = w x, one number w: every gradient is known."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
-
-    def forward(self, noisy: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
-        return (self.w * noisy,)
-
-
-def slope(model: Any, batch: Any) -> torch.Tensor:
-    """d/dw of MSE(w x_t, ε) over a batch, by hand."""
-    return 2 * (batch.noisy * (model.w.detach() * batch.noisy - batch.noise)).mean()
-
-
-# ESD
-
-
-@pytest.mark.parametrize(
-    ("settings", "weights_of"),
-    [
-        ({}, (2.0, -1.0)),  # the current release: ε_c − 2 (ε_c − ε_∅) = 2ε_∅ − ε_c
-        ({"variant": "first-u"}, (2.0, -1.0)),  # the first: ε_∅ − (ε_c − ε_∅), the same
-        ({"variant": "sdxl"}, (1.0, 0.0)),  # the script for SDXL: ε_c − (ε_c − ε_∅) = ε_∅
-    ],
-)
-def test_esds_target_in_each_release(settings: Any, weights_of: tuple[float, float]) -> None:
-    task, made = tiny_task(), method("text-to-image", "esd", **settings)
-    made.prepare(task)
-    batch = task.batches("forget", 0)[0]
-    with torch.no_grad():
-        concept = task.predict(batch)
-        empty = task.predict(batch, torch.zeros_like(batch.condition))
-    expected = weights_of[0] * empty + weights_of[1] * concept
-    torch.testing.assert_close(made.target(task, batch), expected)
-
-
-def test_esd_trains_the_layers_of_its_scripts() -> None:
-    names = [
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q.weight",
-        "down_blocks.0.attentions.0.transformer_blocks.0.norm2.weight",
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight",
-        "down_blocks.0.resnets.0.conv1.weight",
-        "conv_norm_out.weight",
-        "conv_out.weight",
-        "time_embedding.linear_1.weight",
-    ]
-    chosen = {
-        variant: [n for n in names if name_matcher(values["trainable"])(n)]
-        for variant, values in esd.VARIANTS.items()
-    }
-    assert chosen["x"] == chosen["sdxl"] == names[:2]
-    assert chosen["x-strict"] == names[:1]
-    assert chosen["u"] == [names[3], names[4], names[6], names[7]]  # no norms
-    assert chosen["first-u"] == names[2:5]  # no `out.`, no `time_embed`
-
-
-def test_esd_denoises_as_far_as_drawn_and_needs_no_images() -> None:
-    settings = {"samples": "denoised", "sampling_steps": 6, "sampling_guidance": 3.0}
-    made = method("text-to-image", "esd", **settings)
-    assert not made.images
-    task = tiny_task()
-    made.prepare(task)
-    for step in range(4):
-        batch = task.denoised(step, steps=6, guidance=3.0, model=task.original)[0]
-        scheduler = DDIMScheduler.from_config(task.scheduler.config)
-        scheduler.set_timesteps(6)
-        reached = scheduler.timesteps.tolist().index(int(batch.timesteps[0]))
-        x = batch.noise
-        with torch.no_grad():
-            for t in scheduler.timesteps[:reached]:
-                at = replace(batch, noisy=x, timesteps=t.expand(len(x)))
-                concept, empty = task.predict(at), task.predict(at, torch.zeros_like(at.condition))
-                x = scheduler.step(empty + 3.0 * (concept - empty), t, x).prev_sample
-        torch.testing.assert_close(batch.noisy, x)
-    reaches = {int(task.denoised(step, steps=6, guidance=1.0)[0].timesteps[0]) for step in range(9)}
-    assert len(reaches) > 2
-
-
-def test_esd_erases_a_concept_from_another_prompt_only() -> None:
-    cache = replace(tiny_cache(), prompts={"": 0, "snowman": 3})
-    task = tiny_task(cache=cache)
-    made = method("text-to-image", "esd", erase_from="snowman", guidance=2.0)
-    assert made.prompts == ("snowman",)
-    made.prepare(task)
-    batch = task.batches("forget", 0)[0]
-    with torch.no_grad():
-        concept = task.predict(batch)
-        empty = task.predict(batch, torch.zeros_like(batch.condition))
-        shown = task.predict(batch, torch.full_like(batch.condition, 3))
-    torch.testing.assert_close(made.target(task, batch), shown - 2.0 * (concept - empty))
-    made.step(task, 0, None)
-    loss = task.predict(batch, torch.full_like(batch.condition, 3)) - made.target(task, batch)
-    expected = flat(gradient(task, loss.square().mean()))
-    torch.testing.assert_close(left(task), expected, rtol=1e-4, atol=1e-6)
-    with pytest.raises(InputError, match="not among those"):
-        task.row("hat")
-
-
-# SA
-
-
-def test_sas_fisher_squares_the_gradient_summed_over_all_timesteps() -> None:
-    model: Any = Line()
-    task: Any = tiny_task(
-        unet=model, cache=in_double(tiny_cache()), scheduler={"num_train_timesteps": 7}
-    )
-    expected = []
-    for number, image in enumerate(task.ordered("retain", "fisher", size=1, count=4)):
-        steps = task.noised_at(image, None, generator(task.seed, number, "fisher steps"))
-        assert steps.timesteps.tolist() == list(range(7))
-        total = sum(slope(model, steps.part(slice(t, t + 1), task.device)) for t in range(7))
-        expected.append(torch.as_tensor(total).square())
-    found = trajectory_fisher(task, "retain", 4)[0]
-    torch.testing.assert_close(found, torch.stack(expected).mean())
-
-
-def test_the_square_of_the_sum_is_estimated_from_few_timesteps() -> None:
-    model: Any = Line()
-    options = {"unet": model, "scheduler": {"num_train_timesteps": 7}}
-    truth, estimates = [], []
-    for seed in range(60):
-        task: Any = tiny_task(cache=in_double(tiny_cache()), seed=seed, **options)
-        truth.append(trajectory_fisher(task, "retain", 3)[0])
-        estimates.append(trajectory_fisher(task, "retain", 3, timesteps=4)[0])
-    assert float(torch.stack(estimates).mean() / torch.stack(truth).mean()) == pytest.approx(
-        1.0, abs=0.15
-    )
-
-
-def test_sas_penalty_has_no_half() -> None:
-    model: Any = Line()
-    task: Any = tiny_task(unet=model, cache=in_double(tiny_cache()))
-    settings = {"ewc": 7.0, "retain_weight": 0.0, "fisher_samples": 3, "fisher_timesteps": 5}
-    made = method("text-to-image", "sa", **settings)
-    made.prepare(task)
-    diagonal = made._fisher[0]
-    with torch.no_grad():
-        model.w.add_(0.25)
-    made.step(task, 0, None)
-    surrogate = slope(model, task.batches("anchor", 0)[0])
-    # d/dw λ F (w − w_0)² = 2 λ F (w − w_0)
-    torch.testing.assert_close(model.w.grad, surrogate + 2 * 7.0 * diagonal * 0.25)
-
-
-def test_sa_reuses_a_fisher_file_of_the_same_weights_only(tmp_path: Any) -> None:
-    file = tmp_path / "fisher.safetensors"
-    settings = {"fisher_samples": 2, "fisher_timesteps": 2, "fisher_file": str(file)}
-    first, second = tiny_task(), tiny_task()
-    for task in (first, second):
-        made = method("text-to-image", "sa", **settings)
-        made.prepare(task)
-    read = read_diagonal(file, first.parameters, tensors_key(first.parameters))
-    assert all(torch.equal(a, b) for a, b in zip(read, made._fisher, strict=True))
-    with torch.no_grad():
-        next(iter(first.parameters.values())).add_(1)
-    with pytest.raises(InputError, match="other weights"):
-        method("text-to-image", "sa", **settings).prepare(first)
-    file.write_bytes(b"no tensors")
-    with pytest.raises(InputError, match="not a readable Fisher"):
-        method("text-to-image", "sa", **settings).prepare(second)
-
 
 # SalUn
 
