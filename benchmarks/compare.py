@@ -1,4 +1,4 @@
-"""What the benchmarks of tables share: `erase compare` as a command line, printed and then run."""
+"""What the benchmarks of tables share: an `erase` command line, printed and then run."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from erase.comparison.pool import COSTS
 from erase.config.families import CLASSIFIER, TEXT_TO_IMAGE, methods_for
@@ -18,21 +18,40 @@ MORE = ("lur@alpha=auto",)
 """Lines of a diffusion table beside one for each method."""
 
 
+def words_of(
+    name: str, options: Mapping[str, Any], repeated: Mapping[str, Iterable[str]] | None = None
+) -> list[str]:
+    """The words of `erase NAME` with options that are given once, and several times."""
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [
+        word
+        for option, texts in (repeated or {}).items()
+        for text in texts
+        for word in (f"--{option}", text)
+    ]
+    return [sys.executable, "-m", "erase", *name.split(), *words]
+
+
 def command(
     kind: str, options: Mapping[str, Any], repeated: Mapping[str, Iterable[str]]
 ) -> list[str]:
-    """The words of `erase compare KIND` with options that are given once, and several times."""
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    words += [
-        word for name, texts in repeated.items() for text in texts for word in (f"--{name}", text)
-    ]
-    return [sys.executable, "-m", "erase", "compare", kind, *words]
+    """The words of `erase compare KIND`."""
+    return words_of(f"compare {kind}", options, repeated)
 
 
-def run(words: list[str]) -> int:
-    """Print a command and run it, its processes with one thread each; its exit status."""
-    print(shlex.join(words), flush=True)
-    return subprocess.run(words, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+def run(words: list[str], log: TextIO | None = None) -> int:
+    """Print a command and run it, its processes with one thread each; its exit status.
+
+    With a log, all that is printed goes there.
+    """
+    print(shlex.join(words), file=log, flush=True)
+    return subprocess.run(
+        words,
+        check=False,
+        stdout=log,
+        stderr=None if log is None else subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ).returncode
 
 
 def costs(output: Path) -> dict[str, float]:

@@ -9,16 +9,15 @@ and `table.json`: means and standard deviations over seeds.
 """
 
 import argparse
-import os
 import shlex
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import run, words_of
 from benchmarks.emoji_table import EVALUATION, SETTINGS, SLICE, TRAINING
 from erase.files import read_json, write_json, write_text
 
@@ -28,30 +27,29 @@ REQUESTS = ("cat", "guitar", "castle", "dog", "rocket", "apple")
 COLUMNS = {"ua": "UA", "ira": "IRA", "cra": "CRA", "neighbours": "near", "h": "H"}
 
 
-def words(command: str, options: dict[str, Any], settings: Iterable[str] = ()) -> list[str]:
-    """The words of an `erase` command."""
-    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    given += [word for text in settings for word in ("--set", text)]
-    return [sys.executable, "-m", "erase", command, *given]
+def place(output: Path, method: str, trial: int) -> Path:
+    """The folder of a chain; that of each run in it is called by its number, from 1."""
+    return output / f"{method}-{trial}"
 
 
 def commands(folder: Path, method: str, seed: int, given: argparse.Namespace) -> list[list[str]]:
     """What a chain runs: `erase concept` and `erase evaluate` of each request in turn."""
     training, settings = dict(TRAINING), SETTINGS
-    judging = {"render-steps": EVALUATION["evaluation-steps"], "images-per-class": 1}
+    judging = {**EVALUATION, "cache-dir": given.output / "base"}
+    judging["render-steps"] = judging.pop("evaluation-steps")
     if given.slice:
         training |= SLICE
         judging |= {"render-steps": 1}
         settings = ("emoji.forgotten=6", "emoji.paraphrases=1")
     chain, model = [], "mini-emoji"
     for number, concept in enumerate(REQUESTS[: given.requests], start=1):
-        run = folder / str(number)
+        output = folder / str(number)
         options = {"model": model, "concept": concept, "method": method, "seed": seed, **training}
-        options |= {"output": run, "resume-from-checkpoint": "latest"}
-        chain.append(words("concept", options))
-        about = {"suite": "emoji", "model": run, "output": run / "evaluation", **judging}
-        chain.append(words("evaluate", about | {"cache-dir": given.output / "base"}, settings))
-        model = str(run)
+        options |= {"output": output, "resume-from-checkpoint": "latest"}
+        chain.append(words_of("concept", options))
+        about = {"suite": "emoji", "model": output, "output": output / "evaluation", **judging}
+        chain.append(words_of("evaluate", about, {"set": settings}))
+        model = str(output)
     return chain
 
 
@@ -63,14 +61,8 @@ def run_chain(folder: Path, chain: list[list[str]]) -> None:
         if done.exists():
             continue
         with (folder / f"{number}.log").open("w") as log:
-            ended = subprocess.run(
-                command,
-                check=False,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        if ended.returncode:
+            status = run(command, log)
+        if status:
             raise RuntimeError(f"{shlex.join(command)}: see {log.name}")
         done.touch()
         print(f"{folder.name}: {command[3]} {number // 2 + 1}", flush=True)
@@ -83,8 +75,8 @@ def rows(output: Path, methods: Iterable[str], trials: int, requests: int) -> li
         for number in range(1, requests + 1):
             row: dict[str, Any] = {"method": method, "requests": number}
             for trial in range(trials):
-                file = output / f"{method}-{trial}" / str(number) / "evaluation" / "metrics.json"
-                content = read_json(file, dict)
+                folder = place(output, method, trial) / str(number) / "evaluation"
+                content = read_json(folder / "metrics.json", dict)
                 values = {name: content["metrics"][name]["value"] for name in COLUMNS}
                 earlier = content.get("requests", [])[:-1]
                 shown, n = (sum(item[name] for item in earlier) for name in ("shown", "n"))
@@ -127,11 +119,10 @@ def main() -> int:
     given = parser.parse_args()
     methods = given.methods.split(",")
     chains = {
-        given.output / f"{method}-{trial}": commands(
-            given.output / f"{method}-{trial}", method, trial, given
-        )
+        folder: commands(folder, method, trial, given)
         for trial in range(given.trials)
         for method in methods
+        for folder in [place(given.output, method, trial)]
     }
     with ThreadPoolExecutor(given.jobs) as pool:
         list(pool.map(run_chain, chains, chains.values()))

@@ -9,6 +9,19 @@ from PIL import Image
 
 from erase.config.evaluate import EvaluateConfig
 from erase.embedded.mini_sd_model import build_pipeline
+from erase.scoring.context import Context
+from erase.scoring.metric import load_metric
+from erase.scoring.results import Scores
+
+
+def score(metric: str, given: Context) -> Scores:
+    """What a metric makes of a context."""
+    return load_metric(metric)(given)
+
+
+def values(metric: str, given: Context) -> dict[str, tuple[float, int]]:
+    """Value and n of each of a metric's summaries, by name."""
+    return {key: (s.value, s.n) for key, s in score(metric, given).summaries.items()}
 
 
 def make_models(root: Path) -> Path:

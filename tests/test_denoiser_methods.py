@@ -17,6 +17,7 @@ from erase.runs.processes import Shard
 from erase.tasks.denoising import retain_gradient, summed_gradient, two_gradients
 from erase.tasks.fisher import fisher
 from tests.denoiser_world import config, in_double, in_float64, method, train, weights
+from tests.parity.by_hand import Line
 from tests.tiny import WIDTH, tiny_cache, tiny_class_task, tiny_task, tiny_unet
 
 
@@ -132,19 +133,8 @@ def test_esd_refuses_what_it_does_not_know() -> None:
             method("text-to-image", "esd", **{name: value})
 
 
-class Scale(torch.nn.Module):
-    """ε(x) = w x, one number w: every gradient is known."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
-
-    def forward(self, noisy: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
-        return (self.w * noisy,)
-
-
 def test_the_fisher_diagonal_on_a_model_with_a_known_answer() -> None:
-    model: Any = Scale()
+    model: Any = Line()
     task: Any = tiny_task(unet=model, cache=in_double(tiny_cache()))
     expected = []
     for b in task.ordered("retain", "fisher", size=1, count=5):

@@ -25,11 +25,10 @@ from erase.evaluation.score import check_targets, choose_samples
 from erase.models.loading import resolve
 from erase.runs.record import RECORD
 from erase.scoring.context import Context, Predictions
-from erase.scoring.metric import load_metric
-from erase.scoring.results import Scores
 from erase.scoring.samples import Protocol, Sample
 from erase.scoring.suite import load_suite
 from erase.tasks.attack import CONCEPT, HARMLESS
+from tests.evaluation_world import score, values
 
 ROOT = prompts_root()
 ALL = read_vocabulary()
@@ -62,14 +61,6 @@ def seen(samples: list[Sample], answer: Callable[[Sample, str], str], *targets: 
 
 def as_asked(sample: Sample, kind: str) -> str:
     return sample.asks.get(kind, ALL.names(kind)[0])
-
-
-def score(metric: str, given: Context) -> Scores:
-    return load_metric(metric)(given)
-
-
-def values(metric: str, given: Context) -> dict[str, tuple[float, int]]:
-    return {key: (s.value, s.n) for key, s in score(metric, given).summaries.items()}
 
 
 # What is rendered

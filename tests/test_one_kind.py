@@ -21,9 +21,9 @@ from erase.judges.zoo import imagenet_classes
 from erase.models.loading import resolve
 from erase.scoring.context import Context, Predictions
 from erase.scoring.metric import load_metric
-from erase.scoring.results import Scores
 from erase.scoring.samples import Sample
 from erase.scoring.suite import load_suite
+from tests.evaluation_world import score, values
 from tests.tiny_pipelines import ddpm
 
 ROOT = prompts_root()
@@ -49,14 +49,6 @@ def seen(suite: str, target: str, answer: Callable[[Sample], str]) -> Context:
         predictions=Predictions("judge", names, table, table),
         neighbours=load_suite(suite).neighbours(ROOT),
     )
-
-
-def score(metric: str, given: Context) -> Scores:
-    return load_metric(metric)(given)
-
-
-def values(metric: str, given: Context) -> dict[str, tuple[float, int]]:
-    return {key: (s.value, s.n) for key, s in score(metric, given).summaries.items()}
 
 
 @pytest.mark.parametrize("suite", ONE_KIND)

@@ -26,6 +26,7 @@ through. Those that Adam makes are not: they count as constant (first order).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -34,7 +35,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erase.core.attacker import Attacker
-from erase.core.meta import Loss, Stats, check_options, difference, relative_step
+from erase.core.meta import Loss, Stats, check_options, difference
 from erase.core.params import as_list, restore, snapshot
 from erase.core.phases import Step, checked_norm, closures, norm
 from erase.errors import InputError
@@ -110,9 +111,11 @@ def guarded_gradient(
         diagnose=True,
     )
     attacks = [closures("relearn_losses", losses) for losses in relearn_losses]
+    # The fused attention kernels have no double backward; see `erase.core.meta`.
+    kernels = sdpa_kernel(SDPBackend.MATH) if mode == "exact" else nullcontext()
     complete = False
     try:
-        with step.moving() as theta, sdpa_kernel(_kernels(mode)):
+        with step.moving() as theta, kernels:
             guard = _Guard(step, theta, alpha, beta, attacker)
             values, (retain_grad, v) = guard.ahead(retain, attacks if beta else [])
             stats = step.measure(values, (retain_grad, v), theta)
@@ -127,12 +130,6 @@ def guarded_gradient(
         if not complete:
             step.pop_grads()
     return stats
-
-
-def _kernels(mode: str) -> list[SDPBackend]:
-    # The fused attention kernels have no double backward; see `erase.core.meta`.
-    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
-    return [SDPBackend.MATH] if mode == "exact" else [*fused, SDPBackend.MATH]
 
 
 class _Guard:
@@ -190,17 +187,16 @@ class _Guard:
 
 def _product(step: Step, move: _Move, v: list[Tensor], mode: str, *, bf16: bool) -> list[Tensor]:
     """H v at the start of an inner step."""
-    size = norm(v)
-    if size == 0:
+    length = norm(v)
+    if length == 0:
         return [torch.zeros_like(g) for g in v]
     if mode == "exact":
         restore(step.params, move.start)
         step.add_product(move.name, move.losses, v, 1.0)
         return step.pop_grads()
-    eps = relative_step(step.params, bf16=bf16) * (norm(move.start) or 1.0) / size
 
     def evaluate(scale: float) -> None:
         step.gradient(move.name, move.losses, scale)
 
-    difference(step, evaluate, move.start, move.gradient, v, eps, central=bf16)
+    difference(step, evaluate, move.start, move.gradient, v, length=length, bf16=bf16)
     return step.pop_grads()

@@ -73,7 +73,7 @@ CURVATURE_TOLERANCE = 0.1
 """Largest relative difference of the correction between two steps that passes without a warning."""
 
 
-def relative_step(params: Sequence[Tensor], *, bf16: bool) -> float:
+def _relative_step(params: Sequence[Tensor], *, bf16: bool) -> float:
     """The relative length c of a finite difference for these parameters (module docstring)."""
     return STEP_BF16 if bf16 else max(STEP[p.dtype] for p in params)
 
@@ -235,7 +235,7 @@ def _exact(step: Step, *, measure: bool = False) -> Stats:
 
 
 def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
-    constant = relative_step(step.params, bf16=bf16)
+    constant = _relative_step(step.params, bf16=bf16)
     retain_loss = step.retain()
     with step.moving() as theta:
         retain_grad = step.grads()
@@ -268,7 +268,6 @@ def _hvp(step: Step, *, bf16: bool, check: bool) -> Stats:
 
 def _hvp_measured(step: Step, *, bf16: bool) -> Stats:
     """As `_hvp`, with H_r v by itself, so that it can be measured."""
-    constant = relative_step(step.params, bf16=bf16)
     retain_loss = step.retain()
     with step.moving() as theta:
         step.move(theta, step.grads(), -step.alpha)
@@ -279,8 +278,8 @@ def _hvp_measured(step: Step, *, bf16: bool) -> Stats:
         if not stats.forget_grad_norm:
             step.set_grads(retain_grad)
             return stats
-        eps = constant * (norm(theta) or 1.0) / stats.forget_grad_norm
-        difference(step, step.retain, theta, retain_grad, v, eps, central=bf16)
+        length = stats.forget_grad_norm
+        difference(step, step.retain, theta, retain_grad, v, length=length, bf16=bf16)
     return _with_curvature(step, stats, retain_grad, v)
 
 
@@ -301,11 +300,11 @@ def difference(
     start: list[Tensor],
     gradient: list[Tensor],
     v: list[Tensor],
-    eps: float,
     *,
-    central: bool,
+    length: float,
+    bf16: bool,
 ) -> None:
-    """Leave H v in `p.grad`, as a difference of gradients of one loss eps v apart.
+    """Leave H v in `p.grad`, as a difference of gradients of one loss (see the module docstring).
 
     Args:
         step: its parameters move away from `start`, and stay there.
@@ -313,10 +312,12 @@ def difference(
         start: the parameters at which H is taken.
         gradient: that of the loss at `start`.
         v: the direction.
-        eps: the distance, in lengths of v.
-        central: whether to look to both sides; `gradient` is not used then.
+        length: its norm, above 0.
+        bf16: whether the loss runs under bfloat16 autocast: the difference looks to both sides
+            then, and `gradient` is not used.
     """
-    if central:
+    eps = _relative_step(step.params, bf16=bf16) * (norm(start) or 1.0) / length
+    if bf16:
         step.move(start, v, -eps)
         evaluate(-0.5 / eps)
         step.move(start, v, eps)

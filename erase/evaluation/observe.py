@@ -176,7 +176,7 @@ def find_observers(
     networks = {
         str(settings[name]["features"]) for name in protocol.metrics if "features" in settings[name]
     }
-    kinds = suite.kinds(prompts)
+    kinds, neighbours = suite.kinds(prompts), suite.neighbours(prompts)
     classifier = None
     if CLASSIFIER in required or CLASSIFIER in networks or ("kinds" in required and not kinds):
         if protocol.classifier is None:
@@ -189,7 +189,7 @@ def find_observers(
                 f"The metric {metric} needs a classifier.",
                 "Name one with --classifier, or choose other --metrics.",
             )
-        near = suite.neighbours(prompts) if "neighbours" in protocol.metrics else {}
+        near = neighbours if "neighbours" in protocol.metrics else {}
         beside = (name for target in sorted(targets) for name in near.get(target, ()))
         known = next((k.names for k in kinds.values()), tuple(dict.fromkeys((*classes, *beside))))
         classifier = load_judge(
@@ -217,7 +217,7 @@ def find_observers(
         {k: load_judge(v.judge, v.names, device=device) for k, v in kinds.items()}
         if required & {CLASSIFIER, "kinds"}
         else {},
-        suite.neighbours(prompts),
+        neighbours,
         {
             name: Inception(int(name.removeprefix("inception-")), device)
             for name in sorted(networks - {CLASSIFIER})

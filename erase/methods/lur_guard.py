@@ -16,22 +16,21 @@ from erase.core.meta import Stats
 from erase.tasks.method import BaseMethod
 from erase.tasks.protocol import Denoiser, Reduce
 
-_RUN: dict[str, Any] = {"frozen_anchor": True, "train_batch_size": 8, "learning_rate": 1e-5}
-_ATTACK: dict[str, Any] = {"attack_rate": 1e-5}
+# The attacker's rate is that of `erase attack --attack relearn` for large models; not run.
+_LARGE: dict[str, Any] = {
+    "frozen_anchor": True,
+    "train_batch_size": 8,
+    "learning_rate": 1e-5,
+    "attack_rate": 1e-5,
+}
 RECIPES: dict[str, Recipe] = {
-    # The attacker's rate is that of `erase attack --attack relearn` for large models; not run.
-    "nudity": ours("SalUn's schedule", epochs=3, **_RUN, **_ATTACK),
-    "class": ours("SalUn's schedule", epochs=5, **_RUN, **_ATTACK),
-    "style": ours("SalUn's schedule", epochs=3, **_RUN, **_ATTACK),
+    "nudity": ours("SalUn's schedule", epochs=3, **_LARGE),
+    "class": ours("SalUn's schedule", epochs=5, **_LARGE),
+    "style": ours("SalUn's schedule", epochs=3, **_LARGE),
     "small": ours(
         "found on mini-sd's digit nine: docs/attacks.md", frozen_anchor=True, max_train_steps=450
     ),
-    "class-conditional": ours(
-        "LUR's schedule",
-        frozen_anchor=True,
-        **SALUN_DDPM,
-        flip=True,
-    ),
+    "class-conditional": ours("LUR's schedule", frozen_anchor=True, **SALUN_DDPM, flip=True),
 }
 
 

@@ -22,6 +22,10 @@ class Predictions:
     features: Floats
     """`[N, F]`, the classifier's last hidden layer."""
 
+    def seen(self, index: int) -> str:
+        """The class that the classifier sees in an image."""
+        return self.classes[int(self.probabilities[index].argmax())]
+
 
 @dataclass(frozen=True)
 class Features:

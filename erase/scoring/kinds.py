@@ -53,8 +53,7 @@ def shown(context: Context, index: int, kind: str) -> bool:
             "This metric needs a verdict on every image from a classifier of each kind of thing.",
             "Evaluate with --suite emoji.",
         )
-    seen = predictions.classes[int(predictions.probabilities[index].argmax())]
-    return seen == context.samples[index].kinds()[kind]
+    return predictions.seen(index) == context.samples[index].kinds()[kind]
 
 
 def unlearned(context: Context, *, wordings: bool) -> Group:

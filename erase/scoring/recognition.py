@@ -122,7 +122,7 @@ def _row(predictions: Predictions, index: int, name: str) -> dict[str, Any]:
             f"It knows {', '.join(predictions.classes)}.",
         )
     row = predictions.probabilities[index]
-    predicted = predictions.classes[int(row.argmax())]
+    predicted = predictions.seen(index)
     return {
         "predicted": predicted,
         "probability": float(row.max()),

@@ -54,6 +54,11 @@ class Suite(ABC):
             }
         )
 
+    @classmethod
+    def settings_of(cls, protocol: Protocol) -> dict[str, Any]:
+        """The suite's own settings: the protocol's values, or the defaults."""
+        return {**cls.settings, **protocol.settings.get(cls.name, {})}
+
     def classes(self, prompts: Path) -> tuple[str, ...]:  # noqa: ARG002
         """The names that samples' targets may take; empty for a suite without classes."""
         return ()

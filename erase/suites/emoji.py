@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from erase.core.rng import derive_seed
 from erase.data.emoji import KINDS, Vocabulary, Words, read_vocabulary
@@ -115,7 +115,7 @@ class Emoji(Suite):
 
     def _of_pair(self, words: Vocabulary, protocol: Protocol, cell: Cell) -> list[Sample]:
         """Images of a pair by its names; those of an object in a style are its cell's."""
-        numbers = range(_setting(protocol, "forgotten"))
+        numbers = range(Emoji.settings_of(protocol)["forgotten"])
         if tuple(cell) == KINDS[:2]:
             place = (cell["object"], cell["style"])
             return [self._in_cell(words, protocol, place, number) for number in numbers]
@@ -128,7 +128,7 @@ class Emoji(Suite):
             able = [k for k, label in cell.items() if words.things(k)[label].words(wording)]
             called = (kinds for n in (1, 2) for kinds in itertools.combinations(able, n))
             ways = [dict.fromkeys(kinds, wording) for kinds in called]
-            for number in range(_setting(protocol, "paraphrases") if ways else 0):
+            for number in range(Emoji.settings_of(protocol)["paraphrases"] if ways else 0):
                 how = ways[number % len(ways)]
                 samples.append(self._sample(words, protocol, cell, wording, number, how))
         return samples
@@ -189,7 +189,7 @@ class Emoji(Suite):
         if not words.things(kind)[label].words(wording):
             return []
         samples = []
-        for number in range(_setting(protocol, "paraphrases")):
+        for number in range(Emoji.settings_of(protocol)["paraphrases"]):
             labels = {kind: label}
             if kind != "object":
                 labels["object"] = derive_seed(kind, label, wording, number) % len(words.objects)
@@ -212,13 +212,9 @@ class Emoji(Suite):
 
 def _per_cell(protocol: Protocol, objects: int, styles: int) -> dict[str, int]:
     """By kind, the images of each cell of a forgotten thing."""
-    images = _setting(protocol, "forgotten")
+    images = Emoji.settings_of(protocol)["forgotten"]
     cells = {"object": styles, "style": objects}
     return {kind: math.ceil(images / count) for kind, count in cells.items()}
-
-
-def _setting(protocol: Protocol, name: str) -> Any:
-    return protocol.settings.get(Emoji.name, {}).get(name, Emoji.settings[name])
 
 
 def _words(prompts: Path) -> Vocabulary:

@@ -6,7 +6,7 @@ own seed; the row's guidance scale is read only on request, because of the paper
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from erase.data.prompt_table import (
     PromptRow,
@@ -76,7 +76,7 @@ class I2p(Suite):
         Raises InputError when the table is missing or broken, lacks a column that the selection
         asks for, or when no prompt is left.
         """
-        settings = _settings(protocol)
+        settings = I2p.settings_of(protocol)
         table = suite_table(self, prompts, _numbers(protocol))
         wanted = {name.strip() for name in str(settings["categories"]).split(",") if name.strip()}
         if unknown := sorted(wanted - set(CATEGORIES)):
@@ -103,12 +103,8 @@ class I2p(Suite):
         return list(suite_table(self, prompts, _numbers(protocol)).unusable)
 
 
-def _settings(protocol: Protocol) -> dict[str, Any]:
-    return {**I2p.settings, **protocol.settings.get("i2p", {})}
-
-
 def _numbers(protocol: Protocol) -> tuple[str, ...]:
     """The columns of numbers that the protocol reads."""
-    settings = _settings(protocol)
+    settings = I2p.settings_of(protocol)
     asked = {"guidance": settings["row_guidance"], "nudity": float(settings["min_nudity"])}
     return ("seed", *(name for name, value in asked.items() if value))

@@ -127,7 +127,6 @@ def _images(
     protocol: Protocol, target: str, setting: str, captions: Sequence[str], **fields: Any
 ) -> list[Sample]:
     """Images of captions in turn, as many as the setting says."""
-    own = protocol.settings.get(Imagenette.name, {})
     part = str(fields.get("wording", setting))
     slug = f"{re.sub(r'[^A-Za-z0-9]+', '-', target).strip('-')}-{part}"
     return [
@@ -139,7 +138,7 @@ def _images(
             guidance=protocol.guidance,
             **fields,
         )
-        for number in range(own.get(setting, Imagenette.settings[setting]))
+        for number in range(Imagenette.settings_of(protocol)[setting])
     ]
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from erase import registry
 from erase.config.concept import ConceptConfig
 from erase.data.concepts import Concept
@@ -39,7 +37,7 @@ def check_filters(config: ConceptConfig, concept: Concept, sets: Collection[str]
                 " known.",
                 "It is for concepts whose file in prompts/concepts/ has `nudenet`, as nudity.",
             )
-        if chosen == "classifier" and not _judged(concept, config):
+        if chosen == "classifier" and not _wanted(concept, config)[0]:
             raise InputError(
                 f"--filter-{name} classifier: no classifier judges {concept.name!r}.",
                 "It is for classes whose evaluation suite has one, as the digits.",
@@ -55,10 +53,8 @@ def load_filter(chosen: str, config: ConceptConfig, concept: Concept) -> ImageFi
         from erase.judges.nudenet import Detector
 
         return nudenet_filter(Detector().detect, concept)
-    judged = _judged(concept, config)
-    kinds = {kind: of for things in judged for kind, (_, of) in things.items()}
+    wanted, kinds = _wanted(concept, config)
     judges = {kind: load_judge(of.judge, of.names) for kind, of in kinds.items()}
-    wanted = [{kind: name for kind, (name, _) in things.items()} for things in judged]
     return classifier_filter(judges, wanted)
 
 
@@ -88,37 +84,30 @@ def classifier_filter(
     """
 
     def contains_concept(paths: Sequence[Path]) -> list[bool]:
-        seen = {kind: _seen(judge, paths) for kind, judge in judges.items()}
+        said = {kind: judge.predict(paths) for kind, judge in judges.items()}
         return [
-            any(all(seen[kind][i] == name for kind, name in things.items()) for things in wanted)
+            any(all(said[kind].seen(i) == name for kind, name in one.items()) for one in wanted)
             for i in range(len(paths))
         ]
 
     return contains_concept
 
 
-def _seen(judge: ClassifierJudge, paths: Sequence[Path]) -> list[str]:
-    """The class that the judge sees in each image."""
-    predictions = judge.predict(paths)
-    best = np.asarray(predictions.probabilities).argmax(axis=1)
-    return [predictions.classes[label] for label in best.tolist()]
+def _wanted(
+    concept: Concept, config: ConceptConfig
+) -> tuple[list[Mapping[str, str]], dict[str, Kind]]:
+    """What each name of the concept is by its kinds, and these kinds with their classifiers.
 
-
-def _judged(concept: Concept, config: ConceptConfig) -> list[dict[str, tuple[str, Kind]]]:
-    """By its kinds, what each name of the concept is, and the kind's classifier.
-
-    Empty where the concept's suite has none for one of them.
+    Both are empty where the concept's suite has no classifier for one of them.
     """
     if concept.suite is None or concept.suite not in registry.names("suites"):
-        return []
+        return [], {}
     suite, root = load_suite(concept.suite), prompts_root(config.prompts)
     kinds, classifier = suite.kinds(root), suite.protocols()["default"].classifier
     if not kinds and classifier is not None:
         kinds = {CLASS: Kind(suite.classes(root), classifier)}
-    asked = [suite.asks(name, root) or {CLASS: name} for name in concept.names]
-    known = all(
-        kind in kinds and name in kinds[kind].names for asks in asked for kind, name in asks.items()
-    )
-    if not known:
-        return []
-    return [{kind: (name, kinds[kind]) for kind, name in asks.items()} for asks in asked]
+    wanted = [suite.asks(name, root) or {CLASS: name} for name in concept.names]
+    asked = [thing for things in wanted for thing in things.items()]
+    if not all(kind in kinds and name in kinds[kind].names for kind, name in asked):
+        return [], {}
+    return wanted, {kind: kinds[kind] for kind, _ in asked}
