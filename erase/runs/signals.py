@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from erase.errors import ENDING, Interrupted
+from erase.files import uninterrupted
 
 PATIENCE = 30.0  # seconds that a child gets to end by itself
 TWICE = 1.5  # a terminal and a launcher may both send the signal; a later one is meant
@@ -65,20 +66,25 @@ def run_child(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     Returns its exit code and what it wrote. The child gets SIGTERM and PATIENCE to clean up, then
     SIGKILL.
     """
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, WITH_PARENT: "1"},
-    ) as child:
+    with contextlib.ExitStack() as started:
+        child = None
         try:
+            with uninterrupted():  # a signal while it starts would leave a child that nobody ends
+                child = subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, WITH_PARENT: "1"},
+                )
+                started.enter_context(child)
             said, complaints = child.communicate()
         except BaseException:
-            child.terminate()
-            try:
-                child.communicate(timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                child.kill()
+            if child is not None:
+                child.terminate()
+                try:
+                    child.communicate(timeout=PATIENCE)
+                except subprocess.TimeoutExpired:
+                    child.kill()
             raise
     return subprocess.CompletedProcess(command, child.returncode, said, complaints)

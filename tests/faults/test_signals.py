@@ -219,6 +219,27 @@ def test_a_child_ends_too(script: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.fault("signal")
+def test_a_child_ends_where_the_signal_comes_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    class Slow(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    with interruptible(), pytest.raises(Interrupted):
+        run_child(["sleep", "100"])
+    (child,) = started
+    found = child.returncode  # None where nobody waited for it
+    child.kill()
+    assert found == -signal.SIGTERM
+
+
+@pytest.mark.fault("signal")
 def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     child = (
         "import os, pathlib, time; from erase.runs.signals import end_with_parent\n"
