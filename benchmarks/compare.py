@@ -124,6 +124,7 @@ def table_parser(about: str | None, output: str, *, trials: int) -> argparse.Arg
     parser.add_argument("--trials", type=int, default=trials, help="seeds")
     parser.add_argument("--methods", help="with commas; default: all, and LUR with α auto")
     parser.add_argument("--concept", action="append", help="only this request; several times")
+    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU when there is one")
     parser.add_argument("--slice", action="store_true", help="everything tiny, to see it work")
     return parser
 
@@ -132,4 +133,5 @@ def table_options(model: str, given: argparse.Namespace) -> dict[str, Any]:
     """What `table_parser` was given, as options of `erase compare diffusion`."""
     lines = given.methods or ",".join((*methods_for(TEXT_TO_IMAGE), *MORE))
     named = {name: getattr(given, name) for name in ("trials", "jobs", "output")}
+    named |= {"device": given.device} if given.device else {}
     return {"model": model, "methods": lines, **named}

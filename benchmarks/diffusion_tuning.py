@@ -1,21 +1,30 @@
 """The same small effort for every method: three settings each, on a concept of its own.
 
     python -m benchmarks.diffusion_tuning --output runs/tuning
-    python -m benchmarks.diffusion_tuning --model mini-emoji --concept fox --output runs/tuning-fox
+    python -m benchmarks.diffusion_tuning --model mini-emoji --output runs/tuning-emoji
 
-Resumable. What it forgets must not be among what the tables of docs/diffusion.md forget. Prints,
-and writes to `choice.json`, the best of each method's three: the highest H where the suite measures
-it, else harmonic mean of UA and RA (a method that forgets nothing, or that keeps nothing, has 0),
-ties by the lower FID. The choices stand in the methods' files, in `RECIPES["small"]`.
+This is `erase compare diffusion` with the options below, printed first. It may be killed and
+started again. What it forgets must not be among what the tables of docs/diffusion.md forget; on
+mini-emoji it trains and judges as `benchmarks.emoji_table` does. Prints, and writes to
+`choice.json`, the best of each method's three: the highest H where the suite measures it, else
+harmonic mean of UA and RA (a method that forgets nothing, or that keeps nothing, has 0), ties by
+the lower FID.
 """
 
-from pathlib import Path
+import argparse
+import sys
 from typing import Any
 
-import click
+from benchmarks import emoji_table
+from benchmarks.compare import command as compare
+from benchmarks.compare import run, table_options, table_parser
+from erase.files import read_json, write_json
 
-from erase.files import write_json
-
+MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "mini-sd": ("nine", {"images-per-class": 20}, ()),
+    "mini-emoji": ("fox", emoji_table.TRAINING | emoji_table.EVALUATION, emoji_table.SETTINGS),
+}
+"""What each model forgets, options of the comparison, and `--set` of it."""
 GRID: dict[str, tuple[str, ...]] = {
     # LUR's λ was chosen among 0.5, 1 and 3 on "three" when mini-sd was made; λ alone here too.
     "lur": ("@forget_weight=0.25", "@forget_weight=0.5", "@forget_weight=1"),
@@ -76,33 +85,32 @@ def _rank(row: dict[str, Any]) -> tuple[float, float]:
     return -values.get("h", 2 * ua * ra / (ua + ra or 1.0)), fid
 
 
-@click.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of runs.")
-@click.option("--model", default="mini-sd", show_default=True, help="The model.")
-@click.option("--concept", default="nine", show_default=True, help="What is forgotten.")
-@click.option("--images", default=20, show_default=True, help="Images a class to judge by.")
-@click.option("--methods", default=",".join(GRID), show_default=True, help="Methods.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, …")
-def main(output: Path, model: str, concept: str, images: int, methods: str, device: str) -> None:
-    """Run three settings of every method on one concept, and choose."""
-    from erase.comparison.diffusion import DiffusionComparison
-    from erase.comparison.diffusion_report import write_report
-    from erase.comparison.entries import diffusion_entries
-    from erase.config.compare import CompareDiffusionConfig
+def command(given: argparse.Namespace) -> list[str]:
+    """The command line that makes all of it."""
+    concept, options, settings = MODELS[given.model]
+    names = given.methods.split(",") if given.methods else GRID
+    given.methods = ",".join(name + fixed for name in names for fixed in GRID[name])
+    options = table_options(given.model, given) | options
+    if given.slice:
+        options |= emoji_table.SLICE | {"images-per-class": 1, "evaluation-steps": 2}
+    return compare("diffusion", options, {"concept": given.concept or [concept], "set": settings})
 
-    labels = [name + fixed for name in methods.split(",") for fixed in GRID[name]]
-    config = CompareDiffusionConfig(model=model, concept=(concept,), images_per_class=images)
-    comparing = diffusion_entries(",".join(labels))
-    comparison = DiffusionComparison(config, comparing, output, device, click.echo)
-    comparison.check()
-    rows = comparison.run()
-    write_report(output, rows, {"config": config.to_dict()})
-    chosen = choose(rows)
-    write_json(output / "choice.json", {name: row["method"] for name, row in chosen.items()})
+
+def main() -> int:
+    """Run three settings of every method on one concept, and choose."""
+    parser = table_parser(__doc__, "runs/tuning", trials=1)
+    parser.add_argument("--model", choices=MODELS, default="mini-sd")
+    given = parser.parse_args()
+    if status := run(command(given)):
+        return status
+    chosen = choose(read_json(given.output / "results.json", dict)["rows"])
+    write_json(given.output / "choice.json", {name: row["method"] for name, row in chosen.items()})
     for name, row in chosen.items():
         values = {key: summary["value"] for key, summary in row["metrics"].items()}
-        click.echo(f"{name}: {row['method']}  UA {values['ua']:.3f} RA {values['ra']:.3f}")
+        numbers = [f"{key} {values[key]:.3f}" for key in ("ua", "ra", "h") if key in values]
+        print(f"{name}: {row['method']}  {' '.join(numbers)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

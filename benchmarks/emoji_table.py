@@ -1,6 +1,7 @@
 """Every method on mini-emoji: objects, styles, two at once, a pair, two seeds: docs/diffusion.md.
 
-    python -m benchmarks.emoji_table --output runs/emoji-table --jobs 2
+    python -m benchmarks.diffusion_tuning --model mini-emoji --output runs/tuning-emoji --jobs 2
+    python -m benchmarks.emoji_table --tuned runs/tuning-emoji/choice.json --jobs 2
 
 This is `erase compare diffusion` with the options below, printed first. It may be killed and
 started again. The evaluation and the training are smaller than the suite's and the recipe's own
@@ -9,10 +10,12 @@ started again. The evaluation and the training are smaller than the suite's and 
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import command as compare
 from benchmarks.compare import run, table_options, table_parser
+from erase.files import read_json
 
 PAIR = "cat from flat style"
 REQUESTS = ("cat", "guitar", "castle", "flat style", "mono style", "cat, dagger", PAIR)
@@ -31,6 +34,12 @@ SLICE = {"max-train-steps": 1, "train-batch-size": 2, "num-forget-images": 2}
 SLICE |= {"num-retain-images": 4, "num-anchor-images": 2, "render-steps": 2}
 
 
+def tuned(path: Path) -> list[str]:
+    """A choice as `--set` takes it: METHOD.NAME=VALUE of each setting."""
+    labels = [label.split("@") for label in read_json(path, dict).values()]
+    return [f"{method}.{setting}" for method, *settings in labels for setting in settings]
+
+
 def command(given: argparse.Namespace) -> list[str]:
     """The command line that makes all of it."""
     options: dict[str, Any] = table_options("mini-emoji", given)
@@ -39,13 +48,14 @@ def command(given: argparse.Namespace) -> list[str]:
     if given.slice:
         options |= SLICE | EVALUATION | {"evaluation-steps": 2}
     options |= {"max-train-steps": given.steps} if given.steps else {}
-    settings = () if given.full else SETTINGS
+    settings = [*(() if given.full else SETTINGS), *(tuned(given.tuned) if given.tuned else ())]
     return compare("diffusion", options, {"concept": given.concept or REQUESTS, "set": settings})
 
 
 def main() -> int:
     """Run the comparison through the command line, as a user would."""
     parser = table_parser(__doc__, "runs/emoji-table", trials=2)
+    parser.add_argument("--tuned", type=Path, help="choice.json of benchmarks.diffusion_tuning")
     parser.add_argument("--steps", type=int, help="of training")
     parser.add_argument("--full", action="store_true", help="the recipe's steps, all images")
     return run(command(parser.parse_args()))
