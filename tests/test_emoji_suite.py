@@ -19,16 +19,19 @@ from erase.config.evaluate import EvaluateConfig
 from erase.data.emoji import KINDS, read_vocabulary, words_of
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
+from erase.evaluation.observe import find_observers
 from erase.evaluation.plan import make_plan
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.score import check_targets, choose_samples
+from erase.judges.emoji import IconJudge
 from erase.models.loading import resolve
 from erase.runs.record import RECORD
 from erase.scoring.context import Context, Predictions
+from erase.scoring.judge import View
 from erase.scoring.samples import Protocol, Sample
 from erase.scoring.suite import load_suite
 from erase.tasks.attack import CONCEPT, HARMLESS
-from tests.evaluation_world import score, values
+from tests.evaluation_world import pictures, score, values
 
 ROOT = prompts_root()
 ALL = read_vocabulary()
@@ -278,3 +281,21 @@ def test_a_tiny_evaluation_of_the_base(tmp_path: Path) -> None:
     expected = {"ua", "ra", "ira", "cra", "neighbours", "neighbours_rest", "paraphrases", "h"}
     assert set(metrics) == expected | {"fid_emoji_objects"}
     assert "paraphrase UA" in " ".join(result.output.split())
+
+
+def test_each_classifier_looks_at_an_image_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier of objects, which FID and RA ask too, and that of styles."""
+    targets, looked, predict = frozenset({"cat"}), [], IconJudge.predict
+
+    def count(judge: IconJudge, images: list[Path]) -> Predictions:
+        looked.append(judge.name)
+        return predict(judge, images)
+
+    monkeypatch.setattr(IconJudge, "predict", count)
+    observers = find_observers(SUITE, DEFAULT, ROOT, targets=targets, baseline=True)
+    view = View(chosen("cat")[:2], pictures(tmp_path, 2))
+    context = observers.look(view, targets).context
+    assert sorted(looked) == ["emoji_objects", "emoji_styles"]
+    assert context.kinds["object"] is context.predictions

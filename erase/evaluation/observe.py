@@ -64,6 +64,12 @@ class Observers:
     def look(self, view: View, targets: frozenset[str]) -> Observed:
         """Everything that the judges measure on one model's images alone."""
         predictions = self.classifier.look(view) if self.classifier else None
+        kinds = {
+            kind: judge.look(view)
+            if judge is not self.classifier or predictions is None
+            else predictions  # of the same network
+            for kind, judge in self.kinds.items()
+        }
         features = {name: net.look(view) for name, net in self.inception.items()}
         if self.classifier is not None and predictions is not None:
             features[CLASSIFIER] = Features(
@@ -74,7 +80,7 @@ class Observers:
             images=view.files,
             targets=targets,
             predictions=predictions,
-            kinds={kind: judge.look(view) for kind, judge in self.kinds.items()},
+            kinds=kinds,
             neighbours=self.neighbours,
             similarity=self.clip.look(view) if self.clip else None,
             detections=self.detector.look(view) if self.detector else None,
@@ -214,7 +220,12 @@ def find_observers(
     return Observers(
         protocol,
         classifier,
-        {k: load_judge(v.judge, v.names, device=device) for k, v in kinds.items()}
+        {
+            kind: classifier
+            if classifier is not None and wanted.judge == protocol.classifier
+            else load_judge(wanted.judge, wanted.names, device=device)
+            for kind, wanted in kinds.items()
+        }
         if required & {CLASSIFIER, "kinds"}
         else {},
         neighbours,
