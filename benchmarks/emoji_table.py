@@ -34,10 +34,16 @@ SLICE = {"max-train-steps": 1, "train-batch-size": 2, "num-forget-images": 2}
 SLICE |= {"num-retain-images": 4, "num-anchor-images": 2, "render-steps": 2}
 
 
-def tuned(path: Path) -> list[str]:
-    """A choice as `--set` takes it: METHOD.NAME=VALUE of each setting."""
+def tuned(path: Path, methods: str) -> list[str]:
+    """What a choice says of the compared methods, as `--set` takes it: METHOD.NAME=VALUE."""
+    compared = {label.partition("@")[0] for label in methods.split(",")}
     labels = [label.split("@") for label in read_json(path, dict).values()]
-    return [f"{method}.{setting}" for method, *settings in labels for setting in settings]
+    return [
+        f"{method}.{setting}"
+        for method, *settings in labels
+        if method in compared
+        for setting in settings
+    ]
 
 
 def command(given: argparse.Namespace) -> list[str]:
@@ -48,7 +54,8 @@ def command(given: argparse.Namespace) -> list[str]:
     if given.slice:
         options |= SLICE | EVALUATION | {"evaluation-steps": 2}
     options |= {"max-train-steps": given.steps} if given.steps else {}
-    settings = [*(() if given.full else SETTINGS), *(tuned(given.tuned) if given.tuned else ())]
+    settings = [] if given.full else [*SETTINGS]
+    settings += tuned(given.tuned, options["methods"]) if given.tuned else []
     return compare("diffusion", options, {"concept": given.concept or REQUESTS, "set": settings})
 
 
