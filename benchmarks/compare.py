@@ -94,13 +94,9 @@ def classifier_parser(
     about: str | None, output: str, *, data: str, jobs: int, search: int
 ) -> argparse.ArgumentParser:
     """The options of all classifier tables; `data` says what `--data-dir` holds."""
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _parser(about, output)
     parser.add_argument("--data-dir", type=Path, help=data)
-    parser.add_argument("--output", type=Path, default=Path(output))
     parser.add_argument("--jobs", type=int, default=jobs, help="processes, each with one thread")
-    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU when there is one")
     parser.add_argument("--forget", action="append", help="only this forget set; several times")
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--search", type=int, default=search, help="trials of each method's search")
@@ -109,22 +105,16 @@ def classifier_parser(
 
 def classifier_options(given: argparse.Namespace) -> dict[str, Any]:
     """What `classifier_parser` was given, as options of `erase compare classifier`."""
-    named = {name: getattr(given, name) for name in ("trials", "search", "jobs", "output")}
-    named |= {"data-dir": given.data_dir} if given.data_dir else {}
-    return named | ({"device": given.device} if given.device else {})
+    return _named(given, "trials", "search", "jobs", "output", "data-dir", "device")
 
 
 def table_parser(about: str | None, output: str, *, trials: int) -> argparse.ArgumentParser:
     """The options of all diffusion tables."""
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path(output))
+    parser = _parser(about, output)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread")
     parser.add_argument("--trials", type=int, default=trials, help="seeds")
     parser.add_argument("--methods", help="with commas; default: all, and LUR with α auto")
     parser.add_argument("--concept", action="append", help="only this request; several times")
-    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU when there is one")
     parser.add_argument("--slice", action="store_true", help="everything tiny, to see it work")
     return parser
 
@@ -132,6 +122,21 @@ def table_parser(about: str | None, output: str, *, trials: int) -> argparse.Arg
 def table_options(model: str, given: argparse.Namespace) -> dict[str, Any]:
     """What `table_parser` was given, as options of `erase compare diffusion`."""
     lines = given.methods or ",".join((*methods_for(TEXT_TO_IMAGE), *MORE))
-    named = {name: getattr(given, name) for name in ("trials", "jobs", "output")}
-    named |= {"device": given.device} if given.device else {}
+    named = _named(given, "trials", "jobs", "output", "device")
     return {"model": model, "methods": lines, **named}
+
+
+def _parser(about: str | None, output: str) -> argparse.ArgumentParser:
+    """The options of the tables of both kinds."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path(output))
+    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU when there is one")
+    return parser
+
+
+def _named(given: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options as they were given, without those that were not."""
+    values = {name: getattr(given, name.replace("-", "_")) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

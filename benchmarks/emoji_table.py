@@ -15,6 +15,8 @@ from typing import Any
 
 from benchmarks.compare import command as compare
 from benchmarks.compare import run, table_options, table_parser
+from erase.comparison.entries import diffusion_entries
+from erase.config.values import parse_line
 from erase.files import read_json
 
 PAIR = "cat from flat style"
@@ -36,13 +38,12 @@ SLICE |= {"num-retain-images": 4, "num-anchor-images": 2, "render-steps": 2}
 
 def tuned(path: Path, methods: str) -> list[str]:
     """What a choice says of the compared methods, as `--set` takes it: METHOD.NAME=VALUE."""
-    compared = {label.partition("@")[0] for label in methods.split(",")}
-    labels = [label.split("@") for label in read_json(path, dict).values()]
+    compared = {line.method for line in diffusion_entries(methods)}
     return [
-        f"{method}.{setting}"
-        for method, *settings in labels
-        if method in compared
-        for setting in settings
+        f"{line.method}.{name}={value}"
+        for line in map(parse_line, read_json(path, dict).values())
+        if line.method in compared
+        for name, value in line.settings.items()
     ]
 
 

@@ -63,13 +63,9 @@ class Observers:
 
     def look(self, view: View, targets: frozenset[str]) -> Observed:
         """Everything that the judges measure on one model's images alone."""
-        predictions = self.classifier.look(view) if self.classifier else None
-        kinds = {
-            kind: judge.look(view)
-            if judge is not self.classifier or predictions is None
-            else predictions  # of the same network
-            for kind, judge in self.kinds.items()
-        }
+        judges = dict.fromkeys((self.classifier, *self.kinds.values()))  # one may be both
+        looked = {judge: judge.look(view) for judge in judges if judge is not None}
+        predictions = looked[self.classifier] if self.classifier is not None else None
         features = {name: net.look(view) for name, net in self.inception.items()}
         if self.classifier is not None and predictions is not None:
             features[CLASSIFIER] = Features(
@@ -80,7 +76,7 @@ class Observers:
             images=view.files,
             targets=targets,
             predictions=predictions,
-            kinds=kinds,
+            kinds={kind: looked[judge] for kind, judge in self.kinds.items()},
             neighbours=self.neighbours,
             similarity=self.clip.look(view) if self.clip else None,
             detections=self.detector.look(view) if self.detector else None,
