@@ -1,4 +1,4 @@
-"""Evaluation folders made up for tests of reports (patterns, invented boxes), and their pages."""
+"""Made up for tests of reports: evaluation folders (patterns, boxes), runs; and their pages."""
 
 import html.parser
 import json
@@ -195,3 +195,41 @@ def check_page(text: str) -> Page:
     assert page.tags.count("img") == len(page.alts)
     assert all(page.alts)
     return page
+
+
+SHARES = {"ua": 1.0, "ra": 0.9, "fid": 3.0}
+
+
+def summaries(values: dict[str, float]) -> dict[str, Any]:
+    return {
+        name: {
+            "title": f"title of {name}",
+            "unit": "distance" if name == "fid" else "share",
+            "value": value,
+            "n": 50,
+            "ci95": None,
+            "higher_is_better": name != "fid",
+        }
+        for name, value in values.items()
+    }
+
+
+def row(
+    method: str,
+    concept: str = "three",
+    *,
+    seconds: float = 10.0,
+    trial: int = 0,
+    original: dict[str, float] | None = None,
+    **changes: float,
+) -> dict[str, Any]:
+    """A run of a comparison of diffusion models, as its file has it."""
+    return {
+        "method": method,
+        "concept": concept,
+        "trial": trial,
+        "metrics": summaries(SHARES | changes),
+        "original": summaries(original or {"ua": 0.0, "ra": 1.0, "fid": 3.2}),
+        "seconds": seconds,
+        "memory_bytes": 2**30,
+    }

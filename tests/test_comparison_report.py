@@ -12,8 +12,7 @@ from erase.errors import InputError
 from erase.judges.classifier import load_judge
 from erase.models.classifiers import Description, build, save_classifier
 from erase.scoring.suite import load_suite
-from tests.report_world import Page
-from tests.test_compare_diffusion import row
+from tests.report_world import Page, row
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -44,18 +44,17 @@ SPENT = (
 
 def columns(rows: Rows) -> tuple[Column, ...]:
     """The columns of all that was measured in some run, in the order of the suite's metrics."""
-    found: dict[str, Column] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         for name, summary in row.get("metrics", {}).items():
-            if name not in found:
-                found[name] = _column(name, summary)
+            found.setdefault(name, []).append(summary)
     if found.keys() & set(KINDS):
         found.pop("ra", None)
-    return (*found.values(), *SPENT)
+    return (*(_column(name, summaries) for name, summaries in found.items()), *SPENT)
 
 
-def _column(name: str, summary: Mapping[str, Any]) -> Column:
-    plugin = metric_of(name)
+def _column(name: str, summaries: Sequence[Mapping[str, Any]]) -> Column:
+    summary, plugin = summaries[0], metric_of(name)
     head = plugin.upper() if len(plugin) <= SHORT else name.replace("_", " ")
     share = summary["unit"] == "share"
     about = str(summary["title"])
@@ -63,11 +62,12 @@ def _column(name: str, summary: Mapping[str, Any]) -> Column:
         head = load_metric(plugin).heads.get(name, head)
         # The title of `h` holds the numbers of one run.
         about = registry.summary("metrics", plugin) if plugin == name else about
+    small = all(abs(one["value"]) < 1 for one in summaries)
     return Column(
         name,
         f"{head} %" if share else head,
         PERCENT if share else 1,
-        1 if share else 2,
+        1 if share else 4 if small else 2,
         bool(summary["higher_is_better"]),
         about,
     )

@@ -128,7 +128,8 @@ def sections(rows: Rows) -> list[Section]:
     if len(requests) > 1 and len({row["trial"] for row in rows}) > 1:
         for request in requests:
             own = [row for row in rows if row["concept"] == request]
-            found.append(Section(request, _heads(shown), _mean_rows(summarise(own), shown)))
+            mine = columns(own)  # not what only other requests have
+            found.append(Section(request, _heads(mine), _mean_rows(summarise(own), mine)))
     heads = ["concept", "trial", *_heads(shown)]
     found.append(Section(EVERY, heads, _run_rows(rows, shown)))
     return found
