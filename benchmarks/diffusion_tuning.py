@@ -1,19 +1,20 @@
-"""The same small effort for every method: three settings each, on a concept of its own.
+"""The same small effort for every method: three settings each, on requests of its own.
 
     python -m benchmarks.diffusion_tuning --output runs/tuning
     python -m benchmarks.diffusion_tuning --model mini-emoji --output runs/tuning-emoji
 
 This is `erase compare diffusion` with the options below, printed first. It may be killed and
 started again. What it forgets must not be among what the tables of docs/diffusion.md forget; on
-mini-emoji it trains and judges as `benchmarks.emoji_table` does. Prints, and writes to
-`choice.json`, the best of each method's three: the highest H where the suite measures it, else
-harmonic mean of UA and RA (a method that forgets nothing, or that keeps nothing, has 0). Where
-several are within half a point of the best, it is the first of them in `GRID`: what stands first
-is what ships.
+mini-emoji it is an object and a style, and it trains and judges as `benchmarks.emoji_table` does.
+Prints, and writes to `choice.json`, the best of each method's three: the highest mean over the
+requests of H where the suite measures it, else of the harmonic mean of UA and RA (a method that
+forgets nothing, or that keeps nothing, has 0). Where several are within half a point of the best,
+it is the first of them in `GRID`: what stands first is what ships.
 """
 
 import argparse
 import sys
+from statistics import fmean, harmonic_mean
 from typing import Any
 
 from benchmarks import emoji_table
@@ -22,9 +23,13 @@ from benchmarks.compare import run, table_options, table_parser
 from erase.config.values import parse_line
 from erase.files import read_json, write_json
 
-MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "mini-sd": ("nine", {"images-per-class": 20}, ()),
-    "mini-emoji": ("fox", emoji_table.TRAINING | emoji_table.EVALUATION, emoji_table.SETTINGS),
+MODELS: dict[str, tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]] = {
+    "mini-sd": (("nine",), {"images-per-class": 20}, ()),
+    "mini-emoji": (
+        ("fox", "noto style"),
+        emoji_table.TRAINING | emoji_table.EVALUATION,
+        emoji_table.SETTINGS,
+    ),
 }
 """What each model forgets, options of the comparison, and `--set` of it."""
 GRID: dict[str, tuple[str, ...]] = {
@@ -73,51 +78,60 @@ TIE = 0.005
 
 
 def choose(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The best row of each method; runs that failed lose.
+    """The best line of each method: its name in `line`, and its means over requests and seeds.
 
-    `rows` are those of `results.json`, one request and seed, a method's in the order of `GRID`.
+    A line with a run that failed loses. `rows` are those of `results.json`, a method's lines in
+    the order of `GRID`.
     """
-    runs: dict[str, list[dict[str, Any]]] = {}
+    lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if "failed" not in row:
-            runs.setdefault(parse_line(row["method"]).method, []).append(row)
-    best = {method: max(map(_score, tried)) for method, tried in runs.items()}
+        lines.setdefault(row["method"], []).append(row)
+    tried: dict[str, list[dict[str, Any]]] = {}
+    for line, runs in lines.items():
+        if not any("failed" in run for run in runs):
+            tried.setdefault(parse_line(line).method, []).append({"line": line} | _means(runs))
+    best = {method: max(one["score"] for one in found) for method, found in tried.items()}
     return {
-        method: next(row for row in tried if _score(row) > best[method] - TIE)
-        for method, tried in runs.items()
+        method: next(one for one in found if one["score"] > best[method] - TIE)
+        for method, found in tried.items()
     }
 
 
-def _score(row: dict[str, Any]) -> float:
-    values = {name: summary["value"] for name, summary in row["metrics"].items()}
-    ua, ra = values["ua"], values["ra"]
-    return float(values.get("h", 2 * ua * ra / (ua + ra or 1.0)))
+def _means(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Means of UA, RA and the score."""
+    values = [{name: one["value"] for name, one in run["metrics"].items()} for run in runs]
+    return {
+        "ua": fmean(value["ua"] for value in values),
+        "ra": fmean(value["ra"] for value in values),
+        "score": fmean(
+            value.get("h", harmonic_mean((value["ua"], value["ra"]))) for value in values
+        ),
+    }
 
 
 def command(given: argparse.Namespace) -> list[str]:
     """The command line that makes all of it."""
-    concept, options, settings = MODELS[given.model]
+    requests, options, settings = MODELS[given.model]
     names = given.methods.split(",") if given.methods else GRID
     given.methods = ",".join(name + fixed for name in names for fixed in GRID[name])
     options = table_options(given.model, given) | options
     if given.slice:
         options |= emoji_table.SLICE | {"images-per-class": 1, "evaluation-steps": 2}
-    return compare("diffusion", options, {"concept": given.concept or [concept], "set": settings})
+    return compare("diffusion", options, {"concept": given.concept or requests, "set": settings})
 
 
 def main() -> int:
-    """Run three settings of every method on one concept, and choose."""
+    """Run three settings of every method, and choose."""
     parser = table_parser(__doc__, "runs/tuning", trials=1)
     parser.add_argument("--model", choices=MODELS, default="mini-sd")
     given = parser.parse_args()
     if status := run(command(given)):
         return status
     chosen = choose(read_json(given.output / "results.json", dict)["rows"])
-    write_json(given.output / "choice.json", {name: row["method"] for name, row in chosen.items()})
-    for name, row in chosen.items():
-        values = {key: summary["value"] for key, summary in row["metrics"].items()}
-        numbers = [f"{key} {values[key]:.3f}" for key in ("ua", "ra", "h") if key in values]
-        print(f"{name}: {row['method']}  {' '.join(numbers)}")
+    write_json(given.output / "choice.json", {name: one["line"] for name, one in chosen.items()})
+    for name, one in chosen.items():
+        numbers = " ".join(f"{key} {one[key]:.3f}" for key in ("ua", "ra", "score"))
+        print(f"{name}: {one['line']}  {numbers}")
     return 0
 
 

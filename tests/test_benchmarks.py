@@ -3,13 +3,20 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import classifier_cpu, classifier_faces, compare, emoji_sequence
+from benchmarks import (
+    classifier_cpu,
+    classifier_faces,
+    compare,
+    diffusion_tuning,
+    emoji_sequence,
+)
 from erase.cli.main import main
 from erase.comparison.pool import COSTS
 from erase.files import append_jsonl, read_json, write_json
@@ -101,3 +108,24 @@ def test_the_table_of_chains_counts_what_comes_back(tmp_path: Path) -> None:
     table = emoji_sequence.markdown(emoji_sequence.rows(tmp_path, ["lur"], 2, 2)).splitlines()
     middle = " | ".join(["60.0 ± 14.1"] * len(emoji_sequence.COLUMNS))
     assert table[2:] == [f"| `lur` | 1 | {middle} | – |", f"| `lur` | 2 | {middle} | 25.0 ± 0.0 |"]
+
+
+def test_the_best_of_three_is_the_best_on_average_and_ties_go_to_what_ships() -> None:
+    def row(line: str, ua: float, ra: float = 0.9, **more: float) -> dict[str, Any]:
+        metrics = {"ua": ua, "ra": ra} | more
+        return {"method": line, "metrics": {k: {"value": v} for k, v in metrics.items()}}
+
+    rows: list[dict[str, Any]] = [
+        *(row("lur@a=1", 1.0, h=1.0), row("lur@a=2", 1.0, h=0.9), row("lur@a=3", 0.2, h=0.2)),
+        *(row("lur@a=1", 0.5, h=0.5), row("lur@a=2", 1.0, h=0.9), row("lur@a=3", 1.0, h=1.0)),
+        *(row("esd@a=1", 0.998), row("esd@a=2", 1.0), row("esd@a=3", 0.0)),
+        *(row("fmn@a=1", 0.1), row("fmn@a=2", 0.9), {"method": "fmn@a=2", "failed": "nan"}),
+    ]
+    chosen = diffusion_tuning.choose(rows)
+    assert {name: one["line"] for name, one in chosen.items()} == {
+        "lur": "lur@a=2",
+        "esd": "esd@a=1",
+        "fmn": "fmn@a=1",
+    }
+    assert chosen["lur"]["score"] == pytest.approx(0.9)
+    assert chosen["esd"]["score"] == pytest.approx(2 * 0.998 * 0.9 / 1.898)
