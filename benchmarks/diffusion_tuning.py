@@ -7,19 +7,20 @@ This is `erase compare diffusion` with the options below, printed first. It may 
 started again. What it forgets must not be among what the tables of docs/diffusion.md forget; on
 mini-emoji it is an object and a style, and it trains and judges as `benchmarks.emoji_table` does.
 Prints, and writes to `choice.json`, the best of each method's three: the highest mean over the
-requests of H where the suite measures it, else of the harmonic mean of UA and RA (a method that
+requests of H where the suite measures it, else the harmonic mean of UA and RA (a method that
 forgets nothing, or that keeps nothing, has 0). Where several are within half a point of the best,
 it is the first of them in `GRID`: what stands first is what ships.
 """
 
 import argparse
 import sys
-from statistics import fmean, harmonic_mean
+from statistics import harmonic_mean
 from typing import Any
 
 from benchmarks import emoji_table
 from benchmarks.compare import command as compare
 from benchmarks.compare import run, table_options, table_parser
+from erase.comparison.diffusion_report import ORIGINAL
 from erase.config.values import parse_line
 from erase.files import read_json, write_json
 
@@ -77,36 +78,26 @@ TIE = 0.005
 """Scores (0 to 1) that differ by less are equal; an image of the forgotten is about 0.01."""
 
 
-def choose(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The best line of each method: its name in `line`, and its means over requests and seeds.
+def choose(means: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The best line of each method, with its score; a line with a run that failed loses.
 
-    A line with a run that failed loses. `rows` are those of `results.json`, a method's lines in
-    the order of `GRID`.
+    `means` are those of `results.json`, a method's lines in the order of `GRID`.
     """
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        lines.setdefault(row["method"], []).append(row)
     tried: dict[str, list[dict[str, Any]]] = {}
-    for line, runs in lines.items():
-        if not any("failed" in run for run in runs):
-            tried.setdefault(parse_line(line).method, []).append({"line": line} | _means(runs))
-    best = {method: max(one["score"] for one in found) for method, found in tried.items()}
+    for line in means:
+        if line["method"] != ORIGINAL and not line["failed"]:
+            scored = line | {"score": _score(line)}
+            tried.setdefault(parse_line(line["method"]).method, []).append(scored)
+    best = {method: max(line["score"] for line in lines) for method, lines in tried.items()}
     return {
-        method: next(one for one in found if one["score"] > best[method] - TIE)
-        for method, found in tried.items()
+        method: next(line for line in lines if line["score"] > best[method] - TIE)
+        for method, lines in tried.items()
     }
 
 
-def _means(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Means of UA, RA and the score."""
-    values = [{name: one["value"] for name, one in run["metrics"].items()} for run in runs]
-    return {
-        "ua": fmean(value["ua"] for value in values),
-        "ra": fmean(value["ra"] for value in values),
-        "score": fmean(
-            value.get("h", harmonic_mean((value["ua"], value["ra"]))) for value in values
-        ),
-    }
+def _score(line: dict[str, Any]) -> float:
+    """H, or the harmonic mean of UA and RA."""
+    return float(line["h"] if "h" in line else harmonic_mean((line["ua"], line["ra"])))
 
 
 def command(given: argparse.Namespace) -> list[str]:
@@ -127,11 +118,13 @@ def main() -> int:
     given = parser.parse_args()
     if status := run(command(given)):
         return status
-    chosen = choose(read_json(given.output / "results.json", dict)["rows"])
-    write_json(given.output / "choice.json", {name: one["line"] for name, one in chosen.items()})
-    for name, one in chosen.items():
-        numbers = " ".join(f"{key} {one[key]:.3f}" for key in ("ua", "ra", "score"))
-        print(f"{name}: {one['line']}  {numbers}")
+    chosen = choose(read_json(given.output / "results.json", dict)["means"])
+    write_json(
+        given.output / "choice.json", {name: line["method"] for name, line in chosen.items()}
+    )
+    for name, line in chosen.items():
+        shown = [key for key in ("ua", "ra", "ira", "cra", "score") if key in line]
+        print(f"{name}: {line['method']}  {' '.join(f'{key} {line[key]:.3f}' for key in shown)}")
     return 0
 
 

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +17,10 @@ from benchmarks import (
     emoji_sequence,
 )
 from erase.cli.main import main
+from erase.comparison.diffusion_report import summarise
 from erase.comparison.pool import COSTS
 from erase.files import append_jsonl, read_json, write_json
+from tests.report_world import row
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +112,15 @@ def test_the_table_of_chains_counts_what_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_best_of_three_is_the_best_on_average_and_ties_go_to_what_ships() -> None:
-    def row(line: str, ua: float, ra: float = 0.9, **more: float) -> dict[str, Any]:
-        metrics = {"ua": ua, "ra": ra} | more
-        return {"method": line, "metrics": {k: {"value": v} for k, v in metrics.items()}}
-
-    rows: list[dict[str, Any]] = [
-        *(row("lur@a=1", 1.0, h=1.0), row("lur@a=2", 1.0, h=0.9), row("lur@a=3", 0.2, h=0.2)),
-        *(row("lur@a=1", 0.5, h=0.5), row("lur@a=2", 1.0, h=0.9), row("lur@a=3", 1.0, h=1.0)),
-        *(row("esd@a=1", 0.998), row("esd@a=2", 1.0), row("esd@a=3", 0.0)),
-        *(row("fmn@a=1", 0.1), row("fmn@a=2", 0.9), {"method": "fmn@a=2", "failed": "nan"}),
+    rows = [
+        *(row("lur@a=1", h=1.0), row("lur@a=2", h=0.9), row("lur@a=3", ua=0.2, h=0.2)),
+        *(row("lur@a=1", "two", ua=0.5, h=0.5), row("lur@a=2", "two", h=0.9)),
+        *(row("lur@a=3", "two", h=1.0), row("esd@a=1", ua=0.998), row("esd@a=2")),
+        *(row("esd@a=3", ua=0.0), row("fmn@a=1", ua=0.1), row("fmn@a=2", ua=0.9)),
+        {"method": "fmn@a=2", "concept": "two", "trial": 0, "failed": "nan"},
     ]
-    chosen = diffusion_tuning.choose(rows)
-    assert {name: one["line"] for name, one in chosen.items()} == {
+    chosen = diffusion_tuning.choose(summarise(rows))
+    assert {name: line["method"] for name, line in chosen.items()} == {
         "lur": "lur@a=2",
         "esd": "esd@a=1",
         "fmn": "fmn@a=1",

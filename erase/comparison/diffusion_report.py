@@ -101,6 +101,12 @@ def _mean_text(line: Mapping[str, Any], column: Column) -> str:
     return text if sd is None else f"{text} ± {column.text(sd)}"
 
 
+def _mean_section(title: str, rows: Rows) -> Section:
+    """The means of these runs, in the columns that they have."""
+    shown = columns(rows)
+    return Section(title, _heads(shown), _mean_rows(summarise(rows), shown))
+
+
 def _run_rows(rows: Rows, shown: Columns) -> list[list[str]]:
     runs = []
     for row in rows:
@@ -121,15 +127,14 @@ def sections(rows: Rows) -> list[Section]:
     The means of each request are there where both requests and trials are several.
     """
     shown, attacks = columns(rows), attack_lines(rows)
-    found = [Section("Means", _heads(shown), _mean_rows(summarise(rows), shown))]
+    found = [_mean_section("Means", rows)]
     if attacks:
         found.append(Section("After attacks", *attack_table(attacks)))
     requests = list(dict.fromkeys(row["concept"] for row in rows))
     if len(requests) > 1 and len({row["trial"] for row in rows}) > 1:
         for request in requests:
             own = [row for row in rows if row["concept"] == request]
-            mine = columns(own)  # not what only other requests have
-            found.append(Section(request, _heads(mine), _mean_rows(summarise(own), mine)))
+            found.append(_mean_section(request, own))
     heads = ["concept", "trial", *_heads(shown)]
     found.append(Section(EVERY, heads, _run_rows(rows, shown)))
     return found
