@@ -54,17 +54,22 @@ def commands(folder: Path, method: str, seed: int, given: argparse.Namespace) ->
 
 
 def run_chain(folder: Path, chain: list[list[str]]) -> None:
-    """Run a chain from the first command that did not end; RuntimeError with the one that fails."""
+    """Run a chain from the first command that did not end; RuntimeError with the one that fails.
+
+    A folder whose runs were made by other commands is refused (RuntimeError).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number, command in enumerate(chain):
-        done = folder / f"{number}.done"
+        done, text = folder / f"{number}.done", shlex.join(command[1:])
         if done.exists():
+            if done.read_text() != text:
+                raise RuntimeError(f"{done} is of other settings: give another --output.")
             continue
         with (folder / f"{number}.log").open("w") as log:
             status = run(command, log)
         if status:
             raise RuntimeError(f"{shlex.join(command)}: see {log.name}")
-        done.touch()
+        done.write_text(text)
         print(f"{folder.name}: {command[3]} {number // 2 + 1}", flush=True)
 
 

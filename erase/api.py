@@ -16,6 +16,7 @@ from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve, resolve_run
+from erase.data.concepts import suite_for
 from erase.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def classifier(
 
 def evaluate(
     model: Folder,
-    suite: str = "digits",
+    suite: str | None = None,
     *,
     output: Folder | None = None,
     target: str | Sequence[str] = (),
@@ -131,7 +132,8 @@ def evaluate(
 
     Args:
         model: a run's folder, an alias or a hub id.
-        suite: what is asked of the model.
+        suite: what is asked of the model; None is the suite of what it was made to forget, or of
+            what it renders, else `digits`.
         output: the evaluation folder; None is `evaluation-SUITE` in the model's folder.
         target: forgotten concepts; default: those of the model's record.
         metrics: names of metrics; default: the protocol's.
@@ -145,6 +147,7 @@ def evaluate(
         InputError: a value that cannot be used, or a folder with another evaluation.
         RunError: rendering or a metric failed.
     """
+    suite = suite or suite_for(str(model))
     given = {
         "model": model,
         "suite": suite,
@@ -187,7 +190,7 @@ def compare(
         output: the folder of tables and results.
         concept: what to forget, one run a method for each; `"cat, dagger"` is both at once.
         forget: forget specifications such as `random:10%`, one table for each.
-        methods: names, `all`, or lines such as `salun@mask_share=0.3`.
+        methods: names, `all`, or lines such as `salun@mask=0.3`.
         settings: of single methods, `{"lur.alpha": 0.1}`; with `concept` also of attacks and the
             suite.
         device: `cpu`, `cuda`, …

@@ -96,6 +96,8 @@ def test_a_chain_goes_on_after_what_ended(tmp_path: Path) -> None:
         emoji_sequence.run_chain(tmp_path, [count, [sys.executable, "-c", "exit(3)", "-"]])
     emoji_sequence.run_chain(tmp_path, [count, count])
     assert (tmp_path / "count").read_text() == "xx"
+    with pytest.raises(RuntimeError, match=r"0\.done is of other settings"):
+        emoji_sequence.run_chain(tmp_path, [[*count, "--seed"]])
 
 
 def test_the_table_of_chains_counts_what_comes_back(tmp_path: Path) -> None:

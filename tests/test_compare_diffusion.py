@@ -11,11 +11,18 @@ from click.testing import CliRunner
 from erase.cli.main import main
 from erase.comparison import diffusion_run
 from erase.comparison.diffusion import DiffusionComparison, Job
+from erase.comparison.dry_run import plan_diffusion
 from erase.comparison.entries import diffusion_entries
 from erase.comparison.request import Request, parse_requests
+from erase.comparison.store import store
 from erase.config.compare import CompareDiffusionConfig, sorted_settings
+from erase.data.concepts import find_concept
+from erase.data.prompts import prompts_root
 from erase.errors import InputError
+from erase.judges.emoji import IconJudge
+from erase.runs.folder import ComparisonFolder
 from erase.runs.signals import run_child
+from erase.suites.emoji import Emoji
 
 
 def test_a_request_is_one_concept_or_several_at_once() -> None:
@@ -26,7 +33,10 @@ def test_a_request_is_one_concept_or_several_at_once() -> None:
     pair = Request.parse("cat from  flat style")
     assert (pair.label, pair.folder) == ("cat from flat style", "cat-from-flat-style")
     assert pair.settings() == {"concept": ("cat",), "erase_from": "flat style"}
-    for wrong in ("cat,", ", cat", " ", "cat from "):
+    beside = Request.parse("dagger, cat from flat")
+    assert beside.settings() == {"concept": ("dagger", "cat from flat"), "erase_from": None}
+    assert (beside.label, beside.folder) == ("dagger, cat from flat", "dagger+cat-from-flat")
+    for wrong in ("cat,", ", cat", " ", "cat from ", "dagger, from flat", " from flat"):
         with pytest.raises(InputError, match="lacks a name"):
             Request.parse(wrong)
     with pytest.raises(InputError, match="given twice"):
@@ -177,6 +187,51 @@ def test_a_comparison_and_its_resumption(tmp_path: Path, monkeypatch: pytest.Mon
     assert ran == [str(tmp_path / "three" / "ca")]
 
 
+def test_a_result_is_of_all_that_it_was_judged_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CompareDiffusionConfig(model="mini-emoji", concept=("cat",))
+    concept = find_concept("cat", prompts_root(), suite="emoji")
+
+    def judged(**changes: Any) -> list[Any]:
+        texts = sorted_settings((), ())
+        comparison = DiffusionComparison(
+            config.replace(**changes), diffusion_entries("uce"), tmp_path, "cpu", print, texts
+        )
+        return comparison.judged_by(concept)
+
+    before = judged()
+    assert before == judged()
+    assert judged(images_per_class=2) != before != judged(evaluation_steps=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(Emoji, "version", 99)
+        assert judged() != before
+    with monkeypatch.context() as patch:
+        patch.setattr(IconJudge, "fingerprint", lambda _: "another")
+        assert judged() != before
+
+
+def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was killed, say for lack of memory, while one that ended well is kept."""
+    config = CompareDiffusionConfig(model="mini-sd", concept=("three",))
+    comparison = DiffusionComparison(
+        config, diffusion_entries("uce,esd"), tmp_path, "cpu", lambda _: None
+    )
+    monkeypatch.setattr(DiffusionComparison, "shared_images", lambda *_: None)
+    monkeypatch.setattr(DiffusionComparison, "run_entry", lambda *_: {})
+    with ComparisonFolder(tmp_path, "compare diffusion", config=config).hold():
+        pass
+    good, bad = comparison.result_files()
+    attack = good.with_name(f"{good.stem}-attack.json")
+    store(good, {"fingerprint": "a", "seconds": 1.0})
+    store(bad, {"fingerprint": "a", "failed": "the run ended with exit code -9"})
+    store(attack, {"fingerprint": "a", "failed": "out of memory"})
+    said = "\n".join(plan_diffusion(config, tmp_path, methods="uce,esd"))
+    assert "of which 1 are there" in said
+    comparison.run()
+    assert [path.is_file() for path in (good, bad, attack)] == [True, False, False]
+
+
 SMALL = (
     *("--max-train-steps", "1", "--train-batch-size", "2", "--num-forget-images", "4"),
     *("--num-retain-images", "8", "--num-anchor-images", "2", "--render-steps", "2"),
@@ -222,7 +277,8 @@ def test_on_emoji_a_row_has_its_suites_metrics(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     (found,) = json.loads((tmp_path / "results.json").read_text())["rows"]
-    wanted = {"ua", "ira", "cra", "neighbours", "neighbours_rest", "paraphrases", "h"}
+    wanted = {"ua", "ira", "cra", "neighbours", "neighbours_rest", "composition", "paraphrases"}
+    wanted |= {"h", "drift"}
     assert wanted <= found["metrics"].keys() == found["original"].keys()
     assert all(summary["n"] > 0 and summary["ci95"] for summary in found["metrics"].values())
     assert "near %" in (tmp_path / "table.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.data.concepts import Concept, find_concept, rendered_suite
+from erase.data.concepts import Concept, find_concept, rendered_suite, suite_for
 from erase.data.emoji import read_vocabulary, words_of
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
@@ -18,6 +18,7 @@ from erase.runs.record import RECORD
 from erase.runs.requests import Forgotten
 from erase.scoring.context import Predictions
 from erase.training.filters import classifier_filter
+from erase.training.sets import order_of
 
 ROOT = prompts_root()
 ALL = read_vocabulary()
@@ -125,6 +126,24 @@ def test_the_name_of_a_pair_says_it_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "images"),
+    [(("flat style",), 192), (("pink",), 100), (("cat", "flat style"), 96), (("cat",), 192)],
+)
+def test_fewer_retain_images_than_prompts_are_of_all_that_is_kept(
+    words: tuple[str, ...], images: int
+) -> None:
+    retain = find(*words).retain
+    places = order_of(len(retain))
+    assert sorted(places) == list(range(len(retain)))
+    chosen = [words_of(retain[place]) for place in places[:images]]
+    every = [words_of(text) for text in retain]
+    for kind in ("object", "style", "colour"):
+        for name in ALL.names(kind):
+            share = sum(name in text for text in every) * images / len(every)
+            assert sum(name in text for text in chosen) == pytest.approx(share, abs=3), name
+
+
+@pytest.mark.parametrize(
     ("anchor", "instead"),
     [("dog", {"dog", "flat"}), ("glossy style", {"cat", "glossy"}), ("a blue sky", {"sky"})],
 )
@@ -141,6 +160,8 @@ def test_the_anchor_of_a_pair(anchor: str, instead: set[str]) -> None:
         (("cat",), "flat", "flat style", "is the concept itself"),
         (("cat", "dog"), "flat", "dog", "is to be forgotten too"),
         (("cat from dog",), None, None, "Both 'cat' and 'dog'"),
+        (("cat", "cat from flat"), None, None, "'cat' is to be forgotten too, .* with it"),
+        (("cat from flat", "flat"), None, None, "'flat' is to be forgotten too, .* with it"),
     ],
 )
 def test_pairs_that_cannot_be(
@@ -177,6 +198,10 @@ def test_other_models_do_not_know_these_words() -> None:
 def test_a_run_made_from_mini_emoji_renders_emoji_too(tmp_path: Path) -> None:
     write_json(tmp_path / RECORD, {"target": {"suite": "emoji", "concepts": ["cat"]}})
     assert rendered_suite(str(tmp_path)) == rendered_suite("mini-emoji") == "emoji"
+    assert suite_for(str(tmp_path)) == suite_for("mini-emoji") == "emoji"
+    assert suite_for("mini-sd") == suite_for("sd-1.4") == "digits"
+    write_json(tmp_path / RECORD, {"target": {"suite": "i2p", "concepts": ["nudity"]}})
+    assert suite_for(str(tmp_path)) == "i2p"
     assert rendered_suite(str(tmp_path / "none")) is None
 
 

@@ -1,6 +1,7 @@
 """The suite of mini-emoji: what it renders for an object, a style, a colour; what it measures."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,10 +24,13 @@ from erase.evaluation.observe import find_observers
 from erase.evaluation.plan import make_plan
 from erase.evaluation.protocols import find_protocol
 from erase.evaluation.score import check_targets, choose_samples
+from erase.judges.classifier import load_judge
 from erase.judges.emoji import IconJudge
+from erase.judges.icon_classifier import ICON_CLASSIFIERS
 from erase.models.loading import resolve
 from erase.runs.record import RECORD
-from erase.scoring.context import Context, Predictions
+from erase.scoring.context import Context, Features, Predictions
+from erase.scoring.features import feature_sets
 from erase.scoring.judge import View
 from erase.scoring.samples import Protocol, Sample
 from erase.scoring.suite import load_suite
@@ -161,6 +165,61 @@ def test_a_model_that_forgot_that_alone(target: str) -> None:
     )
 
 
+def test_composition_sees_what_no_other_measure_does() -> None:
+    """The background of kept images when an object was forgotten."""
+
+    def wrong(sample: Sample, kind: str) -> str:
+        return "yellow" if kind == "colour" else as_asked(sample, kind)
+
+    samples = chosen("cat")
+    given = replace(seen(samples, wrong, "cat"), baseline=seen(samples, as_asked, "cat"))
+    assert values("ira", given)["ira"][0] == values("cra", given)["cra"][0] == 1
+    kept = [s for s in samples if s.asks["object"] != "cat" and s.ordinary]
+    right = [s.asks.get("colour", "yellow") == "yellow" for s in kept]
+    assert 0.4 < np.mean(right) < 0.7
+    assert values("composition", given) == {"composition": (np.mean(right), len(kept))}
+    found = score("composition", given)
+    parts = found.summaries["composition"].detail["parts"]
+    assert parts["object + style"]["value"] == 1 > parts["object + style + colour"]["value"]
+    assert found.differences["composition"].value == np.mean(right) - 1
+
+
+@pytest.mark.parametrize(
+    ("target", "classifiers", "left_out"),
+    [
+        ("cat", "emoji_objects", 36),
+        ("flat", "emoji_styles", 240),
+        ("pink", "emoji_colours", 240),
+        ("cat from flat", "emoji_objects, emoji_styles", 6),
+    ],
+)
+def test_who_judges_and_what_real_icons_are_compared(
+    target: str, classifiers: str, left_out: int
+) -> None:
+    samples = chosen(target)
+    given = seen(samples, as_asked, target)
+    assert score("ua", given).summaries["ua"].detail["classifier"] == classifiers
+    reference = load_judge("emoji-objects", ALL.names("object")).reference()
+    assert reference is not None
+    assert Counter(sum(name in names for name in ALL.names("style")) for names in reference.names)
+    features = Features("toy", "toy", np.zeros((len(samples), 64)))
+    sets = feature_sets(replace(given, features=features, reference=reference))
+    assert len(reference.names) - len(sets.reference) == left_out
+
+
+def test_a_classifier_that_is_given_judges_its_kind(tmp_path: Path) -> None:
+    own = tmp_path / "judge"
+    shutil.copytree(ICON_CLASSIFIERS["object"], own)
+    protocol = replace(DEFAULT, classifier=str(own))
+    observers = find_observers(SUITE, protocol, ROOT, targets=frozenset({"cat"}), baseline=True)
+    judge = observers.kinds["object"]
+    assert judge is observers.classifier
+    assert isinstance(judge, IconJudge)
+    assert judge.folder == own
+    assert isinstance(style := observers.kinds["style"], IconJudge)
+    assert style.folder == ICON_CLASSIFIERS["style"]
+
+
 def test_neighbours_fall_first_and_styles_with_the_object() -> None:
     def wrong(sample: Sample, kind: str) -> str:
         name = as_asked(sample, kind)
@@ -279,7 +338,7 @@ def test_a_tiny_evaluation_of_the_base(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     expected = {"ua", "ra", "ira", "cra", "neighbours", "neighbours_rest", "paraphrases", "h"}
-    assert set(metrics) == expected | {"fid_emoji_objects"}
+    assert set(metrics) == expected | {"composition", "fid_emoji_objects"}
     assert "paraphrase UA" in " ".join(result.output.split())
 
 

@@ -13,7 +13,7 @@ from erase import registry
 from erase.config.attack import JUDGES, AttackConfig
 from erase.config.recipes import recipe
 from erase.data.captioned import CaptionedImages, check_readable, read_folder
-from erase.data.concepts import Concept, find_concept
+from erase.data.concepts import Concept, find_concept, suite_for
 from erase.data.prompts import prompts_root
 from erase.errors import InputError
 from erase.evaluation.plan import EvaluationPlan
@@ -119,6 +119,7 @@ def make_plan(config: AttackConfig, missing: list[str] | None = None) -> AttackP
     judge of the concept, a model without a base model, an attack that is not for this family of
     models, or settings that do not fit.
     """
+    config = config.replace(suite=config.suite or suite_for(config.model))
     suite = load_suite(config.suite)
     given = config.attack_settings()
     asked = tuple(dict.fromkeys(config.attack))

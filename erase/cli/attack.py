@@ -11,6 +11,7 @@ from erase.cli.early import check_attack
 from erase.cli.options import config_options
 from erase.config.attack import OPTIONS_OF_EVALUATION_ALONE, AttackConfig, default_output
 from erase.config.resolve import resolve
+from erase.data.concepts import suite_for
 
 
 @command()
@@ -38,6 +39,7 @@ def attack(dry_run: bool, **options: Any) -> None:
     A run that was interrupted goes on where it stopped when the same command is given again.
     """
     config = resolve(AttackConfig, options, None)
+    config = config.replace(suite=config.suite or suite_for(config.model))
     if not config.output:
         config = config.replace(output=default_output(config.model, config.suite))
     check_attack(config)

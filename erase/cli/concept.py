@@ -56,7 +56,8 @@ def denoiser_options(
         option(
             "--dry-run",
             is_flag=True,
-            help=f"Print the resolved settings and {shown}; touch nothing.",
+            help=f"Print the resolved settings, how many {shown} there are with examples, memory"
+            " and disk; touch nothing.",
         ),
     )
 

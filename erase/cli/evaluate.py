@@ -11,6 +11,7 @@ from erase.cli.early import check_evaluation
 from erase.cli.options import config_options, names_of
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve
+from erase.data.concepts import suite_for
 
 if TYPE_CHECKING:
     from erase.evaluation.run import EvaluationResult
@@ -45,6 +46,7 @@ def evaluate(dry_run: bool, **options: Any) -> None:
     """
     options["metrics"] = names_of(options["metrics"])
     config = resolve(EvaluateConfig, options, None)
+    config = config.replace(suite=config.suite or suite_for(config.model))
     if not config.output:
         config = config.replace(output=default_output(config.model, config.suite))
     check_evaluation(config)

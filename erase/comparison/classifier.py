@@ -12,7 +12,7 @@ from erase.comparison.classifier_problem import check_entries, metric_names
 from erase.comparison.classifier_report import table_columns, terminal, write_report
 from erase.comparison.entries import entries as parse_entries
 from erase.comparison.jobs import run_ahead
-from erase.comparison.store import check_alone
+from erase.comparison.store import check_alone, forget_failures
 from erase.config.compare import CompareConfig
 from erase.runs.device import choose_device, say_device
 from erase.runs.folder import ComparisonFolder
@@ -29,7 +29,7 @@ def compare_classifier(
     progress: Callable[[str], None] = lambda _: None,
     show: Callable[[Any], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
-    """Run the comparison, or what is missing of it, and write its reports.
+    """Run the comparison, or what is missing of it and what failed, and write its reports.
 
     Args:
         config: what all forget specifications have in common.
@@ -57,6 +57,7 @@ def compare_classifier(
     say_device(where, device)
     with folder.hold(config=config.to_dict(), device=where) as record:
         plan = ComparePlan(config, output, where, specs, entries)
+        forget_failures(plan.result_files())
         if config.jobs > 1:
             run_ahead(plan, progress)
         parts = comparisons(plan, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ class ClassifierComparison:
         return cached(path, key, make, Judged)
 
     def _path(self, trial: int, label: str) -> Path:
-        return self.folder / f"trial-{trial}" / f"{slug(label)}.json"
+        return result_file(self.folder, trial, label)
 
     def _result(self, config: ClassifierConfig, forget: Tensor, path: Path) -> Result:
         try:
@@ -131,6 +132,17 @@ class ComparePlan:
     device: str
     specs: Sequence[str]
     entries: Sequence[Entry]
+
+    def result_files(self) -> list[Path]:
+        """Where the results of all runs lie, those of Retrain among them."""
+        labels = ["retrain", *(item.label for item in self.entries)]
+        runs = itertools.product(self.specs, range(self.config.trials), labels)
+        return [result_file(self.output / slug(s), trial, label) for s, trial, label in runs]
+
+
+def result_file(folder: Path, trial: int, label: str) -> Path:
+    """Where the result of a line in a trial lies in the folder of its forget specification."""
+    return folder / f"trial-{trial}" / f"{slug(label)}.json"
 
 
 def comparisons(plan: ComparePlan, progress: Progress) -> dict[str, ClassifierComparison]:

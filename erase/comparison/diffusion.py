@@ -6,8 +6,9 @@ through `erase concept` as anyone would call it, so that its peak memory is its 
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from erase.comparison.diffusion_run import LIBRARIES, Attacked, Judging, Timed, 
 from erase.comparison.entries import Entry, diffusion_entries, slug
 from erase.comparison.pool import COSTS, run_jobs, say
 from erase.comparison.request import Request, parse_requests
-from erase.comparison.store import Result, cached, check_alone, library_versions, store, stored
+from erase.comparison.store import (
+    Result,
+    cached,
+    check_alone,
+    forget_failures,
+    library_versions,
+    store,
+    stored,
+)
 from erase.config.compare import CompareDiffusionConfig, SetTexts, sorted_settings
 from erase.config.concept import ConceptConfig
 from erase.config.families import TEXT_TO_IMAGE
@@ -28,6 +37,7 @@ from erase.data.concepts import Concept
 from erase.data.prompt_table import prompt_source
 from erase.errors import EraseError, InputError
 from erase.evaluation.checks import check_metrics, check_model
+from erase.evaluation.observe import find_observers
 from erase.evaluation.protocols import change, find_protocol
 from erase.evaluation.score import choose_samples
 from erase.files import append_jsonl, fingerprint
@@ -54,10 +64,6 @@ SAME = (
     "mixed_precision",
 )
 """Settings that are the same for every method, where the comparison is given them."""
-JUDGED = {"images_per_class": "images_per_class", "steps": "evaluation_steps"}
-"""How models are judged, by the names that fingerprints have had from the first version on."""
-LATER = ("erase_from",)
-"""Settings of a run that came later: fingerprints leave them out where they are not set."""
 SHARING = Entry("ca", "ca", {}, {})
 """A method that looks at all three sets; the shared images are rendered as planned for it."""
 
@@ -149,6 +155,17 @@ class DiffusionComparison:
         suite, protocol = self._protocol(concept)
         return choose_samples(suite, protocol, prompt_source(None), frozenset(concept.names))
 
+    def judged_by(self, concept: Concept) -> list[Any]:
+        """All that the measures of a run depend on beside its model, for fingerprints."""
+        suite, protocol = self._protocol(concept)
+        root, targets = prompt_source(None), frozenset(concept.names)
+        observers = find_observers(
+            suite, protocol, root, targets=targets, baseline=True, device=self.device
+        )
+        samples = [sample.to_json() for sample in self.samples(concept)]
+        neighbours = {name: list(near) for name, near in suite.neighbours(root).items()}
+        return [protocol.to_json(), samples, neighbours, observers.fingerprints()]
+
     def _protocol(self, concept: Concept) -> tuple[Suite, Protocol]:
         suite = load_suite(str(concept.suite))
         images, steps = self.config.images_per_class, self.config.evaluation_steps
@@ -156,7 +173,9 @@ class DiffusionComparison:
         return suite, change(suite, named, settings=given, images=images, steps=steps)
 
     def run(self) -> list[Result]:
-        """Do what is missing; one row per request, entry and trial."""
+        """Do what is missing, and again what failed; one row per request, entry and trial."""
+        for path in self.result_files():
+            forget_failures((path, _attack_file(path)))
         if self.config.jobs > 1:
             work, many = replace(self, progress=say), self.config.jobs
             run_jobs(self.jobs(), many, _do, work, progress=self.progress, note=self._note)
@@ -188,6 +207,11 @@ class DiffusionComparison:
         name = slug(entry.label)
         return self._folder(request) / (name if trial == 0 else f"{name}-trial-{trial}")
 
+    def result_files(self) -> list[Path]:
+        """Where the results of all runs lie."""
+        runs = itertools.product(self.requests, range(self.config.trials), self.entries)
+        return [self.result_file(trial, entry, request) for request, trial, entry in runs]
+
     def result_file(self, trial: int, entry: Entry, request: Request) -> Path:
         """Where the result of a run lies, beside its folder."""
         folder = self._run_folder(trial, entry, request)
@@ -213,7 +237,7 @@ class DiffusionComparison:
         """Render the images of a request that all methods share, unless they are there."""
         folder = self._folder(request) / "data"
         planned = plan(self._config(SHARING, request, 0, shared=False), device=self.device)
-        key = fingerprint([_older(deciding(planned.config)), planned.facts, self.device])
+        key = fingerprint([deciding(planned.config), planned.facts, self.device])
         if stored(folder / SHARED, key):
             for name in SETS:
                 check(folder / name)
@@ -241,15 +265,9 @@ class DiffusionComparison:
         planned = plan(self._config(entry, request, trial, shared=True), device=self.device)
         # Folders of images count by their content, for a result may be moved.
         settings = planned.config.replace(**{f"{s}_images": None for s in planned.sets})
-        judged = {key: getattr(self.config, name) for key, name in JUDGED.items()}
-        if self.texts.judging:
-            judged["settings"] = sorted(self.texts.judging)
-        key = fingerprint(
-            [
-                _older(settings.to_dict()),
-                *(planned.facts, self.device, judged, library_versions(LIBRARIES)),
-            ]
-        )
+        judged = self.judged_by(planned.concept)
+        versions = library_versions(LIBRARIES)
+        key = fingerprint([settings.to_dict(), planned.facts, self.device, judged, versions])
         about: Result = {"concept": request.label, "method": entry.label, "trial": trial}
         path = self.result_file(trial, entry, request)
 
@@ -260,7 +278,7 @@ class DiffusionComparison:
         if self.config.attacks and "failed" not in row:
             how = [self.config.attack_names, self.config.attack_limit, sorted(self.texts.attacks)]
             row["attacked"] = cached(
-                path.with_name(f"{folder.name}-attack.json"),
+                _attack_file(path),
                 fingerprint([key, how]),
                 lambda: _or_failed(lambda: self.judging.attacked(planned, folder)),
                 Attacked,
@@ -277,9 +295,9 @@ def _do(comparison: DiffusionComparison, job: Job) -> None:
         comparison.shared_images(job.request)
 
 
-def _older(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as the fingerprints of earlier versions have them, where nothing new is used."""
-    return {k: v for k, v in settings.items() if k not in LATER or v is not None}
+def _attack_file(path: Path) -> Path:
+    """Where the result of the attacks on a run lies, beside its result."""
+    return path.with_name(f"{path.stem}-attack.json")
 
 
 def _or_failed(make: Callable[[], Result]) -> Result:

@@ -10,10 +10,12 @@ from typing import Any
 
 from erase.artifacts import hub
 from erase.artifacts.datasets import find_dataset
+from erase.comparison.classifier_comparison import ComparePlan
 from erase.comparison.classifier_problem import check_entries
 from erase.comparison.diffusion import SETS, DiffusionComparison
-from erase.comparison.entries import diffusion_entries, slug
+from erase.comparison.entries import diffusion_entries
 from erase.comparison.entries import entries as parse_entries
+from erase.comparison.store import failed
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, sorted_settings
 from erase.data.classification import CIFAR
 from erase.errors import MissingError
@@ -49,12 +51,7 @@ def plan_classifier(
     check_entries(config, specs, entries, read_data=not missing)
     ComparisonFolder(output, "compare classifier", config=config).check()
     labels = ["retrain", *(item.label for item in entries)]
-    files = [
-        output / slug(spec) / f"trial-{trial}" / f"{slug(label)}.json"
-        for spec in specs
-        for trial in range(config.trials)
-        for label in labels
-    ]
+    files = ComparePlan(config, output, where, specs, entries).result_files()
     folder = Path(config.model) if config.model else output / "original"
     trained = (folder / WEIGHTS).is_file()
     searched = [item for item in entries if "@" not in item.label and item.method != "retrain"]
@@ -94,7 +91,7 @@ def plan_diffusion(
     requests = comparison.requests
     notes = dict.fromkeys(note for item in planned.values() for note in item.notes)
     runs = list(itertools.product(requests, range(config.trials), entries))
-    files = [comparison.result_file(trial, entry, request) for request, trial, entry in runs]
+    files = comparison.result_files()
     shared = disk = judged = 0
     for request in requests:
         first = planned[request.label, ""]
@@ -122,12 +119,13 @@ def plan_diffusion(
 
 
 def _there(files: Iterable[Path]) -> int:
-    return sum(file.is_file() for file in files)
+    return sum(file.is_file() and not failed(file) for file in files)
 
 
 def _time(files: Sequence[Path], name: str, jobs: int = 1) -> str:
     """The training time of what is missing, by the runs that are there."""
-    contents: list[dict[str, Any]] = [read_json(file) for file in files if file.is_file()]
+    there = (file for file in files if file.is_file() and not failed(file))
+    contents: list[dict[str, Any]] = [read_json(file) for file in there]
     values: list[Any] = [content.get(name) for content in contents]
     known = [float(value) for value in values if type(value) in (int, float)]
     todo = len(files) - len(contents)

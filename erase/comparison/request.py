@@ -3,6 +3,7 @@
     cat                     one concept
     cat, dagger             several at once
     cat from flat style     a pair: the cat in the flat style, and neither by itself
+    dagger, cat from flat   the dagger and that pair
 
 A comma stands between concepts that are forgotten together: no built-in name has one, and
 `--methods` separates in the same way.
@@ -25,20 +26,23 @@ class Request:
 
     concepts: tuple[str, ...]
     erase_from: str | None = None
-    """What they are forgotten from, as `erase concept --erase-from` has it."""
+    """What a single one is forgotten from, as `erase concept --erase-from` has it."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """What a `--concept` text asks for; InputError for one that lacks a name."""
-        listed, between, within = text.partition(PAIR)
-        names = tuple(name.strip() for name in listed.split(","))
-        if not all(names) or (between and not within.strip()):
+        names = tuple(name.strip() for name in text.split(","))
+        parts = [f" {name} ".partition(PAIR) for name in names]
+        if not all(one.strip() and (other.strip() or not pair) for one, pair, other in parts):
             raise InputError(
                 f"--concept {text!r} lacks a name.",
                 "Write one concept, several with commas between them ('cat, dagger'), or a pair"
                 " ('cat from flat style').",
             )
-        return cls(names, within.strip() or None)
+        if len(names) == 1:
+            one, _, within = parts[0]
+            return cls((one.strip(),), within.strip() or None)
+        return cls(names)  # a pair beside others by its name, which mini-emoji knows
 
     @property
     def label(self) -> str:

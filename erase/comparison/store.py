@@ -4,7 +4,7 @@ A comparison that was killed therefore goes on where it was, and never mixes two
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -49,6 +49,18 @@ def stored(path: Path, key: str) -> Result | None:
             f"{path} was changed after it was written.", "Delete it: its run is then repeated."
         )
     return content
+
+
+def failed(path: Path) -> bool:
+    """Whether a file holds the result of something that failed."""
+    return path.is_file() and bool(read_json(path).get("failed"))
+
+
+def forget_failures(paths: Iterable[Path]) -> None:
+    """Delete the results that failed, so that a comparison that is started again tries again."""
+    for path in paths:
+        if failed(path):
+            path.unlink()
 
 
 def store(path: Path, content: Result) -> None:

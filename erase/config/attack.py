@@ -41,6 +41,7 @@ class AttackConfig(EvaluateConfig):
         former=("base", "control"),
     )
     limit: int | None = option(None, "At most N prompts of the concept.", least=1)
+    follow_links: bool | None = option(None, "Follow links that lead out of a folder of images.")
     settings: tuple[str, ...] = option(
         (),
         "A setting of an attack: relearn.learning_rate=1e-5; or of the judge:"

@@ -29,8 +29,8 @@ class ConceptConfig(LoopConfig):
     anchor: str | None = option(None, "What to show instead: a class of the same list or a prompt.")
     erase_from: str | None = option(
         None,
-        "Forget the concept within this only, and keep both apart from each other: hat from"
-        " snowman, or cat from 'flat style'.",
+        "Forget the concept only where it comes with this, and keep each of the two alone: hat from"
+        " snowman; with mini-emoji, cat from 'flat style'.",
     )
     forget_prompts: str | None = option(
         None,
@@ -88,8 +88,9 @@ class ConceptConfig(LoopConfig):
     )
     trainable: str | None = option(
         None,
-        "What is trained: full (everything), xattn (the cross-attention), noxattn (everything"
-        " else), selfattn (the self-attention), or a regular expression of names; with advunlearn"
+        "What is trained: full (everything), xattn (the cross-attention), noxattn (all but the"
+        " cross-attention, the embedding of the timestep and the output layer), selfattn (the"
+        " self-attention), or a regular expression of names; with advunlearn"
         " also text (the text encoder instead).",
     )
     target_grad: bool = option(False, "Let the gradient flow into the anchor's prediction too.")

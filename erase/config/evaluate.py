@@ -19,7 +19,9 @@ class EvaluateConfig(Config):
 
     model: str = option("", "Model to evaluate: a run's folder, an alias or a hub id.", path=True)
     suite: str = option(
-        "digits", f"What is asked of the model: {', '.join(registry.names('suites'))}."
+        "",
+        f"What is asked of the model: {', '.join(registry.names('suites'))}. [default: the suite of"
+        " what it was made to forget, or of what it renders, else digits]",
     )
     output: str = option(
         "", "Evaluation folder. [default: evaluation-SUITE in the model's]", path=True
@@ -114,8 +116,9 @@ class EvaluateConfig(Config):
     follow_links: bool | None = option(None, "Follow links that lead out of --reference.")
     settings: tuple[str, ...] = option(
         (),
-        "Any other setting: fid.features=inception-64, clip.model=vit-b-32; may be repeated.",
-        metavar="METRIC.NAME=VALUE",
+        "Any other setting of a metric or of the suite: fid.features=inception-64,"
+        " emoji.forgotten=24; may be repeated.",
+        metavar="OWNER.NAME=VALUE",
     )
     categories: str | None = option(None, "I2P's, with commas: sexual,violence. [default: all]")
     min_nudity: float | None = option(

@@ -27,8 +27,9 @@ methods' files). What an option or `--set` gives wins over them; a run's `config
 marks settings that are not from a source, with how they were found. *rate* is the learning rate;
 *length* counts optimizer steps, epochs of the retain set (classifiers) or passes over the forget
 set (denoisers); *clip* the norm that gradients are clipped to, *dropout* the share of retain
-captions or labels that are left out. Own settings that are not listed have the default that
-`--help` of `--set` or docs/diffusion.md and docs/classifier.md give.
+captions or labels that are left out. Own settings that are not listed have their
+defaults: `erase concept … --method NAME --dry-run` prints them all, and for classifiers a run's
+`config.yaml` has them.
 """
 
 

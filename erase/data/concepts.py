@@ -91,6 +91,12 @@ def rendered_suite(model: str) -> str | None:
     return suite if suite in SUITES_RENDERED.values() else None
 
 
+def suite_for(model: str) -> str:
+    """The suite of what a model was made to forget, else of what it renders, else `digits`."""
+    target = read_record(expanded(model)).get("target") or {}
+    return target.get("suite") or _embedded_suite(model) or next(iter(EXAMPLES))
+
+
 def _embedded_suite(model: str) -> str | None:
     """The suite of an embedded model, or of a run whose record names one as its original."""
     if model in SUITES_RENDERED:

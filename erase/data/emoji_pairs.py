@@ -94,8 +94,15 @@ def anchor_cells(
         forgotten: all that is forgotten, or was before; no anchor shows any of it.
 
     Returns nothing where the anchor names no thing of the two kinds: it is then a prompt. Raises
-    InputError for an anchor that is to be forgotten, or where none is left.
+    InputError for an anchor that is to be forgotten, where none is left, and where one of the
+    pair's things is forgotten by itself.
     """
+    if whole := next((f for f in forgotten if f != pair and _shows(pair, f)), None):
+        raise InputError(
+            f"{cell_name(vocabulary, whole)!r} is to be forgotten too, or was before, and"
+            f" {cell_name(vocabulary, pair)!r} with it.",
+            "Leave out one of the two.",
+        )
     _, second = pair
     count = len(vocabulary.things(second))
     if anchor in (None, "next", "random"):

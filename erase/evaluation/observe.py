@@ -103,9 +103,12 @@ class Observers:
                 return classifier_reference
         if baseline is None:
             return None
-        labels = tuple(sample.target for sample in baseline.context.samples)
+        samples = baseline.context.samples
+        labels = tuple(sample.target for sample in samples)
         text = f"the baseline's own {len(labels)} images of the same samples, of the retained ones"
-        return Reference(text, labels, baseline.features[network].values)
+        return Reference(
+            text, labels, baseline.features[network].values, tuple(s.names() for s in samples)
+        )
 
     def _features(self, network: str, files: Sequence[Path]) -> Floats:
         if network == CLASSIFIER and self.classifier is not None:
@@ -179,6 +182,8 @@ def find_observers(
         str(settings[name]["features"]) for name in protocol.metrics if "features" in settings[name]
     }
     kinds, neighbours = suite.kinds(prompts), suite.neighbours(prompts)
+    first = next(iter(kinds), None)
+    """The kind of thing that the protocol's classifier recognises."""
     classifier = None
     if CLASSIFIER in required or CLASSIFIER in networks or ("kinds" in required and not kinds):
         if protocol.classifier is None:
@@ -193,7 +198,7 @@ def find_observers(
             )
         near = neighbours if "neighbours" in protocol.metrics else {}
         beside = (name for target in sorted(targets) for name in near.get(target, ()))
-        known = next((k.names for k in kinds.values()), tuple(dict.fromkeys((*classes, *beside))))
+        known = kinds[first].names if first else tuple(dict.fromkeys((*classes, *beside)))
         classifier = load_judge(
             protocol.classifier, known, settings[CLASSIFIER], device, suite.aliases(prompts)
         )
@@ -218,7 +223,7 @@ def find_observers(
         classifier,
         {
             kind: classifier
-            if classifier is not None and wanted.judge == protocol.classifier
+            if classifier is not None and kind == first
             else load_judge(wanted.judge, wanted.names, device=device)
             for kind, wanted in kinds.items()
         }

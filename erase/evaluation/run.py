@@ -15,6 +15,7 @@ import click
 
 from erase.artifacts import hub
 from erase.config.evaluate import EvaluateConfig
+from erase.data.concepts import suite_for
 from erase.data.prompt_table import listed, prompt_source, source_hash
 from erase.errors import EraseError, InputError, MissingError
 from erase.evaluation.by_request import by_request
@@ -91,6 +92,7 @@ def prepare(
     Nothing is written. Raises InputError for whatever cannot be used. With a list `missing` nothing
     is fetched either, and what is not on this machine is added to the list.
     """
+    config = config.replace(suite=config.suite or suite_for(config.model))
     suite = load_suite(config.suite)
     with contextlib.ExitStack() as stack:
         if missing is not None:

@@ -18,6 +18,7 @@ from erase.judges.icon_classifier import ICON_CLASSIFIERS, IconClassifier, IconR
 from erase.judges.images import batches, halving, to_bytes
 from erase.scoring.context import Predictions, Reference
 from erase.scoring.names import plain
+from erase.scoring.samples import things
 
 BATCH = 256
 EMOJI_JUDGES = {"emoji-objects": "object", "emoji-styles": "style", "emoji-colours": "colour"}
@@ -68,12 +69,18 @@ class IconJudge(ClassifierJudge):
     @cached_property
     def _reference(self) -> Reference:
         real = IconReference.load(self.folder)
-        places = real.objects if self.model.thing == "object" else real.styles
-        labels = tuple(self.classes[place] for place in places.tolist())
+        places, words = real.labels(), read_vocabulary()
+        labels = tuple(self.classes[place] for place in places[self.model.thing])
+        names = {
+            kind: [words.names(kind)[n] for n in own] if kind != self.model.thing else labels
+            for kind, own in places.items()
+        }
+        shown = (dict(zip(names, row, strict=True)) for row in zip(*names.values(), strict=True))
         return Reference(
             f"{len(labels)} pictures of the real icons, which mini-emoji was trained on",
             labels,
             real.features.double().numpy(),
+            tuple(frozenset(things("", asks)) for asks in shown),
         )
 
     def reference(self) -> Reference | None:

@@ -60,7 +60,10 @@ class IconClassifier(SmallClassifier):
 
 @dataclass(frozen=True)
 class IconReference:
-    """What a classifier sees in the real icons: features `[N, 64]` and their labels `[N]`."""
+    """What a classifier sees in the real icons: features `[N, 64]` and their labels `[N]`.
+
+    Every icon is there on every background, one after the other.
+    """
 
     features: Tensor
     objects: Tensor
@@ -69,6 +72,13 @@ class IconReference:
     def tensors(self) -> dict[str, Tensor]:
         """What is stored of it, the features in fp16."""
         return {"features": self.features.half(), "objects": self.objects, "styles": self.styles}
+
+    def labels(self) -> dict[str, list[int]]:
+        """By kind, the label of what each picture shows."""
+        icons = len(set(zip(self.objects.tolist(), self.styles.tolist(), strict=True)))
+        colours = torch.arange(len(self.objects) // icons).repeat(icons)
+        found = {"object": self.objects, "style": self.styles, "colour": colours}
+        return {kind: labels.tolist() for kind, labels in found.items()}
 
     @classmethod
     def load(cls, folder: Path) -> IconReference:

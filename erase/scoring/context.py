@@ -49,6 +49,8 @@ class Reference:
     """`[M]`, the class of each image; empty texts where classes are not known."""
     features: Floats
     """`[M, F]`."""
+    names: tuple[frozenset[str], ...] = ()
+    """`[M]`, everything that each image shows, where that is more than its class."""
 
 
 @dataclass(frozen=True)

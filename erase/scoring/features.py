@@ -17,7 +17,7 @@ class FeatureSets:
     baseline: Floats | None
     """`[N, F]`, of the baseline's images of the same samples; None where they are the reference."""
     reference: Floats
-    """`[M, F]`, of reference images of the same classes."""
+    """`[M, F]`, of reference images of the same classes that show nothing forgotten."""
     labels: tuple[str, ...]
     """`[N]`, the class of each rendered image."""
     network: str
@@ -28,8 +28,9 @@ class FeatureSets:
 def feature_sets(context: Context) -> FeatureSets:
     """The images of retained classes, and the reference's of those classes.
 
-    A reference without classes is used whole. RunError when the context lacks features or a
-    reference, or when the reference has no image of a class that is compared.
+    Images that show anything forgotten are left out on both sides: of a forgotten style, those of
+    all classes in it. A reference without classes is used whole. RunError when the context lacks
+    features or a reference, or when the reference has no image of a class that is compared.
     """
     features, reference = context.features, context.reference
     if features is None or reference is None or len(features.values) != len(context.samples):
@@ -40,7 +41,11 @@ def feature_sets(context: Context) -> FeatureSets:
     chosen = context.retained()
     labels = tuple(context.samples[index].target for index in chosen)
     known = set(reference.labels) - {""}
-    comparable = [not known or label in set(labels) for label in reference.labels]
+    names = reference.names or (frozenset[str](),) * len(reference.labels)
+    comparable = [
+        (not known or label in set(labels)) and not shows & context.targets
+        for label, shows in zip(reference.labels, names, strict=True)
+    ]
     if lacking := sorted(set(labels) - known if known else ()):
         raise RunError(
             f"The reference has no image of {lacking[0]!r}.", "Give a --reference with every class."

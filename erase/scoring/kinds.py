@@ -90,6 +90,18 @@ def cross_domain(context: Context) -> Group | None:
     return _kept(context, f"cross-domain retained accuracy (CRA), of the {other}", {other})
 
 
+def composed(context: Context) -> Group:
+    """Kept images of several things at once, which count where they show all of them.
+
+    RunError where samples ask for one kind of thing.
+    """
+    _need_several(context)
+    kept = [i for i in _indices(context, forget=False) if context.samples[i].ordinary]
+    chosen = [i for i in kept if len(context.samples[i].asks) > 1]
+    every = frozenset(kind for i in chosen for kind in context.samples[i].asks)
+    return _some(Group("retained accuracy of all that the prompt names", chosen, every))
+
+
 def near_and_far(context: Context) -> dict[str, Group]:
     """In-domain images of the neighbours of what was forgotten, and the rest; empty without any.
 

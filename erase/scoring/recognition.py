@@ -38,7 +38,10 @@ class RecognitionRate(Metric):
             sum(counted),
             len(rows),
             higher_is_better=True,
-            detail={"classifier": context.classified().classifier, "per_class": concepts},
+            detail={
+                "classifier": ", ".join(_classifiers(context, forget=self.forgotten)),
+                "per_class": concepts,
+            },
         )
         differences = {}
         if context.baseline is not None:
@@ -101,6 +104,17 @@ def _judged(
         for name, kinds in things(sample.target, sample.asks).items()
         if name in wanted and kinds
     ]
+
+
+def _classifiers(context: Context, *, forget: bool) -> list[str]:
+    """The names of those that judge these images."""
+    judged = (
+        pair
+        for index in named(context, forget=forget)
+        for _, pairs in _judged(context, context.samples[index], forget=forget)
+        for pair in pairs
+    )
+    return list(dict.fromkeys(predictions.classifier for _, predictions in judged))
 
 
 def _joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -26,14 +26,17 @@ class Emoji(Suite):
     """Objects, styles and background colours of mini-emoji."""
 
     name = "emoji"
-    version = 1
+    version = 2  # 1 had the forgotten style's, colour's or pair's icons among FID's real images
     settings: ClassVar = {"forgotten": 48, "paraphrases": 12}
     """Images of each forgotten object, style or pair by name, and by each kind of other words."""
 
     def protocols(self) -> dict[str, Protocol]:
         """The named settings of this suite."""
         default = self.protocol(
-            ("ua", "ra", "ira", "cra", "neighbours", "parts", "paraphrases", "h", "fid", "drift"),
+            (
+                *("ua", "ra", "ira", "cra", "neighbours", "composition", "parts", "paraphrases"),
+                *("h", "fid", "drift"),
+            ),
             steps=25,
             guidance=3.0,
             images=3,

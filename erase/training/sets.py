@@ -50,6 +50,7 @@ class Selection(TypedDict):
 
 CANDIDATES = 4
 """A filtered set renders at most this many candidates for each image."""
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def prompts_of(concept: Concept, name: str) -> tuple[str, ...]:
@@ -58,6 +59,14 @@ def prompts_of(concept: Concept, name: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(text for texts in concept.anchors for text in texts))
     prompts: tuple[str, ...] = getattr(concept, name)
     return prompts
+
+
+def order_of(count: int) -> list[int]:
+    """All places of a list, so that those from the first on are spread over it, wherever one stops.
+
+    Retain prompts stand by class and by concept: the first 192 of 225 would lack most of the last.
+    """
+    return sorted(range(count), key=lambda place: place * GOLDEN % 1.0)
 
 
 def given_sets(config: ConceptConfig, concept: Concept) -> dict[str, Images]:
@@ -89,7 +98,8 @@ def render_set(
     Args:
         name: `forget`, `retain` or `anchor`.
         config: number of images, steps, guidance and batch size.
-        concept: its prompts are used in turn.
+        concept: its prompts are used in turn. Where there are more retain prompts than images, they
+            are chosen from the whole list.
         pipeline: renders the images.
         folder: for the images; an interrupted run continues in it.
         accelerator: its processes share the batches.
@@ -156,6 +166,8 @@ def _samples(
     name: str, config: ConceptConfig, concept: Concept, numbers: Sequence[int]
 ) -> list[Sample]:
     prompts = prompts_of(concept, name)
+    if name == "retain" and int(config.num_retain_images or 0) < len(prompts):
+        prompts = tuple(prompts[place] for place in order_of(len(prompts)))
     return [
         Sample(
             id=f"{number:05d}",
