@@ -268,6 +268,25 @@ def test_a_model_that_lost_a_part_with_the_pair() -> None:
     assert values("parts", seen(chosen("cat"), as_asked, "cat")) == {}
 
 
+def test_the_parts_of_two_pairs_with_one_thing_in_common() -> None:
+    """An image of the cat in another style need not be on the right background too."""
+
+    def wrong(sample: Sample, kind: str) -> str:
+        return "orange" if kind == "colour" else as_asked(sample, kind)
+
+    pairs = ("cat from flat", "cat from pink")
+    samples = chosen(*pairs)
+    found = values("parts", seen(samples, wrong, *pairs))
+    kept = [s for s in samples if s.ordinary and not s.names() & set(pairs)]
+    cats = [s for s in kept if s.asks.get("object") == "cat"]
+    styled = sum("style" in s.asks and "colour" not in s.asks for s in cats)
+    orange = sum(s.asks.get("colour") == "orange" for s in cats)
+    assert len(cats) > styled + orange > styled > 0
+    assert found["parts_object"] == ((styled + orange) / len(cats), len(cats))
+    flat = sum(s.asks.get("style") == "flat" for s in kept)
+    assert found["parts_style"] == (1.0, flat)
+
+
 def test_drift_is_the_angle_between_features_of_kept_images() -> None:
     given = seen(chosen("cat"), as_asked, "cat")
     kept = given.retained()

@@ -60,8 +60,11 @@ def _column(name: str, summaries: Sequence[Mapping[str, Any]]) -> Column:
     about = str(summary["title"])
     if plugin in registry.names("metrics"):
         head = load_metric(plugin).heads.get(name, head)
-        # The title of `h` holds the numbers of one run.
-        about = registry.summary("metrics", plugin) if plugin == name else about
+        text = registry.summary("metrics", plugin)
+        if plugin == name:  # the title of `h` holds the numbers of one run
+            about = text
+        elif len({one["title"] for one in summaries}) > 1:  # that of `parts_object` has its pair
+            about = f"{text.rstrip('.')}: {head}"
     small = all(abs(one["value"]) < 1 for one in summaries)
     return Column(
         name,

@@ -40,13 +40,13 @@ def feature_sets(context: Context) -> FeatureSets:
         )
     chosen = context.retained()
     labels = tuple(context.samples[index].target for index in chosen)
-    known = set(reference.labels) - {""}
+    compared, known = set(labels), set(reference.labels) - {""}
     names = reference.names or (frozenset[str](),) * len(reference.labels)
     comparable = [
-        (not known or label in set(labels)) and not shows & context.targets
+        (not known or label in compared) and not shows & context.targets
         for label, shows in zip(reference.labels, names, strict=True)
     ]
-    if lacking := sorted(set(labels) - known if known else ()):
+    if lacking := sorted(compared - known if known else ()):
         raise RunError(
             f"The reference has no image of {lacking[0]!r}.", "Give a --reference with every class."
         )

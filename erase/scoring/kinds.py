@@ -9,7 +9,7 @@ Where samples ask for classes alone, these are the one kind, and there is no oth
 import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from erase.errors import RunError
@@ -31,6 +31,8 @@ class Group:
     title: str
     indices: Sequence[int]
     kinds: frozenset[str] = frozenset()
+    own: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Of images that have to show others than `kinds`, these."""
 
     def counted(self, context: Context) -> list[bool]:
         """Whether each image counts."""
@@ -38,8 +40,8 @@ class Group:
 
     def _counts(self, context: Context, index: int) -> bool:
         sample = context.samples[index]
-        if self.kinds:
-            return all(shown(context, index, kind) for kind in self.kinds & sample.kinds().keys())
+        if kinds := self.own.get(index, self.kinds):
+            return all(shown(context, index, kind) for kind in kinds & sample.kinds().keys())
         asked = things(sample.target, sample.kinds())
         forgotten = [kinds for name, kinds in asked.items() if name in context.targets and kinds]
         return not any(all(shown(context, index, kind) for kind in kinds) for kinds in forgotten)
@@ -129,8 +131,8 @@ def near_and_far(context: Context) -> dict[str, Group]:
 def parts_of_pairs(context: Context) -> dict[str, Group]:
     """Kept images of one thing of a forgotten pair, by its kind: the cat in the other styles.
 
-    They count where they show it and the other kind's thing as asked. Empty where no pair was
-    forgotten.
+    They count where they show it and the other kind's thing as asked, of several pairs those of
+    each that the image is of. Empty where no pair was forgotten.
     """
     _need_several(context)
     kept = [i for i in _indices(context, forget=False) if context.samples[i].ordinary]
@@ -141,10 +143,12 @@ def parts_of_pairs(context: Context) -> dict[str, Group]:
             indices = {i for i, a in asked if a.get(kind) == pair[kind] and other in a}
             title = f"{pair[kind]} with another {other}"
             before = groups.get(f"parts_{kind}", Group("retained accuracy of", []))
+            both = frozenset({kind, other})
             groups[f"parts_{kind}"] = Group(
                 f"{before.title}{',' if before.indices else ''} {title}",
                 sorted({*before.indices, *indices}),
-                before.kinds | {kind, other},
+                before.kinds | both,
+                {**before.own, **{i: before.own.get(i, both) | both for i in indices}},
             )
     return {name: group for name, group in groups.items() if group.indices}
 
