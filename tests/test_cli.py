@@ -1,7 +1,6 @@
 """The command line as a user meets it: help, speed, messages, exit codes."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -61,29 +60,22 @@ def test_commands_are_found_lazily() -> None:
     assert set(COMMANDS) <= set(main.list_commands(click.Context(main)))
 
 
-def test_help_imports_no_torch() -> None:
+MODULES = 400
+"""Of 309 to 321 that a help imports; Python itself has 40. `benchmarks.start` measures the time."""
+
+
+def test_help_imports_little() -> None:
     for arguments in (["--help"], ["concept", "--help"], ["evaluate", "--help"]):
         code = (
             "import sys; from erase.cli.main import main;"
             f"main({arguments!r}, standalone_mode=False);"
             "heavy = {'torch', 'diffusers', 'transformers', 'scipy', 'sklearn', 'numpy', 'PIL',"
             "'accelerate', 'matplotlib', 'optuna', 'rich'} & set(sys.modules);"
-            "sys.exit(' '.join(heavy) or 0)"
+            f"few = len(sys.modules) < {MODULES};"
+            "sys.exit(' '.join(heavy) or (0 if few else f'{len(sys.modules)} modules'))"
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
         assert result.returncode == 0, result.stderr.decode()
-
-
-def test_help_is_quick() -> None:
-    """Half a second is the bar (docs); CPU time, which a busy machine leaves as it is."""
-
-    def spent() -> float:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
-    before = spent()
-    subprocess.run([sys.executable, "-m", "erase", "--help"], capture_output=True, check=True)
-    assert spent() - before < 1.0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +200,7 @@ def test_missing_weights_stop_the_command_before_rendering(
 ) -> None:
     for name in ("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / "nothing"))
-    started = time.monotonic()
     with pytest.raises(InputError, match="inception") as caught:
         evaluate(config(models, tmp_path / "out", metrics=("fid",), settings=INCEPTION))
-    assert time.monotonic() - started < 30  # most of it imports, on a busy machine
     assert "erase fetch" in caught.value.remedy
     assert not (tmp_path / "out").exists()

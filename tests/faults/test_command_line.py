@@ -75,19 +75,16 @@ def test_a_mistake_is_named(
 
 
 def test_no_mistake_needs_torch_to_be_noticed(tmp_path: Path) -> None:
-    """All of them in one process, so that each costs what it costs without Python's start."""
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("precious")
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from click.testing import CliRunner\n"
         "from erase.cli.main import main\n"
         f"for arguments in {[list(arguments) for arguments, _ in PLAIN]!r}:\n"
-        "    start = time.process_time()\n"
         "    CliRunner().invoke(main, arguments)\n"
-        "    spent = time.process_time() - start\n"
-        "    if 'torch' in sys.modules or spent > 1.5:\n"
-        "        sys.exit(f'{arguments} took {spent} s')\n"
+        "    if 'torch' in sys.modules:\n"
+        "        sys.exit(f'{arguments} imports torch')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path

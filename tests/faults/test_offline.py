@@ -99,10 +99,10 @@ def test_a_download_is_not_tried_again_where_nothing_answers(offline: str, tmp_p
 
 def test_a_name_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "PATIENCE", 0.2)
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(2))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(60))
     start = time.monotonic()
     assert "no answer" in str(network.connection_failure("https://nowhere.invalid/a"))
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < SECONDS
 
 
 def test_networks_of_torchvision_are_asked_for_once(
