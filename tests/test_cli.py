@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, speed, messages, exit codes."""
+"""The command line as a user meets it: help and what it imports, messages, exit codes."""
 
 import os
 import subprocess

@@ -133,10 +133,14 @@ class ComparePlan:
     specs: Sequence[str]
     entries: Sequence[Entry]
 
+    @property
+    def labels(self) -> list[str]:
+        """The lines that are run, that of Retrain first."""
+        return ["retrain", *(item.label for item in self.entries)]
+
     def result_files(self) -> list[Path]:
-        """Where the results of all runs lie, those of Retrain among them."""
-        labels = ["retrain", *(item.label for item in self.entries)]
-        runs = itertools.product(self.specs, range(self.config.trials), labels)
+        """Where the results of all runs lie."""
+        runs = itertools.product(self.specs, range(self.config.trials), self.labels)
         return [result_file(self.output / slug(s), trial, label) for s, trial, label in runs]
 
 

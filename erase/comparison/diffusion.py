@@ -95,6 +95,8 @@ class DiffusionComparison:
     """Called with a line of text as things finish."""
     texts: SetTexts = field(default_factory=SetTexts)
     """What `--set` says of attacks and of the evaluation."""
+    _judged: dict[Request, list[Any]] = field(default_factory=dict, repr=False)
+    """`judged_by` of each request, which reads the judges' weights."""
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -174,8 +176,8 @@ class DiffusionComparison:
 
     def run(self) -> list[Result]:
         """Do what is missing, and again what failed; one row per request, entry and trial."""
-        for path in self.result_files():
-            forget_failures((path, _attack_file(path)))
+        paths = self.result_files()
+        forget_failures([*paths, *map(_attack_file, paths)])
         if self.config.jobs > 1:
             work, many = replace(self, progress=say), self.config.jobs
             run_jobs(self.jobs(), many, _do, work, progress=self.progress, note=self._note)
@@ -193,11 +195,9 @@ class DiffusionComparison:
     def jobs(self) -> dict[Job, set[Job]]:
         """The pieces of work with what each needs: every run needs the images of its request."""
         needs: dict[Job, set[Job]] = {}
-        for request in self.requests:
-            needs[Job(request)] = set()
-            for trial in range(self.config.trials):
-                for entry in self.entries:
-                    needs[Job(request, entry.label, trial)] = {Job(request)}
+        for request, trial, entry in self.runs():
+            needs.setdefault(Job(request), set())
+            needs[Job(request, entry.label, trial)] = {Job(request)}
         return needs
 
     def _folder(self, request: Request) -> Path:
@@ -207,10 +207,13 @@ class DiffusionComparison:
         name = slug(entry.label)
         return self._folder(request) / (name if trial == 0 else f"{name}-trial-{trial}")
 
+    def runs(self) -> list[tuple[Request, int, Entry]]:
+        """Every request in every trial by every entry."""
+        return list(itertools.product(self.requests, range(self.config.trials), self.entries))
+
     def result_files(self) -> list[Path]:
         """Where the results of all runs lie."""
-        runs = itertools.product(self.requests, range(self.config.trials), self.entries)
-        return [self.result_file(trial, entry, request) for request, trial, entry in runs]
+        return [self.result_file(trial, entry, request) for request, trial, entry in self.runs()]
 
     def result_file(self, trial: int, entry: Entry, request: Request) -> Path:
         """Where the result of a run lies, beside its folder."""
@@ -265,7 +268,9 @@ class DiffusionComparison:
         planned = plan(self._config(entry, request, trial, shared=True), device=self.device)
         # Folders of images count by their content, for a result may be moved.
         settings = planned.config.replace(**{f"{s}_images": None for s in planned.sets})
-        judged = self.judged_by(planned.concept)
+        if request not in self._judged:
+            self._judged[request] = self.judged_by(planned.concept)
+        judged = self._judged[request]
         versions = library_versions(LIBRARIES)
         key = fingerprint([settings.to_dict(), planned.facts, self.device, judged, versions])
         about: Result = {"concept": request.label, "method": entry.label, "trial": trial}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ from erase.comparison.classifier_problem import check_entries
 from erase.comparison.diffusion import SETS, DiffusionComparison
 from erase.comparison.entries import diffusion_entries
 from erase.comparison.entries import entries as parse_entries
-from erase.comparison.store import failed
+from erase.comparison.store import Result, results
 from erase.config.compare import CompareConfig, CompareDiffusionConfig, sorted_settings
 from erase.data.classification import CIFAR
 from erase.errors import MissingError
-from erase.files import read_json
 from erase.models.classifiers import WEIGHTS
 from erase.render.sizes import png_bytes, readable_bytes, readable_time
 from erase.runs.device import choose_device
@@ -50,8 +48,9 @@ def plan_classifier(
             missing.append(f"{error.message} It is downloaded when the comparison begins.")
     check_entries(config, specs, entries, read_data=not missing)
     ComparisonFolder(output, "compare classifier", config=config).check()
-    labels = ["retrain", *(item.label for item in entries)]
-    files = ComparePlan(config, output, where, specs, entries).result_files()
+    plan = ComparePlan(config, output, where, specs, entries)
+    labels, files = plan.labels, plan.result_files()
+    there = _there(files)
     folder = Path(config.model) if config.model else output / "original"
     trained = (folder / WEIGHTS).is_file()
     searched = [item for item in entries if "@" not in item.label and item.method != "retrain"]
@@ -61,9 +60,9 @@ def plan_classifier(
         f"# original: {folder}, {'there' if trained else 'trained first'}",
         f"# lines: {', '.join(labels)}",
         f"# runs: {len(files)} ({len(specs)} forget sets, {config.trials} trials, {len(labels)}"
-        f" lines), of which {_there(files)} are there; {config.jobs} at a time",
+        f" lines), of which {len(there)} are there; {config.jobs} at a time",
         f"# search: {trials} more runs, at the most" if trials else "# search: none",
-        f"# time: {_time(files, 'rte_s', config.jobs)}",
+        f"# time: {_time(there, len(files) - len(there), 'rte_s', config.jobs)}",
         "# disk: results and curves; weights of the original, Retrains and references alone",
     ]
     return [*lines, *_missing(missing)]
@@ -90,8 +89,7 @@ def plan_diffusion(
         planned = comparison.check(fetch=False)
     requests = comparison.requests
     notes = dict.fromkeys(note for item in planned.values() for note in item.notes)
-    runs = list(itertools.product(requests, range(config.trials), entries))
-    files = comparison.result_files()
+    runs, there = comparison.runs(), _there(comparison.result_files())
     shared = disk = judged = 0
     for request in requests:
         first = planned[request.label, ""]
@@ -103,32 +101,31 @@ def plan_diffusion(
     each = judged // len(requests)
     images = shared + each * (len(runs) + len(requests))
     attacks = ", ".join(config.attacks) or "none"
+    time = _time(there, len(runs) - len(there), "seconds", config.jobs)
     lines = [
         f"# device: {where}",
         f"# lines: {', '.join(entry.label for entry in entries)}",
         f"# runs: {len(runs)} ({len(requests)} concepts, {config.trials} trials,"
-        f" {len(entries)} lines), of which {_there(files)} are there; {config.jobs} at a time",
+        f" {len(entries)} lines), of which {len(there)} are there; {config.jobs} at a time",
         f"# images that all lines share: {shared}",
         f"# images to judge by: {each} a run, and {each} of the original for each concept",
         f"# attacks: {attacks}{'; their images come on top' if config.attacks else ''}",
-        f"# time: {_time(files, 'seconds', config.jobs)}; rendering comes on top",
+        f"# time: {time}; rendering comes on top",
         f"# disk: about {readable_bytes(disk + images * png_bytes(side))}"
         f" ({len(runs)} models {readable_bytes(disk)}, {images} images)",
     ]
     return [*lines, *_missing(notes)]
 
 
-def _there(files: Iterable[Path]) -> int:
-    return sum(file.is_file() and not failed(file) for file in files)
+def _there(files: Iterable[Path]) -> list[Result]:
+    """The results that are there; what failed is tried again."""
+    return [result for result in results(files).values() if not result.get("failed")]
 
 
-def _time(files: Sequence[Path], name: str, jobs: int = 1) -> str:
-    """The training time of what is missing, by the runs that are there."""
-    there = (file for file in files if file.is_file() and not failed(file))
-    contents: list[dict[str, Any]] = [read_json(file) for file in there]
-    values: list[Any] = [content.get(name) for content in contents]
+def _time(there: Sequence[Result], todo: int, name: str, jobs: int = 1) -> str:
+    """The training time of `todo` runs, by those that are there."""
+    values: list[Any] = [result.get(name) for result in there]
     known = [float(value) for value in values if type(value) in (int, float)]
-    todo = len(files) - len(contents)
     if not todo:
         return "none"
     if not known:

@@ -51,15 +51,15 @@ def stored(path: Path, key: str) -> Result | None:
     return content
 
 
-def failed(path: Path) -> bool:
-    """Whether a file holds the result of something that failed."""
-    return path.is_file() and bool(read_json(path).get("failed"))
+def results(paths: Iterable[Path]) -> dict[Path, Result]:
+    """The results that are there, those that failed among them."""
+    return {path: read_json(path) for path in paths if path.is_file()}
 
 
 def forget_failures(paths: Iterable[Path]) -> None:
     """Delete the results that failed, so that a comparison that is started again tries again."""
-    for path in paths:
-        if failed(path):
+    for path, result in results(paths).items():
+        if result.get("failed"):
             path.unlink()
 
 

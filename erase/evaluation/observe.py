@@ -182,8 +182,7 @@ def find_observers(
         str(settings[name]["features"]) for name in protocol.metrics if "features" in settings[name]
     }
     kinds, neighbours = suite.kinds(prompts), suite.neighbours(prompts)
-    first = next(iter(kinds), None)
-    """The kind of thing that the protocol's classifier recognises."""
+    first = next(iter(kinds), None)  # the kind of thing that the protocol's classifier recognises
     classifier = None
     if CLASSIFIER in required or CLASSIFIER in networks or ("kinds" in required and not kinds):
         if protocol.classifier is None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from erase.data.emoji import Vocabulary, read_vocabulary
+from erase.data.emoji import KINDS, Vocabulary, read_vocabulary
 from erase.errors import InputError
 from erase.files import fingerprint, hash_files
 from erase.judges.base import ClassifierJudge
@@ -69,16 +69,12 @@ class IconJudge(ClassifierJudge):
     @cached_property
     def _reference(self) -> Reference:
         real = IconReference.load(self.folder)
-        places, words = real.labels(), read_vocabulary()
-        labels = tuple(self.classes[place] for place in places[self.model.thing])
-        names = {
-            kind: [words.names(kind)[n] for n in own] if kind != self.model.thing else labels
-            for kind, own in places.items()
-        }
-        shown = (dict(zip(names, row, strict=True)) for row in zip(*names.values(), strict=True))
+        words = read_vocabulary()
+        names = {kind: words.names(kind) for kind in KINDS} | {self.model.thing: self.classes}
+        shown = [{kind: names[kind][n] for kind, n in row.items()} for row in real.labels()]
         return Reference(
-            f"{len(labels)} pictures of the real icons, which mini-emoji was trained on",
-            labels,
+            f"{len(shown)} pictures of the real icons, which mini-emoji was trained on",
+            tuple(asks[self.model.thing] for asks in shown),
             real.features.double().numpy(),
             tuple(frozenset(things("", asks)) for asks in shown),
         )

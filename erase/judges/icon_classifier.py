@@ -73,12 +73,14 @@ class IconReference:
         """What is stored of it, the features in fp16."""
         return {"features": self.features.half(), "objects": self.objects, "styles": self.styles}
 
-    def labels(self) -> dict[str, list[int]]:
-        """By kind, the label of what each picture shows."""
-        icons = len(set(zip(self.objects.tolist(), self.styles.tolist(), strict=True)))
-        colours = torch.arange(len(self.objects) // icons).repeat(icons)
-        found = {"object": self.objects, "style": self.styles, "colour": colours}
-        return {kind: labels.tolist() for kind, labels in found.items()}
+    def labels(self) -> list[dict[str, int]]:
+        """Of each picture, the labels of what it shows, by kind."""
+        icons = list(zip(self.objects.tolist(), self.styles.tolist(), strict=True))
+        colours = len(icons) // len(set(icons))
+        return [
+            {"object": thing, "style": style, "colour": place % colours}
+            for place, (thing, style) in enumerate(icons)
+        ]
 
     @classmethod
     def load(cls, folder: Path) -> IconReference:

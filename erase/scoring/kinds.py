@@ -93,15 +93,13 @@ def cross_domain(context: Context) -> Group | None:
 
 
 def composed(context: Context) -> Group:
-    """Kept images of several things at once, which count where they show all of them.
+    """Kept images, which count where they show everything that their prompt names.
 
     RunError where samples ask for one kind of thing.
     """
     _need_several(context)
-    kept = [i for i in _indices(context, forget=False) if context.samples[i].ordinary]
-    chosen = [i for i in kept if len(context.samples[i].asks) > 1]
-    every = frozenset(kind for i in chosen for kind in context.samples[i].asks)
-    return _some(Group("retained accuracy of all that the prompt names", chosen, every))
+    every = {kind for sample in context.samples for kind in sample.asks}
+    return _kept(context, "retained accuracy of all that the prompt names", every)
 
 
 def near_and_far(context: Context) -> dict[str, Group]:

@@ -1,7 +1,7 @@
 """What metrics on a classifier's predictions share: which images show what was asked for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from erase.errors import RunError
@@ -9,7 +9,7 @@ from erase.scoring.context import Context, Predictions
 from erase.scoring.metric import Metric
 from erase.scoring.names import PAIR
 from erase.scoring.results import Scores, rate, rate_difference
-from erase.scoring.samples import Sample, things
+from erase.scoring.samples import things
 
 
 class RecognitionRate(Metric):
@@ -75,17 +75,16 @@ def recognised(
     """
     rows: dict[str, dict[str, Any]] = {}
     concepts: dict[str, dict[str, Any]] = {}
-    for index in named(context, forget=forget):
-        sample = context.samples[index]
-        for name, judged in _judged(context, sample, forget=forget):
-            row = _joined([_row(predictions, index, thing) for thing, predictions in judged])
-            if sample.id not in rows or row["recognised"]:
-                rows[sample.id] = row
-            part = concepts.setdefault(name, {"n": 0, "recognised": 0, "taken_for": {}})
-            part["n"] += 1
-            part["recognised"] += row["recognised"]
-            seen = row["predicted"]
-            part["taken_for"][seen] = part["taken_for"].get(seen, 0) + 1
+    for index, name, judged in _judged(context, forget=forget):
+        sample_id = context.samples[index].id
+        row = _joined([_row(predictions, index, thing) for thing, predictions in judged])
+        if sample_id not in rows or row["recognised"]:
+            rows[sample_id] = row
+        part = concepts.setdefault(name, {"n": 0, "recognised": 0, "taken_for": {}})
+        part["n"] += 1
+        part["recognised"] += row["recognised"]
+        seen = row["predicted"]
+        part["taken_for"][seen] = part["taken_for"].get(seen, 0) + 1
     for part in concepts.values():
         ordered = sorted(part["taken_for"].items(), key=lambda item: (-item[1], item[0]))
         part["taken_for"] = dict(ordered)
@@ -93,28 +92,24 @@ def recognised(
 
 
 def _judged(
-    context: Context, sample: Sample, *, forget: bool
-) -> list[tuple[str, list[tuple[str, Predictions]]]]:
-    """What a sample asks for and is judged by: each with its things, and what is said of them."""
-    if not context.kinds:
-        return [(sample.target, [(sample.target, context.classified())])]
-    wanted = context.targets if forget else {sample.target}
-    return [
-        (name, [(sample.asks[kind], context.kinds[kind]) for kind in kinds])
-        for name, kinds in things(sample.target, sample.asks).items()
-        if name in wanted and kinds
-    ]
+    context: Context, *, forget: bool
+) -> Iterator[tuple[int, str, list[tuple[str, Predictions]]]]:
+    """What each image was asked for and is judged by: its things, and what is said of them."""
+    for index in named(context, forget=forget):
+        sample = context.samples[index]
+        if not context.kinds:
+            yield index, sample.target, [(sample.target, context.classified())]
+            continue
+        wanted = context.targets if forget else {sample.target}
+        for name, kinds in things(sample.target, sample.asks).items():
+            if name in wanted and kinds:
+                yield index, name, [(sample.asks[kind], context.kinds[kind]) for kind in kinds]
 
 
 def _classifiers(context: Context, *, forget: bool) -> list[str]:
     """The names of those that judge these images."""
-    judged = (
-        pair
-        for index in named(context, forget=forget)
-        for _, pairs in _judged(context, context.samples[index], forget=forget)
-        for pair in pairs
-    )
-    return list(dict.fromkeys(predictions.classifier for _, predictions in judged))
+    every = _judged(context, forget=forget)
+    return list(dict.fromkeys(by.classifier for _, _, judged in every for _, by in judged))
 
 
 def _joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
