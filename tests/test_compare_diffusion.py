@@ -228,6 +228,7 @@ def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store(attack, {"fingerprint": "a", "failed": "out of memory"})
     said = "\n".join(plan_diffusion(config, tmp_path, methods="uce,esd"))
     assert "of which 1 are there" in said
+    assert "# kept: of the runs that are there, those of the same settings" in said
     comparison.run()
     assert [path.is_file() for path in (good, bad, attack)] == [True, False, False]
 

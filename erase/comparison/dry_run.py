@@ -65,7 +65,7 @@ def plan_classifier(
         f"# time: {_time(there, len(files) - len(there), 'rte_s', config.jobs)}",
         "# disk: results and curves; weights of the original, Retrains and references alone",
     ]
-    return [*lines, *_missing(missing)]
+    return [*lines, *_kept(there), *_missing(missing)]
 
 
 def plan_diffusion(
@@ -114,12 +114,17 @@ def plan_diffusion(
         f"# disk: about {readable_bytes(disk + images * png_bytes(side))}"
         f" ({len(runs)} models {readable_bytes(disk)}, {images} images)",
     ]
-    return [*lines, *_missing(notes)]
+    return [*lines, *_kept(there), *_missing(notes)]
 
 
 def _there(files: Iterable[Path]) -> list[Result]:
     """The results that are there; what failed is tried again."""
     return [result for result in results(files).values() if not result.get("failed")]
+
+
+def _kept(there: Sequence[Result]) -> list[str]:
+    """What becomes of those results; only the comparison itself works out their fingerprints."""
+    return ["# kept: of the runs that are there, those of the same settings"] if there else []
 
 
 def _time(there: Sequence[Result], todo: int, name: str, jobs: int = 1) -> str:

@@ -135,6 +135,7 @@ def test_dry_runs_of_comparisons(home: Path) -> None:
     assert planned.exit_code == 0, planned.output
     assert "# runs: 12 (2 forget sets, 2 trials, 3 lines), of which 0 are there" in planned.stdout
     assert "trained first" in planned.stdout
+    assert "# kept" not in planned.stdout
     assert "# missing: nothing" in planned.stdout
     absent = erase(*classifier, "ft", "--forget", "class:cat", "--dataset", "cifar10")
     assert absent.exit_code == 0, absent.output
