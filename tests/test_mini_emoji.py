@@ -343,7 +343,23 @@ def test_quality_counts_what_the_judges_see(trained: tuple[Path, dict[str, str]]
     )
     assert (quality.pairs, quality.images) == (3, 2)
     assert 0.0 <= quality.both <= min(quality.object, quality.style)
+    assert quality.colour is not None
     assert set(quality.paraphrases) == {"synonyms", "descriptions", "held_out"}
+
+
+def test_one_picture_a_pair_says_nothing_of_backgrounds(
+    trained: tuple[Path, dict[str, str]],
+) -> None:
+    from erase.embedded.mini_emoji_card import Training, model_card
+
+    judges = trained[0] / "judges"
+    loaded = Judges.load(judges / "emoji-objects", judges / "emoji-styles")
+    quality = measure_quality(
+        trained[0] / "model", loaded, FEW, images=1, share=0.5, steps=1, guidance=1.0
+    )
+    assert quality.colour is None
+    training = Training(3, RECIPE, DESIGN, {}, "cpu", 0.1, 0.1, {})
+    assert "| background, where named | not measured |" in model_card(training, quality, FEW)
 
 
 def test_the_shipped_sizes_stay_small(shipped: StableDiffusionPipeline) -> None:

@@ -150,6 +150,7 @@ def _quality_section(quality: Quality | None) -> str:
         f"{100 * share:.1f}% by {words.get(kind, kind)}"
         for kind, share in quality.paraphrases.items()
     )
+    colour = "not measured" if quality.colour is None else f"{100 * quality.colour:.1f}%"
     return f"""## Quality
 
 {quality.pairs} of all pairs of object and style (a share of {SHARE:.2f}, drawn by seed),
@@ -161,7 +162,7 @@ steps, guidance {GUIDANCE:g}; every second caption names a background too:
 | object | {100 * quality.object:.1f}% |
 | style | {100 * quality.style:.1f}% |
 | object and style | {100 * quality.both:.1f}% |
-| background, where named | {100 * quality.colour:.1f}% |
+| background, where named | {colour} |
 
 By style: {_shares(quality.by_style)}.
 

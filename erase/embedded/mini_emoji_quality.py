@@ -43,7 +43,8 @@ class Quality:
     Attributes:
         pairs: number of pairs of object and style that were asked for.
         images: pictures of each pair.
-        object, style, both, colour: over all of them; `colour` over those whose caption names one.
+        object, style, both, colour: over all of them; `colour` over those whose caption names one,
+            None with a single picture a pair, when no caption does.
         by_object, by_style: the share recognised as the object, and as the style, of each.
         paraphrases: the share recognised as the object where captions call it by `synonyms`,
             `descriptions` or `held_out` words.
@@ -54,7 +55,7 @@ class Quality:
     object: float
     style: float
     both: float
-    colour: float
+    colour: float | None
     by_object: Mapping[str, float]
     by_style: Mapping[str, float]
     paraphrases: Mapping[str, float]
@@ -109,7 +110,7 @@ def measure_quality(
         object=_share(right[:, 0]),
         style=_share(right[:, 1]),
         both=_share(right[:, 0] & right[:, 1]),
-        colour=_share(right[asked, 2]),
+        colour=_share(right[asked, 2]) if asked.any() else None,
         by_object=_by_label(right[:, 0], wanted[:, 0], vocabulary.names("object")),
         by_style=_by_label(right[:, 1], wanted[:, 1], vocabulary.names("style")),
         paraphrases={
