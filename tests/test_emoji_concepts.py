@@ -8,9 +8,16 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.data.concepts import Concept, find_concept, rendered_suite, suite_for
+from erase.data.concepts import (
+    Concept,
+    check_renderable,
+    find_concept,
+    rendered_suite,
+    suite_for,
+)
 from erase.data.emoji import read_vocabulary, words_of
 from erase.data.prompts import prompts_root
+from erase.embedded.folders import name_suite
 from erase.errors import InputError
 from erase.files import read_json, write_json
 from erase.judges.base import ClassifierJudge
@@ -203,6 +210,21 @@ def test_a_run_made_from_mini_emoji_renders_emoji_too(tmp_path: Path) -> None:
     write_json(tmp_path / RECORD, {"target": {"suite": "i2p", "concepts": ["nudity"]}})
     assert suite_for(str(tmp_path)) == "i2p"
     assert rendered_suite(str(tmp_path / "none")) is None
+
+
+def test_a_model_trained_anew_renders_what_its_index_says(tmp_path: Path) -> None:
+    model, run = tmp_path / "model", tmp_path / "run"
+    write_json(model / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    assert rendered_suite(str(model)) is None
+    name_suite(model, "mini-emoji")
+    assert read_json(model / "model_index.json")["_class_name"] == "StableDiffusionPipeline"
+    write_json(run / RECORD, {"base_model": str(model), "target": {"concepts": ["nudity"]}})
+    for folder in (model, run):
+        assert rendered_suite(str(folder)) == suite_for(str(folder)) == "emoji"
+        with pytest.raises(InputError, match="which renders emoji only"):
+            check_renderable(str(folder), find_concept("nudity", ROOT), own_prompts=False)
+    write_json(model / "model_index.json", {"_renders": ["emoji"]})
+    assert rendered_suite(str(model)) is None
 
 
 @pytest.mark.parametrize(

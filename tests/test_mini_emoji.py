@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from erase.cli.main import main
+from erase.data.concepts import rendered_suite
 from erase.data.emoji import KINDS, Words, read_vocabulary, words_of
 from erase.data.icons import Icons, background_colours, read_icons
 from erase.embedded import stages
@@ -226,6 +227,7 @@ def test_the_folder_is_a_pipeline_with_its_card(trained: tuple[Path, dict[str, s
     assert type(pipeline) is StableDiffusionPipeline
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a flat cat", num_inference_steps=1).images[0].size == (16, 16)
+    assert rendered_suite(str(folder)) == "emoji"
     card = (folder / "README.md").read_text(encoding="utf-8")
     for part in ("MIT", "Apache-2.0", "CC BY 4.0", "attribution", "erase train mini-emoji"):
         assert part in card

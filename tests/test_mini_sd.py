@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.artifacts.packaged import ASSETS, EMBEDDED
 from erase.cli.main import main
+from erase.data.concepts import rendered_suite
 from erase.data.digits import LabelledImages, digit_captions, split_digits
 from erase.embedded import mini_sd, mini_sd_stages
 from erase.embedded.mini_sd import train_mini_sd
@@ -151,6 +152,7 @@ def test_training_is_seeded_and_its_folder_loads(tmp_path: Path) -> None:
     assert all(other[name] != first[name] for name in first)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "first", use_safetensors=True)
     assert render(pipeline, ["the digit 3"], [0], steps=1).shape == (1, 3, 32, 32)
+    assert rendered_suite(str(tmp_path / "first")) == "digits"
 
 
 def test_a_digit_that_is_left_out_is_in_no_stage(

@@ -6,12 +6,14 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from erase.data.concepts import RENDERS, SUITES_RENDERED
 from erase.errors import InputError
-from erase.files import read_json
+from erase.files import read_json, write_json
 from erase.judges.small_classifier import DESCRIPTION, REFERENCE, WEIGHTS
 from erase.runs.checks import check_writable
 from erase.runs.folder import ResultFolder
@@ -49,6 +51,14 @@ class ClassifierFolder(PipelineFolder):
     def is_ours(self) -> bool:
         """Whether the folder holds a small classifier, and nothing else."""
         return {WEIGHTS, DESCRIPTION} <= self._names() <= {WEIGHTS, DESCRIPTION, REFERENCE}
+
+
+def name_suite(folder: Path, model: str) -> None:
+    """Write into a pipeline's index that it renders what the embedded model does.
+
+    diffusers takes no notice of the entry.
+    """
+    write_json(folder / INDEX, {**read_json(folder / INDEX), RENDERS: SUITES_RENDERED[model]})
 
 
 def check_apart(*folders: ResultFolder) -> None:

@@ -21,6 +21,7 @@ from erase.embedded.folders import (
     PipelineFolder,
     check_apart,
     machine,
+    name_suite,
     timed,
 )
 from erase.embedded.mini_emoji_card import Training, model_card
@@ -147,6 +148,7 @@ def train_mini_emoji(
             held_out = held_out_accuracy(judges, pipeline.vae, pictures)
     with atomic_directory(output) as folder:
         save_pipeline(pipeline, folder, torch.float16)
+        name_suite(folder, "mini-emoji")
         quality: Quality | None = None
         if images_a_pair:
             quality = measure_quality(

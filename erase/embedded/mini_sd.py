@@ -14,6 +14,7 @@ from erase.embedded.folders import (
     PipelineFolder,
     check_apart,
     machine,
+    name_suite,
     timed,
 )
 from erase.embedded.mini_sd_card import Training, measure_quality, model_card
@@ -121,6 +122,7 @@ def train_mini_sd(
     names = tuple(captions.names[label] for label in left_out)
     with atomic_directory(output) as folder:
         save_pipeline(pipeline, folder, torch.float16)
+        name_suite(folder, "mini-sd")
         quality = None
         if images_a_class:
             quality = measure_quality(
