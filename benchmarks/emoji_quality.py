@@ -18,7 +18,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
+from diffusers import StableDiffusionPipeline
 
 from erase.artifacts.packaged import ASSETS
 from erase.data.emoji import Vocabulary, read_vocabulary
@@ -31,17 +31,20 @@ BARS = {"object": 0.90, "style": 0.90, "both": 0.85}
 
 
 def reconstructed(
-    model: Path, judges: Judges, vocabulary: Vocabulary, icons: Path, seed: int, device: str
+    pipeline: StableDiffusionPipeline,
+    judges: Judges,
+    vocabulary: Vocabulary,
+    icons: Path,
+    seed: int,
+    device: str,
 ) -> dict[str, float]:
     """Shares of reconstructions of every icon on every colour whose object and style are seen."""
-    pipeline = load(model, device)
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     pictures = Pictures(read_icons(icons, vocabulary).to(device, size), vocabulary, seed)
-    grids = torch.meshgrid(*(torch.arange(most) for most in pictures.shape), indexing="ij")
     seen = decode(pipeline.vae, encode(pipeline.vae, pictures.all_once("quality")))
-    styles = grids[1].flatten()
-    objects = judges.objects.predict(seen).cpu() == grids[0].flatten()
-    right = judges.styles.predict(seen).cpu() == styles
+    things, styles, _ = pictures.all_labels()
+    objects = judges.objects.predict(seen) == things
+    right = judges.styles.predict(seen) == styles
     by_style = {
         style.name: float(right[styles == index].float().mean())
         for index, style in enumerate(vocabulary.styles)
@@ -68,10 +71,11 @@ def main() -> None:
     judges = Judges.load(
         arguments.judges / "emoji-objects", arguments.judges / "emoji-styles", arguments.device
     )
+    pipeline, vocabulary = load(arguments.model, arguments.device), read_vocabulary()
     quality = measure_quality(
-        arguments.model,
+        pipeline,
         judges,
-        read_vocabulary(),
+        vocabulary,
         images=arguments.images,
         steps=arguments.steps,
         guidance=arguments.guidance,
@@ -82,12 +86,7 @@ def main() -> None:
     content = asdict(quality)
     if arguments.data_dir:
         content["reconstructions"] = reconstructed(
-            arguments.model,
-            judges,
-            read_vocabulary(),
-            arguments.data_dir,
-            arguments.seed,
-            arguments.device,
+            pipeline, judges, vocabulary, arguments.data_dir, arguments.seed, arguments.device
         )
     text = json.dumps(content, indent=2)
     print(text)

@@ -195,17 +195,13 @@ def save_judges(
     held_out: dict[str, float],
 ) -> None:
     """Write the judges, with their held-out accuracies and what they see in the real icons."""
-    objects, styles, colours = pictures.shape
+    objects, styles, _ = (labels.cpu() for labels in pictures.all_labels())
     for thing, judge in judges.items():
         with torch.no_grad():
             features = torch.cat(
                 [judge.features(part) for part in pictures.all_once("reference").split(256)]
             )
-        reference = IconReference(
-            features,
-            torch.arange(objects).repeat_interleave(styles * colours),
-            torch.arange(styles).repeat_interleave(colours).repeat(objects),
-        )
+        reference = IconReference(features, objects, styles)
         facts = {"seed": pictures.seed, "held_out_accuracy": round(held_out[thing], 5)}
         judge.save(folders[thing], reference.tensors(), **facts)
 

@@ -101,15 +101,17 @@ class Pictures:
         changes = {"degrees": degrees, "shift": shift, "scale": 0.06 if not degrees else 0.1}
         return self.icons.compose(objects, styles, paper, draws, **changes), objects, styles
 
+    def all_labels(self) -> list[Tensor]:
+        """Objects, styles and colours of `all_once`, `[objects * styles * colours]` each."""
+        places = [torch.arange(most, device=self.device) for most in self.shape]
+        return [grid.flatten() for grid in torch.meshgrid(*places, indexing="ij")]
+
     def all_once(self, *parts: int | str) -> Tensor:
         """Every icon on every background: `[objects * styles * colours, 3, H, W]`, in this order.
 
         Each is moved and resized a little, as `parts` say.
         """
-        grids = torch.meshgrid(
-            *(torch.arange(most, device=self.device) for most in self.shape), indexing="ij"
-        )
-        objects, styles, colours = (grid.flatten() for grid in grids)
+        objects, styles, colours = self.all_labels()
         paper = background_colours(self.vocabulary, self.device)[colours]
         draws = self.generator("all", *parts)
         return torch.cat(
