@@ -16,7 +16,7 @@ from erase.config.compare import CompareConfig, CompareDiffusionConfig, settings
 from erase.config.concept import ClassConfig, ConceptConfig
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve, resolve_run
-from erase.data.concepts import suite_for
+from erase.data.rendered import suite_for
 from erase.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,15 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from erase.cli.main import main
-from erase.data.concepts import (
-    Concept,
-    check_renderable,
-    find_concept,
-    rendered_suite,
-    suite_for,
-)
+from erase.data.concepts import Concept, find_concept
 from erase.data.emoji import read_vocabulary, words_of
 from erase.data.prompts import prompts_root
+from erase.data.rendered import check_renderable, rendered_suite, suite_for
 from erase.embedded.folders import name_suite
 from erase.errors import InputError
 from erase.files import read_json, write_json

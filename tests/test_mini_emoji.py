@@ -13,15 +13,15 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from erase.cli.main import main
-from erase.data.concepts import rendered_suite
 from erase.data.emoji import KINDS, Words, read_vocabulary, words_of
 from erase.data.icons import Icons, background_colours, read_icons
+from erase.data.rendered import rendered_suite
 from erase.embedded import stages
 from erase.embedded.mini_emoji import train_mini_emoji
 from erase.embedded.mini_emoji_captions import MIX, OTHER_WORDS, CaptionDrawer
-from erase.embedded.mini_emoji_card import command
+from erase.embedded.mini_emoji_card import Training, command, model_card
 from erase.embedded.mini_emoji_model import Design, build_pipeline
-from erase.embedded.mini_emoji_quality import Judges, measure_quality
+from erase.embedded.mini_emoji_quality import Judges, Quality, measure_quality
 from erase.embedded.mini_emoji_stages import Pictures
 from erase.errors import InputError
 from erase.files import hash_files
@@ -325,8 +325,6 @@ def test_minutes_end_a_training_in_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_card_names_the_settings_that_differ() -> None:
-    from erase.embedded.mini_emoji_card import Training
-
     recipe = replace(RECIPE, bf16=True, minutes=None)
     training = Training(3, recipe, DESIGN, {}, "cpu", 0.1, 0.1, {})
     said = command(training)
@@ -337,12 +335,16 @@ def test_the_card_names_the_settings_that_differ() -> None:
     assert all(option in known for option in options)
 
 
-def test_quality_counts_what_the_judges_see(trained: tuple[Path, dict[str, str]]) -> None:
-    judges = trained[0] / "judges"
+def measured(folder: Path, images: int) -> Quality:
+    judges = folder / "judges"
     loaded = Judges.load(judges / "emoji-objects", judges / "emoji-styles")
-    quality = measure_quality(
-        trained[0] / "model", loaded, FEW, images=2, share=0.5, steps=1, guidance=1.0
+    return measure_quality(
+        folder / "model", loaded, FEW, images=images, share=0.5, steps=1, guidance=1.0
     )
+
+
+def test_quality_counts_what_the_judges_see(trained: tuple[Path, dict[str, str]]) -> None:
+    quality = measured(trained[0], 2)
     assert (quality.pairs, quality.images) == (3, 2)
     assert 0.0 <= quality.both <= min(quality.object, quality.style)
     assert quality.colour is not None
@@ -352,13 +354,7 @@ def test_quality_counts_what_the_judges_see(trained: tuple[Path, dict[str, str]]
 def test_one_picture_a_pair_says_nothing_of_backgrounds(
     trained: tuple[Path, dict[str, str]],
 ) -> None:
-    from erase.embedded.mini_emoji_card import Training, model_card
-
-    judges = trained[0] / "judges"
-    loaded = Judges.load(judges / "emoji-objects", judges / "emoji-styles")
-    quality = measure_quality(
-        trained[0] / "model", loaded, FEW, images=1, share=0.5, steps=1, guidance=1.0
-    )
+    quality = measured(trained[0], 1)
     assert quality.colour is None
     training = Training(3, RECIPE, DESIGN, {}, "cpu", 0.1, 0.1, {})
     assert "| background, where named | not measured |" in model_card(training, quality, FEW)

@@ -10,8 +10,8 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.artifacts.packaged import ASSETS, EMBEDDED
 from erase.cli.main import main
-from erase.data.concepts import rendered_suite
 from erase.data.digits import LabelledImages, digit_captions, split_digits
+from erase.data.rendered import rendered_suite
 from erase.embedded import mini_sd, mini_sd_stages
 from erase.embedded.mini_sd import train_mini_sd
 from erase.embedded.mini_sd_card import Quality, Training, measure_quality, model_card

@@ -14,8 +14,9 @@ from erase.cli.main import main
 from erase.config.attack import AttackConfig
 from erase.config.concept import ConceptConfig
 from erase.config.evaluate import EvaluateConfig
-from erase.data.concepts import find_classes, find_concept, rendered_suite
+from erase.data.concepts import find_classes, find_concept
 from erase.data.prompts import prompts_root, read_class_list
+from erase.data.rendered import rendered_suite
 from erase.errors import InputError
 from erase.evaluation.plan import find_baseline
 from erase.evaluation.run import prepare

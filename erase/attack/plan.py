@@ -13,8 +13,9 @@ from erase import registry
 from erase.config.attack import JUDGES, AttackConfig
 from erase.config.recipes import recipe
 from erase.data.captioned import CaptionedImages, check_readable, read_folder
-from erase.data.concepts import Concept, find_concept, suite_for
+from erase.data.concepts import Concept, find_concept
 from erase.data.prompts import prompts_root
+from erase.data.rendered import suite_for
 from erase.errors import InputError
 from erase.evaluation.plan import EvaluationPlan
 from erase.evaluation.protocols import find_protocol

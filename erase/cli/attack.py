@@ -11,7 +11,7 @@ from erase.cli.early import check_attack
 from erase.cli.options import config_options
 from erase.config.attack import OPTIONS_OF_EVALUATION_ALONE, AttackConfig, default_output
 from erase.config.resolve import resolve
-from erase.data.concepts import suite_for
+from erase.data.rendered import suite_for
 
 
 @command()

@@ -20,8 +20,9 @@ from erase.config.evaluate import EvaluateConfig
 from erase.config.families import CLASSIFIER, DENOISERS, declared_families
 from erase.config.methods import canonical, find_method, undefined
 from erase.config.values import parse_line
-from erase.data.concepts import check_renderable, given_concept, rendered_suite
+from erase.data.concepts import given_concept
 from erase.data.prompts import prompts_root
+from erase.data.rendered import check_renderable, rendered_suite
 from erase.data.texts import read_pairs, read_prompts
 from erase.errors import InputError
 from erase.files import read_json

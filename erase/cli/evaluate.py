@@ -11,7 +11,7 @@ from erase.cli.early import check_evaluation
 from erase.cli.options import config_options, names_of
 from erase.config.evaluate import EvaluateConfig, default_output
 from erase.config.resolve import resolve
-from erase.data.concepts import suite_for
+from erase.data.rendered import suite_for
 
 if TYPE_CHECKING:
     from erase.evaluation.run import EvaluationResult

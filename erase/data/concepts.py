@@ -1,6 +1,6 @@
 """What to forget and what to keep, as prompts: concept files, classes, or a template for any word.
 
-`erase.data.concept_files` reads the concept files.
+`erase.data.concept_files` reads the concept files; `erase.data.rendered` says what a model renders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,18 +28,9 @@ from erase.data.emoji_pairs import Cell, cell_name, find_cell, find_pair, named_
 from erase.data.prompts import ClassList, class_lists
 from erase.data.texts import Anchors, read_pairs, read_prompts
 from erase.errors import InputError
-from erase.files import read_json
-from erase.reading import expanded
-from erase.runs.record import read_record
-from erase.runs.requests import Forgotten, original
+from erase.runs.requests import Forgotten
 from erase.scoring.names import unknown_name
 
-SUITES_RENDERED = {"mini-sd": "digits", "mini-emoji": "emoji"}
-"""The suite of models that render the classes of one suite only."""
-RENDERS = "_renders"
-"""The entry of `model_index.json` with that suite, in folders that `erase train` writes."""
-EXAMPLES = {"digits": "three", "emoji": "cat"}
-"""By suite, a class to name in a message."""
 EMOJI = Path(FILE).stem
 
 
@@ -84,39 +75,6 @@ class Concept:
         if self.pairs:
             target["pairs"] = {name: list(pair) for name, pair in self.pairs.items()}
         return target
-
-
-def rendered_suite(model: str) -> str | None:
-    """The suite whose classes a model renders; None for a model that renders anything.
-
-    Known of embedded models, of those that `erase train` makes, and of runs from either.
-    """
-    if suite := _own_suite(model):
-        return suite
-    suite = (read_record(expanded(model)).get("target") or {}).get("suite")
-    return suite if suite in SUITES_RENDERED.values() else None
-
-
-def suite_for(model: str) -> str:
-    """The suite of what a model was made to forget, else of what it renders, else `digits`."""
-    target = read_record(expanded(model)).get("target") or {}
-    return target.get("suite") or _own_suite(model) or next(iter(EXAMPLES))
-
-
-def _own_suite(model: str) -> str | None:
-    """The suite of an embedded model, of one trained like it, or of a run whose original is one.
-
-    Raises InputError for a `model_index.json` that cannot be read.
-    """
-    first = original(read_record(expanded(model))) or {}
-    for name in (model, str(first.get("model") or model)):
-        if name in SUITES_RENDERED:
-            return SUITES_RENDERED[name]
-        index = expanded(name) / "model_index.json"
-        suite = read_json(index).get(RENDERS) if index.is_file() else None
-        if suite in SUITES_RENDERED.values():
-            return str(suite)
-    return None
 
 
 def lists_for(root: Path, suite: str | None) -> list[ClassList]:
@@ -392,21 +350,3 @@ def _allowed_anchors(part: Part, parts: Sequence[Part]) -> tuple[Anchors, ...]:
         tuple(text for text in texts if not any(mentions(text, part, o) for o in others)) or ("",)
         for texts in part.anchors
     )
-
-
-def check_renderable(model: str, concept: Concept, *, own_prompts: bool) -> None:
-    """Raise InputError for a concept that the model never learned to render.
-
-    Args:
-        model: the user's name for it: an embedded model's, or a run's folder.
-        concept: what is to be forgotten.
-        own_prompts: whether the forget prompts are the user's, which are not checked.
-    """
-    suite = None if own_prompts else _own_suite(model)
-    for name, own in zip(concept.names, concept.suites, strict=True):
-        if suite and own != suite:
-            raise InputError(
-                f"There is no concept {name!r} in {model}, which renders {suite} only.",
-                f"Give one of its {suite} ({EXAMPLES[suite]!r}), another --model, or your own"
-                " prompts.",
-            )

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from erase.data.concepts import RENDERS, SUITES_RENDERED
+from erase.data.rendered import RENDERS, SUITES_RENDERED
 from erase.errors import InputError
 from erase.files import read_json, write_json
 from erase.judges.small_classifier import DESCRIPTION, REFERENCE, WEIGHTS

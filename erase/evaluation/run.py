@@ -15,8 +15,8 @@ import click
 
 from erase.artifacts import hub
 from erase.config.evaluate import EvaluateConfig
-from erase.data.concepts import suite_for
 from erase.data.prompt_table import listed, prompt_source, source_hash
+from erase.data.rendered import suite_for
 from erase.errors import EraseError, InputError, MissingError
 from erase.evaluation.by_request import by_request
 from erase.evaluation.differences import differences

@@ -16,8 +16,9 @@ from erase.data.classes import (
     with_captions,
 )
 from erase.data.classification import CIFAR, LabelledSet, load_dataset
-from erase.data.concepts import Concept, find_classes, lists_for, rendered_suite
+from erase.data.concepts import Concept, find_classes, lists_for
 from erase.data.prompts import ClassList, prompts_root
+from erase.data.rendered import rendered_suite
 from erase.errors import InputError
 from erase.models.loading import ModelSource
 from erase.runs.requests import Forgotten, forgotten_before

@@ -26,13 +26,12 @@ from erase.data.captioned import CaptionedImages
 from erase.data.classification import LabelledSet
 from erase.data.concepts import (
     Concept,
-    check_renderable,
     find_classes,
     find_concept,
     given_concept,
-    rendered_suite,
 )
 from erase.data.prompts import class_lists, prompts_root
+from erase.data.rendered import check_renderable, rendered_suite
 from erase.errors import InputError
 from erase.files import fingerprint, hash_file
 from erase.models.known import download_note, is_known_only, known_source
